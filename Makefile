@@ -1,0 +1,46 @@
+# Every target does its own set-up, once; it is repeated when pyproject.toml changes.
+SHELL := /bin/bash
+VENV ?= .venv
+EXTRAS := sim,train,dev
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+# Set before MuJoCo is first imported, hence here: render headless with EGL.
+export MUJOCO_GL ?= egl
+export RAY_USAGE_STATS_ENABLED := 0
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check lint-fix bench clean
+
+help: ## Show these targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo "  PYTHON=... chooses the interpreter (3.11 to 3.13), VENV=... the virtual environment ($(VENV))"
+
+install: $(READY) ## Virtual environment, packages and OpenGL libraries
+
+$(READY): pyproject.toml scripts/setup.sh scripts/check_rendering.py
+	@PYTHON="$(PYTHON)" scripts/setup.sh $(VENV) $(EXTRAS)
+	@touch $@
+
+demo: $(READY) ## Teacher to student on real LIBERO: runs/demo/report.html
+	$(RUN) jobs/pipeline.py --out runs/demo
+
+test: $(READY) ## All tests, on real LIBERO and real Ray
+	$(RUN) -m pytest -q
+
+check: $(READY) ## Lint, format, types and import contract
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+lint-fix: $(READY) ## Mend what ruff can mend
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: $(READY) ## Control steps per second against LIBERO's stock environment
+	$(RUN) jobs/bench.py rollout --out runs/bench
+
+clean: ## Remove the virtual environment and caches; runs/ stays
+	rm -rf $(VENV) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

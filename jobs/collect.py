@@ -1,0 +1,11 @@
+"""Roll out a teacher in LIBERO over Ray actors and keep the successful episodes.
+
+python jobs/collect.py --suite libero_object --tasks 0-9 --init-states 0-19 --teacher scripted --actors 2 --out DIR
+"""
+
+from vlaad_ray.cli import run_job
+from vlaad_ray.configs import CollectConfig
+from vlaad_ray.rollout import collect, show
+
+if __name__ == "__main__":
+    run_job(CollectConfig, collect, show)

@@ -1,0 +1,26 @@
+"""What all tests share: headless rendering, and one Ray for the whole session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+# Before any test module imports MuJoCo, Ray or torch: each reads its variable once. Ray's workers inherit them.
+os.environ.setdefault("MUJOCO_GL", "egl")
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# The tests' own Ray, never a cluster that happens to run on this machine.
+os.environ.pop("RAY_ADDRESS", None)
+
+import pytest
+import ray
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """A Ray of two CPUs on this machine, started when the first test asks for it.
+
+    With its dashboard, whose state API Ray Train asks for.
+    """
+    ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False, logging_level="WARNING")
+    yield
+    ray.shutdown()

@@ -1,0 +1,74 @@
+"""What users get wrong, typed as they would type it: one clear line, a non-zero exit, and no file harmed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import fakes
+import pytest
+
+from vlaad_ray import store
+from vlaad_ray.students.checkpoint import save_pretrained
+from vlaad_ray.students.model import Student, small
+from vlaad_ray.students.text import train_tokenizer
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An empty dataset, a good one, a truncated one, a foreign one, and checkpoints of other kinds."""
+    root = tmp_path_factory.mktemp("bad")
+    (root / "empty").mkdir()
+    for name in ("good", "truncated"):
+        for index in range(2):
+            store.write_episode(root / name, fakes.episode(index), {"render": "fast", "kept": True})
+    victim = store.list_episodes(root / "truncated")[0]
+    victim.write_bytes(victim.read_bytes()[:-200])
+
+    tokenizer = train_tokenizer(("pick up the milk",), 16)
+    student = Student(small(image_size=32, width=8, hidden=32, vocabulary=tokenizer.vocabulary, text_length=16))
+    for name in ("newer", "broken"):
+        save_pretrained(root / name, student, tokenizer, {})
+    config = json.loads((root / "newer" / "config.json").read_text())
+    (root / "newer" / "config.json").write_text(json.dumps({**config, "schema_version": 99}))
+    weights = root / "broken" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    return root
+
+
+CASES = {
+    "unknown suite": ("collect --suite libero_objects --out {out}", "unknown suite 'libero_objects'; choose one of"),
+    "unknown task": ("collect --tasks 0-12 --out {out}", "libero_object has no task 10; choose from 0-9"),
+    "init state out of range": (
+        "eval --policy scripted --init-states 45-60 --out {out}",
+        "init state 60 of libero_object task 0 does not exist; choose from 0-49",
+    ),
+    "evaluation states in collection": ("collect --init-states 10-25 --out {out}", "kept for evaluation"),
+    "no dataset": ("annotate --data {root}/nowhere --out {out}", "is not a directory; collect it with jobs/collect.py"),
+    "empty dataset": ("train --data {root}/empty --objective bc --out {out}", "holds no episodes; collect it with"),
+    "truncated file": ("train --data {root}/truncated --objective bc --out {out}", "is corrupt"),
+    "no annotations": ("train --data {root}/good --out {out}", "--objective dual_path needs --annotations"),
+    "checkpoint of another schema": (
+        "eval --policy {root}/newer --out {out}",
+        "has schema version 99, this vlaad_ray",
+    ),
+    "broken checkpoint": ("eval --policy {root}/broken --out {out}", "model.safetensors is corrupt"),
+    "no such policy": ("eval --policy {root}/nowhere --out {out}", "is neither a teacher (scripted) nor a checkpoint"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_gets_one_clear_line(folder, tmp_path, case):
+    words, message = CASES[case]
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    job, *flags = words.format(root=folder, out=tmp_path / "out").split()
+    done = subprocess.run(
+        [sys.executable, f"jobs/{job}.py", *flags], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert message in line
+    assert "Traceback" not in done.stdout + done.stderr
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

@@ -1,0 +1,128 @@
+"""A deployed student: the same pixels and actions as in training, and nothing bad in or out."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import synthetic
+import torch
+
+from vlaad_ray import store
+from vlaad_ray.configs import UserError
+from vlaad_ray.deploy.policy import StudentPolicy
+from vlaad_ray.students import checkpoint
+from vlaad_ray.students.data import episode_frames, survey
+from vlaad_ray.students.model import Student, StudentConfig
+from vlaad_ray.students.preprocess import bins_to_actions
+from vlaad_ray.students.text import train_tokenizer
+from vlaad_ray.types import Observation
+
+torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student with random weights that sees 48 pixels of the cameras' 64."""
+    path = tmp_path_factory.mktemp("student")
+    tokenizer = train_tokenizer(synthetic.INSTRUCTIONS, 24)
+    torch.manual_seed(0)
+    student = Student(StudentConfig(image_size=48, width=8, hidden=32, text_length=24, vocabulary=tokenizer.vocabulary))
+    torch.nn.init.normal_(student.head[-1].weight, std=1.0)
+    checkpoint.save_pretrained(path, student, tokenizer, {"render": "fast"})
+    return path
+
+
+def observation(step: int = 0, **changes: object) -> Observation:
+    episode = synthetic.episode(0, steps=8, size=64)
+    images = {camera: frames[step] for camera, frames in episode.images.items()}
+    return dataclasses.replace(Observation(episode.instruction, episode.proprio[step], images), **changes)
+
+
+def test_deployment_needs_neither_ray_nor_a_simulator_nor_the_store():
+    heavy = ("ray", "libero", "mujoco", "robosuite", "pyarrow", "PIL", "transformers")
+    code = f"import sys, vlaad_ray.deploy.policy; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_deployed_student_answers_as_the_network_did_in_training(directory, tmp_path):
+    """Frames take the way of training (store, episode_frames), observations that of deployment: same actions."""
+    data, _ = synthetic.write_dataset(tmp_path, 1, steps=8, size=64)
+    (source,) = (facts := survey(data, None, 0.0)).sources
+    pretrained = checkpoint.from_pretrained(directory)
+    texts = {text: index for index, text in enumerate(facts.texts)}
+    frames = episode_frames(source, texts, {"unknown": 0}, pretrained.student.config)
+    with torch.no_grad():
+        tokens = torch.from_numpy(pretrained.tokenizer(facts.texts))[frames["instruction"]]
+        logits = pretrained.student(torch.from_numpy(frames["images"]), torch.from_numpy(frames["proprio"]), tokens)
+    expected = bins_to_actions(logits.image).numpy()
+
+    stored = store.read_episode(source.path)
+    policy = StudentPolicy.from_pretrained(directory)
+    policy.reset(stored.instruction)
+    for step in range(len(stored)):
+        images = {camera: seen[step] for camera, seen in stored.images.items()}
+        chunk = policy.infer(Observation(stored.instruction, stored.proprio[step], images))
+        # A batch of 8 and a batch of 1 add floats in another order.
+        np.testing.assert_allclose(chunk.actions, expected[step], atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_actions_are_finite_in_range_repeatable_and_the_gripper_is_all_or_nothing(directory, dtype):
+    policy, again = (StudentPolicy.from_pretrained(directory, execute=2, dtype=dtype) for _ in range(2))
+    for step in range(8):
+        chunk = policy.infer(observation(step)).actions
+        assert chunk.shape == (2, 7)
+        assert chunk.dtype == np.float32
+        assert np.abs(chunk).max() <= 1
+        assert set(np.abs(chunk[:, 6])) == {1.0}
+        assert np.array_equal(chunk, again.infer(observation(step)).actions)
+
+
+def test_a_new_instruction_is_not_answered_with_the_old_ones_encoding(directory):
+    policy = StudentPolicy.from_pretrained(directory)
+    policy.reset(synthetic.INSTRUCTIONS[0])
+    first = policy.infer(observation())
+    policy.infer(observation(instruction=synthetic.INSTRUCTIONS[1]))
+    assert np.array_equal(policy.infer(observation()).actions, first.actions)
+    other = StudentPolicy.from_pretrained(directory)
+    other.reset(synthetic.INSTRUCTIONS[1])
+    expected = other.infer(observation(instruction=synthetic.INSTRUCTIONS[1])).actions
+    assert np.array_equal(policy.infer(observation(instruction=synthetic.INSTRUCTIONS[1])).actions, expected)
+
+
+GOOD = np.zeros((64, 64, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": {}}, "camera 'agentview' is missing"),
+        ({"images": {"agentview": GOOD}}, "camera 'wrist' is missing"),
+        ({"images": {"agentview": GOOD, "wrist": GOOD.astype(np.float32)}}, "uint8"),
+        ({"images": {"agentview": GOOD, "wrist": GOOD[..., :1]}}, r"\[64, 64, 1\]"),
+        ({"images": {"agentview": GOOD, "wrist": GOOD[:0]}}, r"\[0, 64, 3\]"),
+        ({"proprio": np.full(8, np.nan)}, "finite"),
+        ({"proprio": np.zeros(7)}, r"\[7\]"),
+        ({"instruction": "  "}, "instruction is empty"),
+    ],
+)
+def test_a_bad_observation_is_refused_by_name(directory, changes, message):
+    with pytest.raises(ValueError, match=message):
+        StudentPolicy.from_pretrained(directory).infer(observation(**changes))
+
+
+def test_broken_weights_raise_instead_of_moving_the_robot(directory, tmp_path):
+    pretrained = checkpoint.from_pretrained(directory)
+    with torch.no_grad():
+        pretrained.student.head[0].weight[0, 0] = torch.nan
+    with pytest.raises(FloatingPointError, match="not finite"):
+        StudentPolicy(pretrained).infer(observation())
+
+
+def test_more_actions_than_the_chunk_holds_cannot_be_executed(directory):
+    with pytest.raises(UserError, match="choose 1 to 5"):
+        StudentPolicy.from_pretrained(directory, execute=6)

@@ -1,0 +1,110 @@
+"""Stage 5: what is reported, and the same loop for real."""
+
+import numpy as np
+import pytest
+
+from vlaad_ray import evaluate, store
+from vlaad_ray.configs import EnvConfig, EvalConfig, FleetConfig, UserError
+from vlaad_ray.students.checkpoint import save_pretrained
+from vlaad_ray.students.model import Student, small
+from vlaad_ray.students.text import train_tokenizer
+
+SMALL = {"suite": "libero_object", "env": EnvConfig(image_size=32), "fleet": FleetConfig(actors=2)}
+
+
+def outcome(task, init, ever, final=None, steps=100, flips=2):
+    return {
+        "suite": "libero_object",
+        "task": task,
+        "init": init,
+        "instruction": f"task {task}",
+        "success_ever": ever,
+        "success_final": ever if final is None else final,
+        "steps": steps,
+        "recorded_steps": steps,
+        "gripper_flips": flips,
+    }
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """An untrained student with a record of what it was "trained" on."""
+    directory = tmp_path_factory.mktemp("student")
+    tokenizer = train_tokenizer(("pick up the milk", "approaching the milk"), 16)
+    student = Student(small(image_size=32, width=8, hidden=32, vocabulary=tokenizer.vocabulary, text_length=16))
+    training = {"render": "fast", "init_states": {"libero_object": {"0": ["s0021"]}}}
+    save_pretrained(directory, student, tokenizer, training)
+    return directory
+
+
+def test_summary_counts_by_task_and_keeps_the_two_kinds_of_success_apart():
+    outcomes = [outcome(0, f"s{i:04d}", ever=i < 9, final=i < 7) for i in range(10)]
+    outcomes += [outcome(3, f"s{i:04d}", ever=True) for i in range(10)]
+    summary = evaluate.summarise(outcomes)
+    assert summary["success"]["ever"]["k"] == 19
+    assert summary["success"]["final"]["k"] == 17
+    assert summary["tasks"]["0"]["ever"]["k"] == 9
+    assert summary["tasks"]["3"]["ever"]["wilson95"] == pytest.approx([0.722, 1.0], abs=1e-3)
+    assert summary["gripper_flips_per_240"] == pytest.approx(240 * 40 / 2000)
+
+
+def test_comparison_pairs_by_start_whatever_the_policies_are_called():
+    a = [outcome(0, f"s{i:04d}", ever=True) for i in range(8)]
+    b = [outcome(0, f"s{i:04d}", ever=i >= 6) for i in range(10)]
+    pair = evaluate.compare(a, b)["ever"]
+    assert (pair["n"], pair["only_a"], pair["only_b"]) == (8, 6, 0)
+    assert pair["mcnemar_p"] == pytest.approx(2 / 64)
+    with pytest.raises(UserError, match="share no task and init state"):
+        evaluate.compare(a, [outcome(1, "s0000", ever=True)])
+
+
+def test_teacher_is_evaluated_resumed_and_filmed(ray_local, tmp_path):
+    config = EvalConfig(policy="scripted", out=tmp_path, tasks="0", init_states="20-21", videos=1, **SMALL)
+    summary = evaluate.evaluate(config)
+    assert summary["success"]["ever"] == {"n": 2, "k": 2, "rate": 1.0, "wilson95": pytest.approx([0.342, 1], abs=1e-3)}
+    (video,) = (tmp_path / "videos").glob("*.mp4")
+    assert summary["videos"] == [f"videos/{video.name}"]
+    assert video.read_bytes()[4:8] == b"ftyp"
+    store_time = {path: path.stat().st_mtime_ns for path in (tmp_path / "outcomes").iterdir()}
+    again = evaluate.evaluate(config)
+    assert again["success"] == summary["success"]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "outcomes").iterdir()} == store_time
+
+
+def test_student_runs_through_the_same_loop_and_training_states_are_reported(ray_local, tmp_path, checkpoint):
+    config = EvalConfig(
+        policy=str(checkpoint), out=tmp_path, tasks="0", init_states="20-21", budget=12, videos=0, execute=3, **SMALL
+    )
+    summary = evaluate.evaluate(config)
+    assert summary["success"]["ever"]["n"] == 2
+    assert summary["steps_mean"] == 12
+    assert summary["warnings"] == ["1 of 2 episodes start from init states that the student was trained on"]
+    assert all(name.split("-")[3] == "student" for name in store.read_outcomes(tmp_path))
+
+
+def test_another_render_mode_than_in_training_is_reported(checkpoint):
+    config = EvalConfig(policy=str(checkpoint), out=checkpoint, tasks="1", env=EnvConfig(render="exact"))
+    name, _, training = evaluate.resolve_policy(config.policy, 2)
+    warnings = evaluate.check_training(config, evaluate.plan_episodes(config, name), training)
+    assert warnings == ["the student was trained on 'fast' images and is evaluated on 'exact' ones"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"policy": "no/such/dir"}, "neither a teacher \\(scripted\\) nor a checkpoint directory"),
+        ({"init_states": "40-60"}, "init state 60 of libero_object task 0 does not exist"),
+        ({"tasks": ""}, "nothing to evaluate"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_before_anything_starts(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        evaluate.evaluate(EvalConfig(**{"policy": "scripted", "out": tmp_path / "out", **changes}))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_comparison_with_nothing_is_refused_before_hours_of_rollouts(tmp_path):
+    config = EvalConfig(policy="scripted", out=tmp_path / "out", compare_to=tmp_path / "none", tasks="0")
+    with pytest.raises(UserError, match="holds no evaluation"):
+        evaluate.evaluate(config)
+    assert np.size(list(tmp_path.iterdir())) == 0

@@ -1,0 +1,95 @@
+"""The whole way, tiny: as one command on this machine, and as a submitted job on a running cluster."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vlaad_ray import store
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+
+
+def environment(**changes):
+    settings = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **changes}
+    settings.pop("RAY_ADDRESS", None)
+    return settings
+
+
+def test_pipeline_leaves_everything_it_promises(tmp_path):
+    command = [sys.executable, "jobs/pipeline.py", "--out", str(tmp_path), "--init-states", "0-1", "--placements", "1"]
+    command += ["--image-every", "4", "--image-size", "32", "--epochs", "1", "--eval-init-states", "20"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["teacher"]["success"]["ever"]["k"] == 1
+    assert summary["student"]["success"]["ever"]["n"] == 1
+    assert summary["paired"]["ever"]["n"] == 1
+    assert set(summary["seconds"]) == {"collect", "annotate", "train", "evaluate teacher", "evaluate student"}
+    for part in ("data", "annotations", "train", "eval_teacher", "eval_student"):
+        assert json.loads((tmp_path / part / "config.json").read_text())["versions"]["ray"]
+        assert (tmp_path / part / "summary.json").exists()
+    page = (tmp_path / "report.html").read_text()
+    assert "data:video/mp4;base64" in page
+    for line in ("teacher", "student", "Held-out init states"):
+        assert line in done.stdout
+
+    # A finished run is only shown again: no stage may need work to do, or Ray, to get through.
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")} == made
+    assert json.loads((tmp_path / "summary.json").read_text())["student"]["success"] == summary["student"]["success"]
+
+
+@pytest.fixture
+def head(tmp_path):
+    """A Ray head of its own, as on a cluster; yields the address that jobs are submitted to."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        gcs_port = probe.getsockname()[1]
+    settings = environment(RAY_AUTH_MODE="disabled")
+    ray = str(BIN / "ray")
+    start = [ray, "start", "--head", f"--port={gcs_port}", f"--dashboard-port={port}", "--num-cpus=2", "--block"]
+    process = subprocess.Popen(
+        [*start, "--include-dashboard=true", "--disable-usage-stats"],
+        env=settings,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    yield f"http://127.0.0.1:{port}", settings
+    process.terminate()
+    process.wait(timeout=60)
+
+
+def test_a_submitted_job_collects_like_a_local_one(head, tmp_path):
+    """Types or functions that live in a job script, or a forgotten runtime environment, fail only here."""
+    address, settings = head
+    out = tmp_path / "data"
+    wait = ["curl", "--silent", "--fail", "--retry", "60", "--retry-delay", "1", "--retry-all-errors"]
+    subprocess.run([*wait, "--output", os.devnull, f"{address}/api/version"], check=True)
+    submit = [str(BIN / "ray"), "job", "submit", "--address", address, "--working-dir", str(ROOT)]
+    job = ["--", sys.executable, "jobs/collect.py", "--out", str(out), "--tasks", "0", "--init-states", "0-1"]
+    job += ["--image-every", "50", "--image-size", "32", "--actors", "2"]
+    done = subprocess.run([*submit, *job], env=settings, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert len(store.list_episodes(out)) == 2
+    assert store.read_json(out / "summary.json")["episodes"]["kept"] == 2
+
+    failing = subprocess.run(
+        [*submit, "--", sys.executable, "jobs/collect.py", "--out", str(out), "--suite", "no_such_suite"],
+        env=settings,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert failing.returncode != 0
+    assert "error: unknown suite 'no_such_suite'" in failing.stdout + failing.stderr

@@ -1,0 +1,156 @@
+"""Stage 1 for real: LIBERO on Ray actors, killed, resumed, and the same whatever the number of actors."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+
+from vlaad_ray import store
+from vlaad_ray.configs import CollectConfig, EnvConfig, FleetConfig, NoiseConfig, UserError
+from vlaad_ray.evaluate import store_outcome
+from vlaad_ray.fleet import run_fleet
+from vlaad_ray.rollout import collect, plan_episodes
+from vlaad_ray.teachers import TEACHERS
+
+ROOT = Path(__file__).parents[1]
+NOISE = NoiseConfig(sigmas=(0.1, 0.2), burst_rate=0.02)
+
+
+def small_config(out, **changes):
+    """Six short episodes of two tasks, noisy, with a few small images."""
+    settings = {
+        "tasks": "0-1",
+        "init_states": "0-1",
+        "placements": 1,
+        "image_every": 25,
+        "noise": NOISE,
+        "env": EnvConfig(image_size=32),
+        "fleet": FleetConfig(actors=2),
+        **changes,
+    }
+    return CollectConfig(out=out, **settings)
+
+
+def hashes(root):
+    return {path.name: store.read_metadata(path)["content_hash"] for path in store.list_episodes(root)}
+
+
+@pytest.fixture(scope="module")
+def dataset(ray_local, tmp_path_factory):
+    """What two actors collect in one go."""
+    out = tmp_path_factory.mktemp("two-actors")
+    summary = collect(small_config(out))
+    assert summary["episodes"] == {"planned": 6, "kept": 6, "failed": 0, "retried": 0, "lost": 0}
+    return out
+
+
+def test_content_does_not_depend_on_the_number_of_actors(dataset, ray_local, tmp_path):
+    collect(small_config(tmp_path, fleet=FleetConfig(actors=1)))
+    assert hashes(tmp_path) == hashes(dataset)
+
+
+def test_running_again_repeats_nothing(dataset):
+    before = {path: path.stat().st_mtime_ns for path in store.list_episodes(dataset)}
+    summary = collect(small_config(dataset))
+    assert summary["new_steps"] == 0
+    assert {path: path.stat().st_mtime_ns for path in store.list_episodes(dataset)} == before
+
+
+def test_a_missing_episode_is_collected_again_and_comes_out_the_same(dataset, ray_local):
+    before = hashes(dataset)
+    store.list_episodes(dataset)[2].unlink()
+    collect(small_config(dataset))
+    assert hashes(dataset) == before
+
+
+def test_a_killed_driver_loses_at_most_what_was_in_flight(dataset, tmp_path):
+    """SIGKILL to driver and Ray half-way, then the same command again: the planned episodes, none twice."""
+    command = [sys.executable, "jobs/collect.py", "--out", str(tmp_path), "--tasks", "0-1", "--init-states", "0-1"]
+    command += ["--placements", "1", "--image-every", "25", "--image-size", "32", "--actors", "2"]
+    command += ["--noise.sigmas", "0.1", "0.2", "--noise.burst-rate", "0.02"]
+    first = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    for line in first.stdout:
+        if re.match(r"collect: 2/6", line):
+            break
+    family = [psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True)]
+    for process in family:
+        process.kill()
+    psutil.wait_procs(family, timeout=20)
+    done = set(hashes(tmp_path))
+    assert 2 <= len(done) < 6
+    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "already there" in second.stdout
+    assert hashes(tmp_path) == hashes(dataset)
+    assert store.read_json(tmp_path / "summary.json")["episodes"]["kept"] == 6
+
+
+def test_a_killed_simulator_is_replaced_and_its_episode_retried(dataset, ray_local, tmp_path):
+    config = small_config(tmp_path, tasks="0", fleet=FleetConfig(actors=1))
+    specs = plan_episodes(config)
+    outcomes = {}
+
+    def on_outcome(spec, outcome):
+        outcomes[spec.key.name] = outcome
+        if len(outcomes) == 1:  # the next episode is about to run on the same process
+            threading.Timer(0.3, os.kill, (outcome["worker_pid"], signal.SIGKILL)).start()
+
+    report = run_fleet(
+        specs, config.env, TEACHERS["scripted"], partial(store_outcome, tmp_path), config.fleet, on_outcome
+    )
+    assert report.retried == 1
+    assert report.lost == ()
+    assert set(outcomes) == {spec.key.name for spec in specs}
+
+
+def test_a_stuck_simulator_is_replaced_and_an_episode_that_always_sticks_is_lost(ray_local, tmp_path):
+    config = small_config(tmp_path, tasks="0", placements=0, init_states="0")
+    fleet = FleetConfig(actors=1, episode_timeout_s=0.5, max_retries=1)
+    specs = plan_episodes(config)
+    report = run_fleet(
+        specs, config.env, TEACHERS["scripted"], partial(store_outcome, tmp_path), fleet, lambda *_: None
+    )
+    assert report.retried == 1
+    assert report.lost == (specs[0].key.name,)
+
+
+def test_a_bug_in_a_policy_stops_the_run_instead_of_counting_as_failed_episodes(ray_local, tmp_path):
+    specs = plan_episodes(small_config(tmp_path, tasks="0", placements=0, init_states="0"))
+    finish = partial(store_outcome, tmp_path)
+    with pytest.raises(TypeError, match="LiberoEnv"):  # a "policy" made by len(env)
+        run_fleet(specs, EnvConfig(image_size=32), len, finish, FleetConfig(actors=1), lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"init_states": "15-25"}, "20-25 are kept for evaluation"),
+        ({"init_states": "0-99", "allow_eval_states": True}, "init state 99 of libero_object task 0 does not exist"),
+        ({"tasks": "0-10"}, "libero_object has no task 10"),
+        ({"suite": "libero_obj"}, "unknown suite 'libero_obj'"),
+        ({"teacher": "openvla2"}, "unknown teacher 'openvla2'; choose one of scripted"),
+        ({"tasks": "3-1"}, "--tasks: '3-1' is not a range"),
+        ({"tasks": "a"}, "--tasks: 'a' is not a range"),
+        ({"image_every": 0}, "--image-every must be 1 or more"),
+    ],
+)
+def test_a_plan_that_cannot_work_is_refused_before_anything_starts(tmp_path, changes, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        collect(small_config(tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_job_prints_a_users_error_as_one_line_and_exits_with_2(tmp_path):
+    command = [sys.executable, "jobs/collect.py", "--out", str(tmp_path / "out"), "--suite", "libero_objct"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.strip().splitlines()[-1].startswith("error: unknown suite 'libero_objct'; choose one of")
+    assert "Traceback" not in result.stderr

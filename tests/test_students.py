@@ -1,0 +1,383 @@
+"""The student network, its text, its loss and its files; the training loop without Ray."""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import synthetic
+import torch
+
+from vlaad_ray import store
+from vlaad_ray.configs import TrainConfig, UserError
+from vlaad_ray.students import checkpoint
+from vlaad_ray.students.data import NO_PHASE, episode_frames, gather, survey
+from vlaad_ray.students.fit import Progress, Setup, fit, learning_rate, make_optimiser
+from vlaad_ray.students.losses import LossWeights, loss_weights, path_loss, student_loss
+from vlaad_ray.students.model import Student, StudentConfig, StudentLogits, small
+from vlaad_ray.students.preprocess import actions_to_bins, bins_to_actions, chunk_targets, random_shift, resize_image
+from vlaad_ray.students.text import TextTokenizer, train_tokenizer
+from vlaad_ray.train import restore, save
+
+torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
+TINY = StudentConfig(image_size=32, width=8, feature_width=32, hidden=32, text_width=32, text_length=24)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> TextTokenizer:
+    return train_tokenizer([*synthetic.INSTRUCTIONS, "approaching, moving left"], TINY.text_length)
+
+
+@pytest.fixture
+def student(tokenizer: TextTokenizer) -> Student:
+    torch.manual_seed(0)
+    student = Student(dataclasses.replace(TINY, vocabulary=tokenizer.vocabulary))
+    for block in (block for camera in student.cameras for block in camera.blocks):
+        torch.nn.init.normal_(block.film.weight)  # as after training: at the start the text doesn't steer yet
+        torch.nn.init.normal_(block.second.weight, std=0.1)
+    return student.eval()
+
+
+def inputs(batch: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (batch, 2, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    return images, torch.randn(batch, 8, generator=generator)
+
+
+def tokens(tokenizer: TextTokenizer, *texts: str) -> torch.Tensor:
+    return torch.from_numpy(tokenizer(texts))
+
+
+# ------------------------------------------------------------------------------------------------------------ network
+
+
+def test_the_image_path_never_sees_the_description(student, tokenizer):
+    """A leak would train on what is absent at deployment."""
+    red = tokens(tokenizer, *["red cup"] * 3)
+    one = student(*inputs(), red, tokens(tokenizer, *["moving left"] * 3))
+    other = student(*inputs(), red, tokens(tokenizer, *["grasping"] * 3))
+    none = student(*inputs(), red)
+    assert torch.equal(one.image, other.image)
+    assert torch.equal(one.image, none.image)
+    assert none.full is None
+    assert not torch.allclose(one.full, other.full)
+
+
+def test_the_instruction_changes_what_the_cameras_report(student, tokenizer):
+    """Without FiLM the picture is encoded blindly, and distractors can't be told from the target."""
+    images, _ = inputs(1)
+    pixels = images[:, 0].permute(0, 3, 1, 2).float()
+    red, green = (student.encode_text(tokens(tokenizer, text)) for text in synthetic.INSTRUCTIONS)
+    assert not torch.allclose(student.cameras[0](pixels, red), student.cameras[0](pixels, green))
+
+
+def test_each_text_is_encoded_as_if_it_were_alone(student, tokenizer):
+    """Padding beside a longer text, and the deduplication of a batch, must not show."""
+    texts = ["red cup", "pick up the green cup and place it there", "red cup"]
+    together = student.encode_text(tokens(tokenizer, *texts))
+    alone = torch.cat([student.encode_text(tokens(tokenizer, text)) for text in texts])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)  # sums in another order
+
+
+def test_without_proprioception_it_is_ignored(tokenizer):
+    blind = Student(dataclasses.replace(TINY, proprio=False, vocabulary=tokenizer.vocabulary)).eval()
+    images, proprio = inputs()
+    red = tokens(tokenizer, *["red cup"] * 3)
+    assert torch.equal(blind(images, proprio, red).image, blind(images, proprio * torch.nan, red).image)
+
+
+def test_the_small_preset_stays_small():
+    assert 5e6 < sum(parameter.numel() for parameter in Student(small()).parameters()) < 9e6
+
+
+def test_an_image_size_that_the_trunk_cannot_halve_is_refused():
+    with pytest.raises(ValueError, match="multiple of 16"):
+        Student(small(image_size=100))
+
+
+# -------------------------------------------------------------------------------------------------- text, bins, pixels
+
+
+def test_any_text_encodes_and_long_ones_are_cut(tokenizer):
+    encoded = tokenizer(["pick up the crème brûlée 🥄", "x" * 500, "Red  Cup", "red  cup"])
+    assert encoded.shape == (4, TINY.text_length)
+    assert encoded.max() < tokenizer.vocabulary
+    assert (encoded[2] == encoded[3]).all()
+
+
+def test_the_tokenizer_does_not_depend_on_the_order_of_the_texts(tmp_path):
+    texts = [*synthetic.INSTRUCTIONS, "grasping the cup", "moving left and down"]
+    for name, order in (("a", texts), ("b", texts[::-1] * 2)):
+        train_tokenizer(order, 16).save(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_actions_survive_binning_to_half_a_bin_and_the_gripper_exactly():
+    actions = np.linspace(-1, 1, 257, dtype=np.float32)[:, None].repeat(7, 1)
+    actions[:, 6] = np.where(np.arange(257) % 2, 1, -1)
+    logits = torch.nn.functional.one_hot(torch.from_numpy(actions_to_bins(actions, 256)), 256).float() * 50
+    decoded = bins_to_actions(logits).numpy()
+    assert np.abs(decoded[:, :6] - actions[:, :6]).max() <= 1 / 256 + 1e-6
+    assert (decoded[:, 6] == actions[:, 6]).all()
+
+
+def test_an_action_is_the_mean_of_what_is_predicted():
+    """The likeliest bin alone follows the noise of the labels (docs/experiments.md)."""
+    probabilities = torch.full((7, 256), 1e-9)
+    probabilities[0, 64], probabilities[0, 192] = 0.75, 0.25
+    expected = 0.75 * (64.5 / 128 - 1) + 0.25 * (192.5 / 128 - 1)
+    assert abs(float(bins_to_actions(probabilities.log())[0]) - expected) < 1e-5
+
+
+def test_the_gripper_goes_by_probability_mass_not_by_the_highest_bin():
+    probabilities = torch.full((7, 256), 1e-6)
+    probabilities[6, 0], probabilities[6, 200:203] = 0.4, 0.2
+    assert bins_to_actions(probabilities.log())[6] == 1.0
+
+
+def test_actions_outside_the_range_go_to_the_outermost_bins():
+    assert actions_to_bins(np.array([-1.5, -1.0, 1.0, 7.0]), 256).tolist() == [0, 0, 255, 255]
+
+
+def test_a_chunk_beyond_the_end_repeats_the_last_action():
+    actions = np.arange(3, dtype=np.float32)[:, None].repeat(7, 1)
+    assert chunk_targets(actions, 5)[:, :, 0].tolist() == [[0, 1, 2, 2, 2], [1, 2, 2, 2, 2], [2, 2, 2, 2, 2]]
+
+
+def test_a_random_shift_moves_each_picture_whole_and_by_at_most_its_reach():
+    """Mixing up axes here would scramble every training picture."""
+    image = np.zeros((2, 1, 96, 96, 3), np.uint8)
+    image[:, :, 48, 48] = (10, 20, 30)
+    shifted = random_shift(image, np.random.default_rng(0))
+    for sample in shifted[:, 0]:
+        ((y, x),) = np.argwhere(sample[..., 0])
+        assert tuple(sample[y, x]) == (10, 20, 30)
+        assert max(abs(y - 48), abs(x - 48)) <= 4
+
+
+def test_resizing_keeps_the_mean_and_leaves_the_right_size_alone():
+    image = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    assert resize_image(image, 128) is image
+    assert resize_image(image, 96).mean() == pytest.approx(image.mean(), abs=1)
+
+
+# --------------------------------------------------------------------------------------------------------------- loss
+
+
+def test_a_uniform_guess_costs_log_n_whatever_the_chunk():
+    targets = torch.randint(0, 256, (4, 5, 7))
+    assert path_loss(torch.zeros(4, 5, 7, 256), targets, 1.5).item() == pytest.approx(math.log(256), rel=1e-5)
+
+
+def test_without_smoothing_it_is_weighted_cross_entropy_with_rotations_doubled():
+    """Against the formula of METHOD written out with torch's own cross-entropy."""
+    logits, targets = torch.randn(4, 5, 7, 256), torch.randint(0, 256, (4, 5, 7))
+    each = torch.nn.functional.cross_entropy(logits.reshape(-1, 256), targets.reshape(-1), reduction="none")
+    weights = torch.tensor([1.0, 1, 1, 2, 2, 2, 1])
+    expected = (each.view(4, 5, 7) * weights).sum() / (4 * 5 * weights.sum())
+    assert path_loss(logits, targets, 0.0).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_smoothing_prefers_a_near_miss():
+    target = torch.full((1, 1, 7), 100)
+    near, far = (torch.zeros(1, 1, 7, 256).index_fill(3, torch.tensor([bin]), 5.0) for bin in (101, 150))
+    assert path_loss(near, target, 1.5) < path_loss(far, target, 1.5)
+    assert path_loss(near, target, 0.0) == pytest.approx(path_loss(far, target, 0.0).item())
+
+
+def test_alpha_weighs_the_image_path():
+    logits = StudentLogits(torch.randn(2, 5, 7, 256), torch.randn(2, 5, 7, 256))
+    targets = torch.randint(0, 256, (2, 5, 7))
+    total, parts = student_loss(logits, targets, loss_weights("dual_path", 0.3), 1.5)
+    assert total.item() == pytest.approx((parts["full"] + 0.3 * parts["image"]).item(), rel=1e-5)
+    assert loss_weights("bc", 0.3) == LossWeights(full=0.0, image=1.0)
+
+
+# -------------------------------------------------------------------------------------------------------- checkpoints
+
+
+@pytest.fixture
+def saved(student: Student, tokenizer: TextTokenizer, tmp_path: Path) -> Path:
+    student.proprio_mean += 0.5
+    checkpoint.save_pretrained(tmp_path / "student", student, tokenizer, {"render": "fast"})
+    return tmp_path / "student"
+
+
+def test_a_checkpoint_round_trip_gives_the_same_answers(student, tokenizer, saved):
+    loaded = checkpoint.from_pretrained(saved)
+    text = ["pick up the red cup"] * 3
+    assert torch.equal(
+        loaded.student(*inputs(), torch.from_numpy(loaded.tokenizer(text))).image,
+        student(*inputs(), tokens(tokenizer, *text)).image,
+    )
+    assert loaded.student.config == student.config
+    assert loaded.training == {"render": "fast"}
+
+
+def rewrite_config(directory: Path, **changes: object) -> None:
+    path = directory / checkpoint.CONFIG
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def drop(name: str):
+    return lambda directory: (directory / name).unlink()
+
+
+def truncate(name: str):
+    return lambda directory: (directory / name).write_bytes((directory / name).read_bytes()[:1000])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (drop(checkpoint.CONFIG), "config.json does not exist"),
+        (drop(checkpoint.WEIGHTS), "model.safetensors is missing"),
+        (drop(checkpoint.TOKENIZER), "tokenizer.json is missing"),
+        (truncate(checkpoint.WEIGHTS), "model.safetensors is corrupt"),
+        (truncate(checkpoint.TOKENIZER), "tokenizer.json is not a tokenizer"),
+        (lambda directory: (directory / checkpoint.CONFIG).write_text("{"), "not valid JSON"),
+        (lambda directory: rewrite_config(directory, format="openvla"), "not a vlaad_ray student"),
+        (lambda directory: rewrite_config(directory, schema_version=99), "schema version 99"),
+        (lambda directory: rewrite_config(directory, student={"cameras": [], "depth": 3}), "depth"),
+        (
+            lambda d: rewrite_config(d, student={**dataclasses.asdict(TINY), "hidden": 64}),
+            "doesn't match its config.json",
+        ),
+    ],
+)
+def test_a_damaged_or_foreign_checkpoint_is_one_clear_line(saved, damage, message):
+    damage(saved)
+    with pytest.raises(UserError, match=message) as raised:
+        checkpoint.from_pretrained(saved)
+    assert "\n" not in str(raised.value)
+
+
+# --------------------------------------------------------------------------------------------------- data and training
+
+
+def frames_of(data: Path, annotations: Path | None, config: StudentConfig, reverse: bool = False):
+    facts = survey(data, annotations, 0.25)
+    texts = {text: index for index, text in enumerate(facts.texts)}
+    phases = {phase: index for index, phase in enumerate(facts.phases)}
+    sources = facts.sources[::-1] if reverse else facts.sources
+    return facts, gather((episode_frames(source, texts, phases, config) for source in sources), facts.steps)
+
+
+def test_frames_join_pictures_actions_and_labels_of_one_step(tmp_path):
+    """An off-by-one between picture, target and description would pass unnoticed otherwise."""
+    data, annotations = synthetic.write_dataset(tmp_path, 2, steps=12)
+    facts, frames = frames_of(data, annotations, TINY)
+    rows = np.concatenate([frames.training, frames.validation])
+    assert len(rows) == 24
+    for row in rows:
+        red = frames.images[row, 0, 8, :, 0].astype(int)  # the red cup's row of the picture
+        green = frames.images[row, 0, 24, :, 1].astype(int)
+        instruction = facts.texts[frames.instruction[row]]
+        column = np.argwhere((red if "red" in instruction else green) > 128).mean()
+        # A cup is 6 pixels wide and stops at the border.
+        assert (frames.targets[row, 0, 0] / 128 - 1) == pytest.approx(2 * (column - 3) / 26 - 1, abs=0.2)
+        description = facts.texts[frames.description[row]]
+        assert ("left" in description) == (frames.targets[row, 0, 0] < 128)
+        assert description.startswith(facts.phases[frames.phase[row]])
+
+
+def test_the_order_of_frames_does_not_depend_on_how_they_arrive(tmp_path):
+    data, annotations = synthetic.write_dataset(tmp_path, 4, steps=5)
+    (_, one), (_, other) = (frames_of(data, annotations, TINY, reverse) for reverse in (False, True))
+    assert np.array_equal(one.proprio[one.training], other.proprio[other.training])
+    assert np.array_equal(one.images[one.validation], other.images[other.validation])
+
+
+def test_frames_without_pictures_are_left_out_and_their_actions_still_count(tmp_path):
+    whole = synthetic.episode(0, steps=9)
+    images = {name: tuple(x if i % 3 == 0 else None for i, x in enumerate(seen)) for name, seen in whole.images.items()}
+    store.write_episode(tmp_path, dataclasses.replace(whole, images=images), {"render": "fast"})
+    facts, frames = frames_of(tmp_path, None, TINY)
+    assert len(frames.training) == 3
+    assert facts.phases == (NO_PHASE,)
+    expected = actions_to_bins(whole.actions[3:8], 256)
+    assert np.array_equal(frames.targets[frames.training[1]], expected)
+
+
+def test_whole_episodes_are_held_out_for_each_task_and_stay_so_when_others_join(tmp_path):
+    data, _ = synthetic.write_dataset(tmp_path, 16, steps=2)
+    before = {source.path.name for source in survey(data, None, 0.25).sources if source.held_out}
+    assert len([name for name in before if "-t00-" in name]) == len([name for name in before if "-t01-" in name]) == 2
+    extra = dataclasses.replace(synthetic.episode(0, 2).key, task=5)
+    store.write_episode(data, dataclasses.replace(synthetic.episode(0, 2), key=extra), {"render": "fast"})
+    assert before <= {source.path.name for source in survey(data, None, 0.25).sources if source.held_out}
+
+
+def test_what_cannot_be_trained_on_is_said_before_training(tmp_path):
+    data, annotations = synthetic.write_dataset(tmp_path, 2, steps=4)
+    failed = dataclasses.replace(synthetic.episode(0, 4), success_final=False)
+    store.write_episode(tmp_path / "failures", failed, {"render": "fast"})
+    with pytest.raises(UserError, match="no successful episode"):
+        survey(tmp_path / "failures", None, 0.1)
+    store.annotation_path(annotations, synthetic.episode(1).key.name).unlink()
+    with pytest.raises(UserError, match="lacks 1 of the dataset's successful episodes"):
+        survey(data, annotations, 0.1)
+
+
+def run(setup: Setup, progress: Progress, stop_after: int | None = None) -> dict[str, torch.Tensor]:
+    class Stop(Exception):
+        pass
+
+    def on_epoch(progress: Progress) -> None:
+        if progress.epoch == stop_after:
+            raise Stop
+
+    with contextlib.suppress(Stop):
+        fit(setup, progress, on_epoch)
+    return {name: tensor.clone() for name, tensor in setup.student.state_dict().items()}
+
+
+def test_training_stopped_and_continued_equals_training_in_one_go(tmp_path, tokenizer):
+    """Any state that is not saved (optimiser, random numbers, learning rate) would show."""
+    data, annotations = synthetic.write_dataset(tmp_path, 4, steps=10)
+    config = TrainConfig(data, tmp_path / "out", annotations, epochs=3, batch_size=8, precision="fp32")
+    facts, frames = frames_of(data, annotations, TINY)
+    texts = torch.from_numpy(tokenizer(facts.texts))
+
+    def fresh() -> Setup:
+        torch.manual_seed(0)
+        student = Student(dataclasses.replace(TINY, vocabulary=tokenizer.vocabulary))
+        return Setup(student, student, make_optimiser(student, config), frames, texts, facts.phases, config)
+
+    whole = run(fresh(), Progress())
+    interrupted, progress = fresh(), Progress()
+    run(interrupted, progress, stop_after=1)
+    save(tmp_path / "saved", interrupted.student, tokenizer, interrupted.optimiser, progress, {})
+    torch.rand(7)  # another process
+    again = fresh()
+    progress = restore(tmp_path / "saved", again.student, again.optimiser)
+    resumed = run(again, progress)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert [record["epoch"] for record in progress.history] == [1, 2, 3]
+
+
+def test_a_time_limit_ends_training_with_the_learning_rate_at_its_end(tmp_path, tokenizer, monkeypatch):
+    seconds = itertools.count()
+    monkeypatch.setattr("vlaad_ray.students.fit.time.monotonic", lambda: float(next(seconds)))
+    data, annotations = synthetic.write_dataset(tmp_path, 2, steps=10)
+    config = TrainConfig(data, tmp_path / "out", annotations, epochs=10**6, batch_size=8, max_minutes=0.5)
+    facts, frames = frames_of(data, annotations, TINY)
+    student = Student(dataclasses.replace(TINY, vocabulary=tokenizer.vocabulary))
+    texts = torch.from_numpy(tokenizer(facts.texts))
+    progress = Progress()
+    optimiser = make_optimiser(student, config)
+    fit(Setup(student, student, optimiser, frames, texts, facts.phases, config), progress, lambda _: None)
+    assert progress.finished
+    assert 30 <= progress.seconds <= 35
+    assert len(progress.history) > 1
+    assert optimiser.param_groups[0]["lr"] < 0.05 * config.lr
+
+
+def test_the_learning_rate_warms_up_peaks_and_falls():
+    assert learning_rate(0, 0.0, 50) < 0.05
+    assert learning_rate(60, 0.0, 50) == 1.0
+    assert learning_rate(1000, 1.0, 50) == pytest.approx(0.01)

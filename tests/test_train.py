@@ -1,0 +1,165 @@
+"""Stage 3 on real Ray: it learns, resumes after a kill, shares work between workers, and says what is wrong."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+import synthetic
+
+from vlaad_ray.configs import TrainConfig, UserError
+from vlaad_ray.students.checkpoint import read_config
+from vlaad_ray.train import train
+
+EPISODES, HELD_OUT, STEPS = 40, 8, 30
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return synthetic.write_dataset(tmp_path_factory.mktemp("dataset"), EPISODES, STEPS)
+
+
+def config(dataset: tuple[Path, Path], out: Path, **changes: object) -> TrainConfig:
+    """Small and quick. One action ahead, as the synthetic cups jump about; one thread, for tiny tensors."""
+    settings = TrainConfig(
+        data=dataset[0],
+        out=out,
+        annotations=dataset[1],
+        epochs=2,
+        batch_size=32,
+        chunk=1,
+        image_size=32,
+        precision="fp32",
+        validation_fraction=0.2,
+        workers=1,
+        cpus_per_worker=1,
+    )
+    return dataclasses.replace(settings, **changes)
+
+
+@pytest.fixture(scope="module")
+def finished(ray_local: None, dataset: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory):
+    """A run long enough to learn the task."""
+    settings = config(dataset, tmp_path_factory.mktemp("runs") / "out", epochs=18)
+    return settings, train(settings)
+
+
+def test_the_student_learns_where_the_named_cup_is(finished):
+    """On held-out episodes: the position by the picture and the instruction together, the gripper by proprioception."""
+    _, summary = finished
+    near = summary["validation"]["near_by_dimension"]
+    assert near[0] > 0.6, "position of the named cup"
+    assert near[6] > 0.95, "gripper"
+    assert summary["validation"]["frames"] == HELD_OUT * STEPS
+
+
+def test_a_run_leaves_metrics_config_and_a_checkpoint_that_knows_its_origin(finished):
+    settings, summary = finished
+    lines = [json.loads(line) for line in (settings.out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(1, 19))
+    assert {"loss_full", "loss_image", "exact_by_dimension", "near_by_phase"} <= lines[0]["validation"].keys()
+    assert set(lines[-1]["validation"]["near_by_phase"]) == {"approaching", "grasping"}
+    training = read_config(settings.out / "checkpoint")["training"]
+    assert training["render"] == "fast"
+    assert training["init_states"]["libero_object"]["1"][:2] == ["s0001", "s0003"]
+    assert (training["annotators"], training["taxonomies"]) == (["rules"], [9])
+    assert json.loads((settings.out / "summary.json").read_text()) == json.loads(json.dumps(summary))
+    assert (settings.out / "config.json").exists()
+
+
+def test_a_finished_run_is_shown_again_not_repeated(finished):
+    settings, summary = finished
+    before = (settings.out / "checkpoint" / "model.safetensors").stat().st_mtime_ns
+    assert train(settings) == json.loads(json.dumps(summary))
+    assert (settings.out / "checkpoint" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_an_out_directory_of_another_run_is_refused(finished):
+    settings, _ = finished
+    with pytest.raises(UserError, match=r"other settings \(lr: 0.001 there, 0.01 now\)"):
+        train(dataclasses.replace(settings, lr=0.01))
+
+
+def test_two_workers_share_the_frames_and_count_all_of_them(ray_local, dataset, tmp_path):
+    """Each frame must be trained on by one worker, and validation counted over both."""
+    summary = train(config(dataset, tmp_path / "out", workers=2, objective="bc", epochs=1))
+    assert summary["validation"]["frames"] == pytest.approx(HELD_OUT * STEPS, abs=1)  # equal shares drop an odd one
+    assert summary["train"]["frames"] >= (EPISODES - HELD_OUT) * STEPS * 0.8
+
+
+def test_a_picture_that_does_not_decode_is_the_users_error_not_a_stack_of_rays(ray_local, dataset, tmp_path):
+    data, _ = synthetic.write_dataset(tmp_path, 2, steps=4)
+    path = sorted((data / "episodes").iterdir())[0]
+    table = pq.read_table(path)
+    column = table.schema.get_field_index("wrist")
+    broken = table.set_column(column, "wrist", [[b"not a picture"] * len(table)])
+    pq.write_table(broken.replace_schema_metadata(table.schema.metadata), path)
+    with pytest.raises(UserError, match="an image does not decode") as raised:
+        train(config((data, tmp_path / "annotations"), tmp_path / "out"))
+    assert path.name in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"annotations": None}, "needs --annotations"),
+        ({"image_size": 100}, "multiple of 16"),
+        ({"epochs": 0}, "--epochs must be 1 or more"),
+        ({"validation_fraction": 1.0}, "--validation-fraction"),
+        ({"data": Path("nowhere")}, "not a directory"),
+    ],
+)
+def test_wrong_settings_are_said_in_one_line_before_ray_starts(dataset, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        train(config(dataset, tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_killed_run_continues_where_its_last_checkpoint_was(ray_local, tmp_path):
+    """The real thing: SIGKILL on the job's process, the same command again. (Equal weights: test_students.)"""
+    small_dataset = synthetic.write_dataset(tmp_path, 8)
+    settings = config(small_dataset, tmp_path / "out", epochs=40)
+    command = [
+        sys.executable,
+        "jobs/train.py",
+        "--data",
+        str(settings.data),
+        "--annotations",
+        str(settings.annotations),
+    ]
+    command += [
+        "--out",
+        str(settings.out),
+        "--epochs",
+        "40",
+        "--batch-size",
+        "32",
+        "--chunk",
+        "1",
+        "--image-size",
+        "32",
+    ]
+    command += ["--precision", "fp32", "--validation-fraction", "0.2", "--cpus-per-worker", "1"]
+    address = ray.get_runtime_context().gcs_address
+    snapshot = settings.out / "ray" / "checkpoint_manager_snapshot.json"
+    job = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.getcwd(), "RAY_ADDRESS": address})
+    deadline = time.monotonic() + 300
+    while not snapshot.exists() and job.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)  # waits for the first checkpoint, not for a time
+    job.kill()
+    assert job.wait() == -signal.SIGKILL, "killed before it ended"
+    assert not (settings.out / "summary.json").exists()
+    before = [json.loads(line) for line in (settings.out / "metrics.jsonl").read_text().splitlines()]
+
+    train(settings)
+    after = [json.loads(line) for line in (settings.out / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in after] == list(range(1, 41))
+    assert after[0] == before[0], "the first epoch was trained once"

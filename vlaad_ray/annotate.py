@@ -1,0 +1,219 @@
+"""Stage 2: from episodes to annotations, one Parquet file each, with Ray Data.
+
+An annotator is a function (Episode, AnnotateConfig) -> Annotation. `by_rules` is the first; what surrounds it (reading,
+resuming, writing, the summary) is the same for any.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import ray.data
+from rich.table import Table
+
+from vlaad_ray import cli, cluster, directions, phases, provenance, store
+from vlaad_ray.configs import AnnotateConfig, UserError
+from vlaad_ray.types import Annotation, Episode
+
+SHORT_SEGMENT_FRAMES = 5
+"""A segment under a quarter of a second is too short to be a phase of anything: the share of them measures flicker."""
+NAMED_IN_ERROR = 5
+
+
+def annotate(config: AnnotateConfig) -> dict[str, Any]:
+    """Annotate every episode of `config.data` into `config.out`; returns what summary.json holds (docs/phases.md).
+
+    Raises UserError for an empty dataset, and, after all the others are annotated, when episode files were corrupt.
+    """
+    began = time.monotonic()
+    paths = store.list_episodes(config.data)
+    provenance.write_run_record(config.out, config)
+    cluster.connect()
+    ray.data.DataContext.get_current().enable_progress_bars = False  # ours instead of one an operator
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    rows = (
+        ray.data.from_items([{"path": str(path)} for path in paths])
+        .map(functools.partial(annotate_file, config=config, origin=origin(config)))
+        .iter_rows()
+    )
+    records = []
+    with cli.progress("annotating", len(paths)) as advance:
+        for row in rows:
+            records.append(json.loads(row["record"]))
+            advance("")
+    summary = summarise(records, config)
+    summary["seconds"] = round(time.monotonic() - began, 2)
+    store.write_json(config.out / "summary.json", summary)
+    if summary["errors"]:
+        shown = "; ".join(summary["errors"][:NAMED_IN_ERROR])
+        more = f"; and {len(summary['errors']) - NAMED_IN_ERROR} more, see summary.json"
+        raise UserError(
+            f"{len(summary['errors'])} of {len(paths)} episode files could not be annotated (the others were): "
+            f"{shown}{more if len(summary['errors']) > NAMED_IN_ERROR else ''}"
+        )
+    return summary
+
+
+def by_rules(episode: Episode, config: AnnotateConfig) -> Annotation:
+    """Labels from proprioception, gripper commands and instruction alone."""
+    nine = phases.classify(episode.proprio, episode.actions[:, 6], episode.instruction)
+    labels = phases.relabel(nine, episode.proprio, config.phases)
+    segments = phases.segments(labels)
+    moving = directions.directions(segments, episode.proprio)
+    subtasks = directions.subtasks_by_frame(nine, episode.instruction)
+    return Annotation(
+        episode=episode.key.name,
+        phases=labels,
+        directions=moving,
+        descriptions=tuple(map(directions.describe, labels, moving, subtasks)),
+        segments=segments,
+        sources=("rules",) * len(labels),
+    )
+
+
+def origin(config: AnnotateConfig) -> dict[str, Any]:
+    """What determines annotations, beside the episode: the same again means the same labels, so nothing is repeated."""
+    return {
+        "annotator": config.annotator,
+        "taxonomy": config.phases,
+        "rules": rules_hash(),
+        "version": provenance.software()["versions"].get("vlaad-ray"),
+        "data": str(config.data.resolve()),
+    }
+
+
+def rules_hash() -> str:
+    """8 hex digits over the rules' own source: any change of a threshold or a word makes new annotations."""
+    return hashlib.sha256("".join(map(inspect.getsource, (phases, directions))).encode()).hexdigest()[:8]
+
+
+def annotate_file(row: dict[str, Any], config: AnnotateConfig, origin: dict[str, Any]) -> dict[str, Any]:
+    """One episode file -> {"record": JSON}: its counts for the summary, or the error that the file is to blame for.
+
+    JSON, because Arrow turns dicts with different keys into one with all of them.
+    """
+    path = Path(row["path"])
+    try:
+        episode = store.read_episode(path, images=False)
+        origin = {**origin, "content_hash": store.read_metadata(path)["content_hash"]}
+    except UserError as error:
+        return {"record": json.dumps({"error": str(error)})}
+    annotation = existing(config.out, episode.key.name, origin)
+    skipped = annotation is not None
+    if annotation is None:
+        annotation = by_rules(episode, config)
+        store.write_annotation(config.out, annotation, origin)
+    return {"record": json.dumps({"skipped": skipped, **count(episode, annotation, config.phases)})}
+
+
+def existing(out: Path, episode: str, origin: dict[str, Any]) -> Annotation | None:
+    """The annotation made before with the same provenance. One that is missing, other or unreadable is made anew."""
+    path = store.annotation_path(out, episode)
+    if not path.exists():
+        return None
+    try:
+        return store.read_annotation(path) if store.annotation_provenance(path) == origin else None
+    except UserError:
+        return None
+
+
+def count(episode: Episode, annotation: Annotation, taxonomy: int) -> dict[str, Any]:
+    """What the summary needs to know of one episode."""
+    runs = _run_lengths(annotation.phases)
+    record: dict[str, Any] = {
+        "suite": episode.key.suite,
+        "frames": Counter(annotation.phases),
+        "segments": Counter(label for label, _ in runs),
+        "short_segments": sum(length < SHORT_SEGMENT_FRAMES for _, length in runs),
+        "transitions": Counter(f"{a} > {b}" for (a, _), (b, _) in pairwise(runs)),
+        "confusion": {},
+    }
+    if all(phase in phases.PHASES for phase in episode.phases):
+        stated = phases.relabel(tuple(map(str, episode.phases)), episode.proprio, taxonomy)
+        record["confusion"] = Counter(f"{a} > {b}" for a, b in zip(stated, annotation.phases, strict=True))
+    return record
+
+
+def summarise(records: Sequence[dict[str, Any]], config: AnnotateConfig) -> dict[str, Any]:
+    """Counts over all episodes, and how far the labels agree with the phases that the teacher states."""
+    good = [record for record in records if "error" not in record]
+    names = phases.names(config.phases)
+    frames = _total(record["frames"] for record in good)
+    segments = _total(record["segments"] for record in good)
+    suites = sorted({record["suite"] for record in good})
+    return {
+        "annotator": config.annotator,
+        "taxonomy": config.phases,
+        "episodes": {
+            "annotated": sum(not record["skipped"] for record in good),
+            "skipped": sum(record["skipped"] for record in good),
+            "corrupt": len(records) - len(good),
+        },
+        "frames": sum(frames.values()),
+        "frames_per_phase": {name: frames[name] for name in names},
+        "segments": sum(segments.values()),
+        "segments_per_phase": {name: segments[name] for name in names},
+        "transitions": dict(_total(record["transitions"] for record in good).most_common()),
+        "stability": {
+            "segments_per_240_frames": round(240 * sum(segments.values()) / max(1, sum(frames.values())), 2),
+            "short_segments": sum(record["short_segments"] for record in good),
+        },
+        "agreement": {
+            **_agreement(good),
+            "suites": {suite: _agreement([r for r in good if r["suite"] == suite]) for suite in suites},
+            "confusion": _confusion(_total(record["confusion"] for record in good), names),
+        },
+        "errors": [record["error"] for record in records if "error" in record],
+    }
+
+
+def table(summary: dict[str, Any]) -> Table:
+    """Counts a phase, and what the rules call the frames of each phase that the teacher states, in per cent."""
+    agreement, names = summary["agreement"], list(summary["frames_per_phase"])
+    title = f"{summary['episodes']['annotated']} episodes annotated, {summary['episodes']['skipped']} were already"
+    if agreement["frames"]:
+        suites = ", ".join(f"{suite} {100 * value['rate']:.1f}" for suite, value in agreement["suites"].items())
+        title += f"\nteacher (rows) and rules (columns) agree on {100 * agreement['rate']:.1f} % of frames: {suites}"
+    matrix = Table("phase", title=title, title_justify="left", box=None, pad_edge=False)
+    for heading in ("frames", "runs", *(name[:4] for name in names)):
+        matrix.add_column(heading, justify="right", no_wrap=True)
+    for name in names:
+        row = agreement["confusion"][name]
+        total = sum(row.values())
+        shares = [f"{100 * row[other] / total:.0f}" if row[other] else "" for other in names]
+        matrix.add_row(name, str(summary["frames_per_phase"][name]), str(summary["segments_per_phase"][name]), *shares)
+    return matrix
+
+
+def _agreement(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    pairs = _total(record["confusion"] for record in records)
+    frames, same = sum(pairs.values()), sum(n for pair, n in pairs.items() if len(set(pair.split(" > "))) == 1)
+    return {"frames": frames, "rate": round(same / frames, 4) if frames else None}
+
+
+def _confusion(pairs: Counter[str], names: Sequence[str]) -> dict[str, dict[str, int]]:
+    return {a: {b: pairs[f"{a} > {b}"] for b in names} for a in names}
+
+
+def _total(counts: Iterable[dict[str, int]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return total
+
+
+def _run_lengths(labels: Sequence[str]) -> list[tuple[str, int]]:
+    numbers = phases.segments(tuple(labels))
+    lengths = Counter(numbers.tolist())
+    first = {number: label for number, label in reversed(list(zip(numbers.tolist(), labels, strict=True)))}
+    return [(first[number], lengths[number]) for number in sorted(lengths)]

@@ -1,0 +1,79 @@
+"""What every job does on the terminal: parse a config, call one stage, show the result; and progress bars."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from vlaad_ray.configs import UserError
+
+console = Console(highlight=False)
+
+
+class HasOut(Protocol):
+    @property
+    def out(self) -> Path: ...
+
+
+Config = TypeVar("Config", bound=HasOut)
+
+
+def run_job(config_type: type[Config], stage: Callable[[Config], dict[str, Any]], show: Callable[[Any], Table]) -> None:
+    """Run one stage from the command line: its flags are the fields of `config_type`."""
+    run_stage(tyro.cli(config_type), stage, show)
+
+
+def run_stage(config: Config, stage: Callable[[Config], dict[str, Any]], show: Callable[[Any], Table]) -> None:
+    """Run a stage and show its summary. A user's error prints as one line and exits with status 2."""
+    try:
+        summary = stage(config)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    console.print(show(summary))
+    console.print(f"Results: {config.out / 'summary.json'}")
+
+
+def key_value_table(title: str, rows: dict[str, Any]) -> Table:
+    table = Table(title=title, show_header=False, title_justify="left")
+    for name, value in rows.items():
+        table.add_row(name, f"{value:.3g}" if isinstance(value, float) else str(value))
+    return table
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[[str], None]]:
+    """Yield a function that counts one unit done and shows a note.
+
+    A bar on a terminal; in a log (a submitted job, CI) a line for every tenth of the work.
+    """
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task(title, total=total, note="")
+            yield lambda note: bar.update(task, advance=1, note=note)
+        return
+    done = 0
+
+    def advance(note: str) -> None:
+        nonlocal done
+        done += 1
+        if done == total or done * 10 // total > (done - 1) * 10 // total:
+            console.print(f"{title}: {done}/{total} {note}")
+
+    yield advance

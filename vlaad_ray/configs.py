@@ -1,0 +1,278 @@
+"""One frozen dataclass a stage: what a user may set, with defaults for a laptop. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import tyro
+
+SUITES = ("libero_object", "libero_spatial", "libero_goal", "libero_10", "libero_90")
+STEP_BUDGETS = {
+    "libero_spatial": 220,
+    "libero_object": 280,
+    "libero_goal": 300,
+    "libero_10": 520,
+    "libero_90": 400,
+}
+"""Control steps a policy gets, after settling: the field's protocol (OpenVLA, openpi)."""
+EVAL_INIT_STATES = range(20, 50)
+"""Stored init states kept for evaluation. Collection refuses them unless told otherwise."""
+TAXONOMIES = (3, 5, 7, 9, 11, 13)
+
+
+T = TypeVar("T")
+Flat = Annotated[T, tyro.conf.arg(name="")]
+"""A nested config whose flags carry no prefix."""
+
+
+class UserError(Exception):
+    """Something the user can mend. Its text is one line: what is wrong, where, and what to do. Jobs print only that."""
+
+
+def parse_range(text: str, flag: str = "range") -> tuple[int, ...]:
+    """`0-9`, `0,3,7`, `0-4,8` -> sorted tuple of distinct integers; an empty text is an empty tuple."""
+    numbers: set[int] = set()
+    for part in filter(None, text.replace(" ", "").split(",")):
+        low, dash, high = part.partition("-")
+        if not low.isdigit() or (dash and not high.isdigit()) or (dash and int(high) < int(low)):
+            raise UserError(f"{flag}: {part!r} is not a range; write it as 0-9, 0,3,7 or 0-4,8")
+        numbers.update(range(int(low), int(high or low) + 1))
+    return tuple(sorted(numbers))
+
+
+@dataclass(frozen=True)
+class NoiseConfig:
+    """Noise on the *executed* action only; the recorded target stays clean, so data covers recovery (DART)."""
+
+    sigmas: tuple[float, ...] = (0.0,)
+    """An episode draws one of these: standard deviation of white noise on each translation (half on rotations)."""
+    burst_rate: float = 0.0
+    """Chance a step that a burst starts: a constant random push over 4-10 steps."""
+    burst_sigma: float = 0.5
+    """Standard deviation of a burst's translation push (0.3 of it on rotations)."""
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    render: Literal["fast", "exact"] = "fast"
+    """exact: pixel-identical to LIBERO's own images (published checkpoints need it). fast: several times quicker,
+    no reflections or antialiasing; for students trained on data collected the same way."""
+    image_size: int = 128
+    """Height and width of both camera images, in pixels."""
+    settle_steps: int = 10
+    """No-op steps after a reset, before the policy acts (field protocol)."""
+
+
+@dataclass(frozen=True)
+class FleetConfig:
+    """How parallel work is spread over Ray actors. Never changes what an episode contains."""
+
+    actors: int = 0
+    """Simulator processes; 0: one for each CPU that Ray sees."""
+    cpus_per_actor: float = 1.0
+    gpus_per_actor: float = 0.0
+    """Fraction of a GPU for each actor: rendering (EGL) or a policy on the GPU."""
+    episode_timeout_s: float = 300.0
+    """An episode slower than this counts as stuck: its simulator is replaced and the episode retried."""
+    max_retries: int = 2
+    """Retries an episode gets after a dead or stuck simulator, before it is given up as lost."""
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """Roll out a teacher in LIBERO and keep the successful episodes.
+
+    Rerunning the same command completes what is missing and repeats nothing.
+    """
+
+    out: Path
+    """Dataset directory (shared by all nodes on a cluster)."""
+    suite: str = "libero_object"
+    """libero_object, libero_spatial, libero_goal, libero_10 or libero_90."""
+    tasks: str = "0-9"
+    """Tasks of the suite, as 0-9 or 0,3,7."""
+    init_states: str = "0-19"
+    """Stored init states to start from; 20-49 are kept for evaluation."""
+    placements: int = 0
+    """Fresh random placements a task, beside the stored init states."""
+    teacher: str = "scripted"
+    """Which teacher acts: one of vlaad_ray.teachers.TEACHERS."""
+    seed: int = 0
+    """Seed of noise and placements."""
+    image_every: int = 1
+    """Render the cameras every n-th control step; every step is stored, images only where rendered."""
+    keep_failed: bool = False
+    """Store failed episodes too (marked; training leaves them out)."""
+    allow_eval_states: bool = False
+    """Permit collecting from the init states kept for evaluation."""
+    noise: NoiseConfig = NoiseConfig()
+    env: Flat[EnvConfig] = EnvConfig()
+    fleet: Flat[FleetConfig] = FleetConfig()
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Run a policy closed loop on held-out init states and report its success with intervals.
+
+    Rerunning the same command completes what is missing and repeats nothing.
+    """
+
+    policy: str
+    """A teacher's name (scripted), or a checkpoint directory written by jobs/train.py."""
+    out: Path
+    """Where results go."""
+    suite: str = "libero_object"
+    """libero_object, libero_spatial, libero_goal, libero_10 or libero_90."""
+    tasks: str = "0-9"
+    """Tasks of the suite, as 0-9 or 0,3,7."""
+    init_states: str = "20-39"
+    """Stored init states, one episode each."""
+    seed: int = 0
+    """Only names the run: stored init states and a greedy policy leave nothing to chance."""
+    execute: int = 2
+    """How many actions of a student's chunk are executed before it is asked again."""
+    budget: int = 0
+    """Steps until success must have been reached; 0: the field's own (280 object, 220 spatial, 300 goal, 520 10)."""
+    videos: int = 2
+    """Successes and failures, this many each, to record as MP4 afterwards."""
+    compare_to: Path | None = None
+    """Another evaluation's --out: paired comparison on the shared init states (exact McNemar test)."""
+    env: Flat[EnvConfig] = EnvConfig()
+    fleet: Flat[FleetConfig] = FleetConfig()
+
+
+@dataclass(frozen=True)
+class AnnotateConfig:
+    """Say for every frame of a dataset what is going on: phase, direction of motion, a short description.
+
+    Rerunning the same command annotates what is missing and repeats nothing. The dataset itself is never written to.
+    """
+
+    data: Path
+    """Dataset directory, as jobs/collect.py wrote it."""
+    out: Path
+    """Annotation directory (shared by all nodes on a cluster)."""
+    annotator: Literal["rules"] = "rules"
+    """Who annotates: rules on proprioception."""
+    phases: Literal[3, 5, 7, 9, 11, 13] = 9
+    """Number of phases in the taxonomy; 9 is the paper's choice."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a student on successful episodes, with their annotations (dual_path) or without (bc).
+
+    Rerunning the same command continues an interrupted run; after a finished one it only shows its summary.
+    """
+
+    data: Path
+    """Dataset directory, as jobs/collect.py wrote it."""
+    out: Path
+    """Run directory: metrics.jsonl, summary.json, config.json and checkpoint/ (shared by all nodes on a cluster)."""
+    annotations: Path | None = None
+    """Annotation directory, as jobs/annotate.py wrote it. bc needs none."""
+    student: Literal["small"] = "small"
+    """Preset of the network."""
+    objective: Literal["dual_path", "bc"] = "dual_path"
+    """dual_path: L_full + alpha * L_img. bc: images and instruction alone."""
+    alpha: float = 1.0
+    """Weight of the path without description."""
+    chunk: int = 5
+    """K, actions the student answers with."""
+    image_size: int = 96
+    """Pixels the student sees, a multiple of 16; stored images are resized."""
+    proprio: bool = True
+    """Let the student see proprioception."""
+    epochs: int = 20
+    batch_size: int = 128
+    """Frames a step, over all workers together."""
+    lr: float = 1e-3
+    """Peak learning rate: short warm-up, then cosine to nearly zero."""
+    weight_decay: float = 1e-2
+    target_sigma: float = 1.5
+    """Gaussian smoothing of the target bins, in bins; 0: plain cross-entropy."""
+    proprio_noise: float = 0.02
+    """Noise on proprioception in training, in standard deviations of the data."""
+    validation_fraction: float = 0.1
+    """Share of each task's episodes held out, chosen by episode name."""
+    max_minutes: float | None = None
+    """Stop after this much training (loading not counted); the learning rate falls to its end within it."""
+    seed: int = 0
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """bf16 was 1.8 times as fast as fp32 on CPUs with AVX512-BF16."""
+    workers: int = 0
+    """Data-parallel training processes; 0: one with a GPU, else one for each CPU (threads of one process wait for each
+    other: as soon as anything else runs, two threads are slower than one, two processes are not)."""
+    cpus_per_worker: int = 0
+    """Threads of a worker; 0: the cluster's CPUs shared equally."""
+    gpus_per_worker: float = 0.0
+    checkpoint_every: int = 1
+    """Epochs between checkpoints to resume from."""
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """Collect, annotate, train, evaluate teacher and student, report. The defaults are the demo: one task, one laptop.
+
+    Rerunning the same command continues where it stopped.
+    """
+
+    out: Path
+    """Run directory: data/, annotations/, train/, eval_teacher/, eval_student/, summary.json, report.html."""
+    suite: str = "libero_object"
+    tasks: str = "0"
+    """Tasks of the suite, as 0-9 or 0,3,7: one student learns them all."""
+    init_states: str = "0-19"
+    """Stored init states to learn from; 20-49 are kept for evaluation."""
+    placements: int = 80
+    """Fresh random placements a task to learn from, beside the stored init states."""
+    eval_init_states: str = "20-49"
+    """Held-out init states for teacher and student."""
+    teacher: str = "scripted"
+    seed: int = 0
+    image_every: int = 2
+    """Render every n-th control step in collection."""
+    phases: Literal[3, 5, 7, 9, 11, 13] = 9
+    objective: Literal["dual_path", "bc"] = "dual_path"
+    alpha: float = 1.0
+    """Weight of the path without description."""
+    epochs: int = 45
+    max_minutes: float | None = 14.0
+    """Cap on training time, for slow machines: the learning rate falls to its end within it. None: no cap."""
+    workers: int = 0
+    """Training processes; 0: one with a GPU, else one for each CPU."""
+    gpus_per_worker: float = 0.0
+    """GPUs of each training process."""
+    execute: int = 2
+    """How many of the student's K actions are executed before it is asked again."""
+    noise: NoiseConfig = NoiseConfig(sigmas=(0.0, 0.1, 0.2, 0.3), burst_rate=0.02)
+    """Noise on executed actions while collecting, so that the data covers recovery."""
+    env: Flat[EnvConfig] = EnvConfig()
+    fleet: Flat[FleetConfig] = FleetConfig()
+
+
+@dataclass(frozen=True)
+class BenchRolloutConfig:
+    """Control steps per second and core, against LIBERO's own loop in the same run."""
+
+    out: Path = Path("runs/bench/rollout")
+    """Where summary.json goes."""
+    suites: tuple[str, ...] = ("libero_object", "libero_spatial", "libero_goal", "libero_10")
+    """Suites to measure; the headline ratio is the worst of them."""
+    task: int = 0
+    """Task of each suite."""
+    steps: int = 25
+    """Control steps a block."""
+    repeats: int = 5
+    """Blocks of each contestant, in turn; medians are reported."""
+
+
+def config_hash(**settings: object) -> str:
+    """8 hex digits over settings that determine content. Values must be JSON-able or dataclasses."""
+    text = json.dumps(settings, sort_keys=True, default=dataclasses.asdict)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

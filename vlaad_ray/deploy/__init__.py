@@ -1,0 +1,1 @@
+"""Run a student alone: no Ray, no LIBERO, no teacher, no VLM."""

@@ -1,0 +1,99 @@
+"""A trained student as a Policy: `reset(instruction)`, then `infer(observation)` -> the next actions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from vlaad_ray.configs import UserError
+from vlaad_ray.students.checkpoint import Pretrained, from_pretrained
+from vlaad_ray.students.preprocess import bins_to_actions, stack_cameras
+from vlaad_ray.types import PROPRIO_DIM, ActionChunk, Observation
+
+
+class StudentPolicy:
+    """Deterministic: the same observations give the same actions. The text is encoded once an episode."""
+
+    needs_images = True
+
+    def __init__(
+        self,
+        pretrained: Pretrained,
+        execute: int | None = None,
+        device: str = "cpu",
+        dtype: Literal["fp32", "bf16"] = "fp32",
+    ) -> None:
+        """`execute`: how many of the K actions to hand out before looking again (None: all)."""
+        chunk = pretrained.student.config.chunk
+        if execute is not None and not 1 <= execute <= chunk:
+            raise UserError(f"execute={execute}: this student answers with {chunk} actions; choose 1 to {chunk}")
+        self.training: Mapping[str, Any] = pretrained.training
+        """The checkpoint's record of its training: objective, data, render mode, init states."""
+        self._student = pretrained.student.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._tokenizer = pretrained.tokenizer
+        self._execute = execute or chunk
+        self._device = device
+        self._autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=dtype == "bf16")
+        self._instruction: tuple[str, torch.Tensor] | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: Path | str,
+        execute: int | None = None,
+        device: str = "cpu",
+        dtype: Literal["fp32", "bf16"] = "fp32",
+    ) -> StudentPolicy:
+        """Load OUT/checkpoint of a training run. Raises UserError for a missing, corrupt or foreign checkpoint."""
+        return cls(from_pretrained(Path(directory)), execute, device, dtype)
+
+    @torch.inference_mode()
+    def reset(self, instruction: str) -> None:
+        if not instruction.strip():
+            raise ValueError("the instruction is empty; say what to do, as in the training data")
+        tokens = torch.from_numpy(self._tokenizer([instruction])).to(self._device)
+        with self._autocast:
+            self._instruction = (instruction, self._student.encode_text(tokens))
+
+    @torch.inference_mode()
+    def infer(self, observation: Observation) -> ActionChunk:
+        """Raises ValueError for a missing camera, a wrong shape or dtype, or proprioception that is not finite."""
+        if self._instruction is None or self._instruction[0] != observation.instruction:
+            self.reset(observation.instruction)
+        assert self._instruction is not None
+        images = stack_cameras(self._checked_images(observation), self._student.config.cameras, self._size)
+        proprio = torch.from_numpy(self._checked_proprio(observation)).to(self._device)
+        with self._autocast:
+            features = self._student.perceive(
+                torch.from_numpy(images)[None].to(self._device), proprio[None], self._instruction[1]
+            )
+            logits = self._student.decide(features)
+        if not torch.isfinite(logits).all():
+            raise FloatingPointError("the student's logits are not finite: its weights are broken, train it again")
+        return ActionChunk(bins_to_actions(logits)[0, : self._execute].cpu().numpy())
+
+    @property
+    def _size(self) -> int:
+        return self._student.config.image_size
+
+    def _checked_images(self, observation: Observation) -> Mapping[str, np.ndarray]:
+        for camera in self._student.config.cameras:
+            image = observation.images.get(camera)
+            if image is None:
+                got = ", ".join(observation.images) or "none"
+                raise ValueError(f"camera {camera!r} is missing: the student looks through it (got: {got})")
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or min(image.shape) < 1:
+                raise ValueError(f"camera {camera!r}: expected [H, W, 3] uint8, got {list(image.shape)} {image.dtype}")
+        return observation.images
+
+    def _checked_proprio(self, observation: Observation) -> np.ndarray:
+        proprio = np.array(observation.proprio, np.float32)
+        if not self._student.config.proprio:
+            return np.zeros(PROPRIO_DIM, np.float32)
+        if proprio.shape != (PROPRIO_DIM,) or not np.isfinite(proprio).all():
+            raise ValueError(f"proprio: expected [{PROPRIO_DIM}] finite numbers, got {list(proprio.shape)} {proprio}")
+        return proprio

@@ -1,0 +1,193 @@
+"""LIBERO in MuJoCo behind one small interface, with rendering only when somebody asks.
+
+Importing this module sets MUJOCO_GL (egl unless set) before MuJoCo loads. Any distribution of the module `libero`
+serves; only its common interface is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import logging
+import os
+from types import SimpleNamespace
+from typing import Any
+
+os.environ.setdefault("MUJOCO_GL", "egl")
+# Mesa's software rasteriser starts a thread for every core of the machine; with one simulator a core they only queue.
+os.environ.setdefault("LP_NUM_THREADS", "0")
+
+import mujoco
+import numpy as np
+
+from vlaad_ray.configs import STEP_BUDGETS, SUITES, EnvConfig, UserError
+from vlaad_ray.envs.physics import single_pass
+from vlaad_ray.envs.rendering import SceneRenderer
+from vlaad_ray.types import CONTROL_HZ, InitState, Observation
+
+NO_OP = np.array([0, 0, 0, 0, 0, 0, -1], np.float32)
+
+DRAWN: tuple[str, ...] = ("qpos", "xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "geom_xmat", "site_xpos")
+DRAWN += ("site_xmat", "cam_xpos", "cam_xmat", "light_xpos", "light_xdir")
+"""Fields of MjData that an image and proprioception depend on."""
+
+
+class SimulatorError(RuntimeError):
+    """The simulation has become unusable (numbers diverged). The episode says nothing about the policy."""
+
+
+class LiberoEnv:
+    """One LIBERO task. `problem` is LIBERO's own environment object, for privileged teachers only."""
+
+    def __init__(self, suite: str, task: int, config: EnvConfig):
+        benchmark = load_benchmark(suite)
+        check_task(suite, task)
+        self.suite, self.task, self.config = suite, task, config
+        self.instruction: str = benchmark.get_task(task).language
+        self.budget = STEP_BUDGETS[suite]
+        self._init_states = np.asarray(benchmark.get_task_init_states(task))
+        libero = _import_libero()
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._control = libero.ControlEnv(
+                bddl_file_name=benchmark.get_task_bddl_file_path(task),
+                use_camera_obs=False,
+                has_offscreen_renderer=False,
+                hard_reset=False,
+                ignore_done=True,
+            )
+        self.problem = self._control.env
+        self._renderer: SceneRenderer | None = None
+        self._sampled = mujoco.MjData(self.model) if config.render == "exact" else None
+        if self._sampled is not None:
+            sensor = libero.sensor(modality="vlaad_ray")(functools.partial(self._sample))
+            self.problem.add_observable(libero.Observable("sampled_state", sensor, sampling_rate=CONTROL_HZ))
+
+    def reset(self, init: InitState, seed: int = 0) -> None:
+        """Start an episode, the same to the last bit whatever ran before, and let things settle.
+
+        Stored init states don't restore fixtures, hence the seeded reset before each. `seed` places the objects when
+        `init` is a fresh placement.
+        """
+        if init.kind == "stored" and not 0 <= init.index < len(self._init_states):
+            raise UserError(
+                f"init state {init.index} of {self.suite} task {self.task} does not exist; "
+                f"choose from 0-{len(self._init_states) - 1}"
+            )
+        self._control.seed(placement_seed(seed, init) if init.kind == "placement" else 0)
+        self._control.reset()
+        # A soft reset keeps the command that the gripper has integrated so far; without this an episode depends on
+        # the one before it (9 mm after 40 steps).
+        self.problem.robots[0].gripper.current_action = np.zeros_like(self.problem.robots[0].gripper.current_action)
+        if init.kind == "stored":
+            self._control.set_init_state(self._init_states[init.index])
+        for _ in range(self.config.settle_steps):
+            self.step(NO_OP)
+
+    def step(self, action: np.ndarray) -> None:
+        """Execute one [7] action in [-1, 1] for 1/20 s."""
+        with single_pass(self.problem.sim) if self.config.render == "fast" else contextlib.nullcontext():
+            self.problem.step(np.asarray(action, np.float64))
+        if not np.isfinite(self.data.qpos).all() or self.data.warning[mujoco.mjtWarning.mjWARN_BADQACC].number:
+            raise SimulatorError(f"{self.suite} task {self.task}: the simulation diverged")
+
+    def observe(self, images: bool) -> Observation:
+        """The state before the next action. Rendering both cameras is most of the cost: ask only when needed."""
+        return Observation(self.instruction, self.proprio(), self.render() if images else {})
+
+    def proprio(self) -> np.ndarray:
+        """[8] float32: LIBERO's robot0_eef_pos, robot0_eef_quat as axis-angle, robot0_gripper_qpos."""
+        robot = self.problem.robots[0]
+        data = self._sampled or self.data
+        position = data.site_xpos[robot.eef_site_id]
+        quaternion = data.xquat[self.model.body(robot.robot_model.eef_name).id]
+        fingers = data.qpos[robot._ref_gripper_joint_pos_indexes]
+        return np.concatenate([position, axis_angle(quaternion), fingers]).astype(np.float32)
+
+    def render(self) -> dict[str, np.ndarray]:
+        """Camera -> [H, W, 3] uint8, upright."""
+        if self._renderer is None:
+            self._renderer = SceneRenderer(self.model, self.config.image_size, fast=self.config.render == "fast")
+        return dict(self._renderer.render(self._sampled or self.data))
+
+    def success(self) -> bool:
+        """Whether the task's goal holds now."""
+        return bool(self.problem._check_success())
+
+    def _sample(self, _: Any) -> np.ndarray:
+        """Keep the state at the instant when robosuite samples its observations.
+
+        That is at the first of the 25 physics steps of a control step, so LIBERO's own observations lag by one
+        control step (50 ms). Published checkpoints were trained with that lag: exact mode keeps it, fast mode shows
+        the present.
+        """
+        for name in DRAWN:
+            getattr(self._sampled, name)[:] = getattr(self.data, name)
+        return np.zeros(1)
+
+    @property
+    def model(self) -> mujoco.MjModel:
+        return self.problem.sim.model._model
+
+    @property
+    def data(self) -> mujoco.MjData:
+        return self.problem.sim.data._data
+
+    def close(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+        self._control.close()
+
+
+def placement_seed(seed: int, init: InitState) -> int:
+    """numpy seed of a fresh placement: apart from those (small ones) that people use by hand."""
+    return (1_000_003 * (seed + 1) + init.index) % 2**32
+
+
+def axis_angle(quaternion: np.ndarray) -> np.ndarray:
+    """[4] w, x, y, z -> [3] rad, as robosuite's quat2axisangle: up to 2 pi, so no jump while the hand points down."""
+    w, xyz = quaternion[0], quaternion[1:]
+    sine = np.linalg.norm(xyz)
+    if sine < 1e-9:
+        return np.zeros(3)
+    return xyz / sine * 2 * np.arctan2(sine, w)
+
+
+@functools.cache
+def load_benchmark(suite: str) -> Any:
+    """LIBERO's benchmark object: tasks and init states of a suite."""
+    if suite not in SUITES:
+        raise UserError(f"unknown suite {suite!r}; choose one of {', '.join(SUITES)}")
+    with contextlib.redirect_stdout(io.StringIO()):
+        return _import_libero().benchmark.get_benchmark(suite)()
+
+
+def check_task(suite: str, task: int) -> None:
+    count = load_benchmark(suite).n_tasks
+    if not 0 <= task < count:
+        raise UserError(f"{suite} has no task {task}; choose from 0-{count - 1}")
+
+
+def check_init_states(suite: str, task: int, indices: tuple[int, ...]) -> None:
+    count = len(load_benchmark(suite).get_task_init_states(task))
+    if indices and indices[-1] >= count:
+        raise UserError(f"init state {indices[-1]} of {suite} task {task} does not exist; choose from 0-{count - 1}")
+
+
+@functools.cache
+def _import_libero() -> SimpleNamespace:
+    """LIBERO's modules as one namespace, without the warnings that robosuite logs while it is imported."""
+    logging.disable(logging.WARNING)
+    try:
+        from libero.libero import benchmark
+        from libero.libero.envs.env_wrapper import ControlEnv
+        from robosuite.utils.observables import Observable, sensor
+    finally:
+        logging.disable(logging.NOTSET)
+    return SimpleNamespace(
+        benchmark=benchmark,
+        ControlEnv=ControlEnv,
+        Observable=Observable,
+        sensor=sensor,
+    )

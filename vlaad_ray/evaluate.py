@@ -1,0 +1,251 @@
+"""Stage 5: a policy acts closed loop on held-out init states; success rates with intervals, videos, comparisons."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from vlaad_ray import cli, store, video
+from vlaad_ray.configs import STEP_BUDGETS, EvalConfig, UserError, config_hash, parse_range
+from vlaad_ray.deploy.policy import StudentPolicy
+from vlaad_ray.envs import libero
+from vlaad_ray.episode import EpisodeSpec
+from vlaad_ray.fleet import MakePolicy, run_fleet
+from vlaad_ray.provenance import software, write_run_record
+from vlaad_ray.statistics import format_success, gripper_flips, paired, success_summary
+from vlaad_ray.students.checkpoint import WEIGHTS, read_config
+from vlaad_ray.teachers import TEACHERS
+from vlaad_ray.types import CONTROL_HZ, Episode, EpisodeKey, InitState, Policy
+
+CONTENT_VERSION = 2
+"""Raise it when the same checkpoint and settings would act otherwise, so that old outcomes are not taken for new."""
+FLIP_WINDOW = 240
+"""Gripper flips are reported per 240 control steps (12 s), as the paper does."""
+VIDEO_EVERY = 2
+"""Control steps between two frames of a video."""
+
+
+def evaluate(config: EvalConfig) -> dict[str, Any]:
+    """Complete the evaluation that `config` describes; return (and write) its summary."""
+    policy_name, make_policy, training = resolve_policy(config.policy, config.execute)
+    specs = plan_episodes(config, policy_name)
+    baseline = read_results(config.compare_to) if config.compare_to else None
+    warnings = check_training(config, specs, training)
+    for warning in warnings:
+        cli.console.print(f"[yellow]warning:[/] {warning}")
+    write_run_record(config.out, config)
+    done = store.read_outcomes(config.out)
+    todo = [spec for spec in specs if spec.key.name not in done]
+    with cli.progress(f"evaluate {policy_name}", len(specs)) as advance:
+        for _ in range(len(specs) - len(todo)):
+            advance("already there")
+        successes = {"n": 0, "k": 0}
+
+        def on_outcome(_: EpisodeSpec, outcome: dict[str, Any]) -> None:
+            successes["n"] += 1
+            successes["k"] += outcome["success_ever"]
+            advance(f"success {successes['k']}/{successes['n']}")
+
+        finish = functools.partial(store_outcome, config.out)
+        report = run_fleet(todo, config.env, make_policy, finish, config.fleet, on_outcome)
+    if report.lost:
+        raise UserError(
+            f"{len(report.lost)} of {len(specs)} episodes lost their simulator {config.fleet.max_retries + 1} times "
+            f"(first: {report.lost[0]}); no rate is reported; rerun the same command to try again"
+        )
+    outcomes = store.read_outcomes(config.out)
+    results = {spec.key.name: outcomes[spec.key.name] for spec in specs}
+    summary = {
+        "policy": policy_name,
+        "checkpoint": None if config.policy in TEACHERS else str(config.policy),
+        "suite": config.suite,
+        "init_states": config.init_states,
+        "seed": config.seed,
+        "execute": None if config.policy in TEACHERS else config.execute,
+        "budget": config.budget or STEP_BUDGETS[config.suite],
+        "render": config.env.render,
+        **summarise(list(results.values())),
+        "retried": report.retried,
+        "seconds": report.seconds,
+        "steps_per_second": report.steps / report.seconds if report.steps else 0.0,
+        "warnings": warnings,
+        **software(),
+    }
+    if baseline is not None:
+        summary["paired"] = compare(results.values(), baseline)
+        summary["paired"]["baseline"] = str(config.compare_to)
+    summary["episodes"] = list(results)
+    summary["videos"] = record_videos(config, specs, results, make_policy)
+    store.write_json(config.out / "summary.json", summary)
+    return summary
+
+
+def resolve_policy(policy: str, execute: int) -> tuple[str, MakePolicy, dict[str, Any]]:
+    """A teacher's name or a checkpoint directory -> (name for episodes, its constructor, training record)."""
+    if policy in TEACHERS:
+        return policy, TEACHERS[policy], {}
+    directory = Path(policy)
+    if not directory.is_dir():
+        raise UserError(f"--policy: {policy!r} is neither a teacher ({', '.join(TEACHERS)}) nor a checkpoint directory")
+    training = read_config(directory)["training"]
+    StudentPolicy.from_pretrained(directory, execute)  # a broken checkpoint fails here, not on every actor
+    digest = hashlib.sha256((directory / WEIGHTS).read_bytes()).hexdigest()[:8]
+    return f"student-{digest}", functools.partial(load_student, directory.resolve(), execute), training
+
+
+def load_student(directory: Path, execute: int, _: libero.LiberoEnv) -> Policy:
+    return StudentPolicy.from_pretrained(directory, execute)
+
+
+def plan_episodes(config: EvalConfig, policy_name: str) -> list[EpisodeSpec]:
+    """One episode for each task and init state."""
+    libero.load_benchmark(config.suite)
+    tasks, states = parse_range(config.tasks, "--tasks"), parse_range(config.init_states, "--init-states")
+    if not tasks or not states:
+        raise UserError("nothing to evaluate: give --tasks and --init-states")
+    for task in tasks:
+        libero.check_task(config.suite, task)
+        libero.check_init_states(config.suite, task, states)
+    execute = None if config.policy in TEACHERS else config.execute
+    content = config_hash(version=CONTENT_VERSION, env=config.env, execute=execute, budget=config.budget)
+    return [
+        EpisodeSpec(
+            key=EpisodeKey(config.suite, task, InitState("stored", state), policy_name, config.seed, content),
+            budget=config.budget or None,
+        )
+        for task in tasks
+        for state in states
+    ]
+
+
+def check_training(config: EvalConfig, specs: Sequence[EpisodeSpec], training: Mapping[str, Any]) -> list[str]:
+    """What makes a student's evaluation suspect: states it was trained on, images drawn in another way."""
+    warnings = []
+    seen = {
+        (spec.key.suite, spec.key.task, spec.key.init.label)
+        for spec in specs
+        if spec.key.init.label in training.get("init_states", {}).get(spec.key.suite, {}).get(str(spec.key.task), ())
+    }
+    if seen:
+        warnings.append(f"{len(seen)} of {len(specs)} episodes start from init states that the student was trained on")
+    render = training.get("render")
+    if render is not None and render != config.env.render:
+        warnings.append(f"the student was trained on {render!r} images and is evaluated on {config.env.render!r} ones")
+    return warnings
+
+
+def store_outcome(out: Path, episode: Episode) -> dict[str, Any]:
+    """On the actor: record how an episode ended."""
+    outcome = {
+        "suite": episode.key.suite,
+        "task": episode.key.task,
+        "init": episode.key.init.label,
+        "instruction": episode.instruction,
+        "success_ever": episode.success_ever,
+        "success_final": episode.success_final,
+        "steps": episode.success_step if episode.success_step is not None else episode.budget,
+        "recorded_steps": len(episode),
+        "gripper_flips": gripper_flips(episode.actions[:, -1]),
+    }
+    store.write_outcome(out, episode.key.name, outcome)
+    return outcome
+
+
+def summarise(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Success "ever" and "final" over all and by task, length of episodes, gripper flips."""
+
+    def success(of: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {name: success_summary([outcome[f"success_{name}"] for outcome in of]) for name in ("ever", "final")}
+
+    tasks = sorted({outcome["task"] for outcome in outcomes})
+    steps = sum(outcome["recorded_steps"] for outcome in outcomes)
+    return {
+        "success": success(outcomes),
+        "tasks": {
+            str(task): {
+                **success(mine := [outcome for outcome in outcomes if outcome["task"] == task]),
+                "instruction": mine[0]["instruction"],
+            }
+            for task in tasks
+        },
+        "gripper_flips_per_240": FLIP_WINDOW * sum(outcome["gripper_flips"] for outcome in outcomes) / steps,
+        "gripper_flips_per_episode": sum(outcome["gripper_flips"] for outcome in outcomes) / len(outcomes),
+        "steps_mean": sum(outcome["steps"] for outcome in outcomes) / len(outcomes),
+    }
+
+
+def read_results(out: Path) -> list[dict[str, Any]]:
+    """The outcomes of another evaluation."""
+    outcomes = list(store.read_evaluation(out).values())
+    if not outcomes:
+        raise UserError(f"{out} holds no evaluation; run jobs/eval.py --out {out} first")
+    return outcomes
+
+
+def compare(a: Sequence[Mapping[str, Any]] | Any, b: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Paired comparison of two evaluations on the starts that both have run, for both kinds of success."""
+
+    def by_start(outcomes: Sequence[Mapping[str, Any]], name: str) -> dict[tuple[str, int, str], bool]:
+        return {(o["suite"], o["task"], o["init"]): o[f"success_{name}"] for o in outcomes}
+
+    if not by_start(a, "ever").keys() & by_start(b, "ever").keys():
+        raise UserError("--compare-to: the two evaluations share no task and init state; run both on the same ones")
+    return {name: paired(by_start(a, name), by_start(b, name)) for name in ("ever", "final")}
+
+
+def record_videos(
+    config: EvalConfig,
+    specs: Sequence[EpisodeSpec],
+    results: Mapping[str, Mapping[str, Any]],
+    make_policy: MakePolicy,
+) -> list[str]:
+    """Run some successes and failures once more, with the cameras on (episodes repeat exactly); paths of the MP4s."""
+    chosen: list[EpisodeSpec] = []
+    for wanted in (True, False):
+        matching = [spec for spec in specs if results[spec.key.name]["success_ever"] == wanted]
+        chosen += matching[:: max(1, len(matching) // config.videos)][: config.videos] if config.videos else []
+    paths = {spec.key.name: config.out / "videos" / f"{spec.key.name}.mp4" for spec in chosen}
+    todo = [replace(spec, image_every=VIDEO_EVERY) for spec in chosen if not paths[spec.key.name].exists()]
+    if todo:
+        with cli.progress("videos", len(todo)) as advance:
+            finish = functools.partial(store_video, config.out / "videos")
+            run_fleet(todo, config.env, make_policy, finish, config.fleet, lambda *_: advance(""))
+    return [str(path.relative_to(config.out)) for path in paths.values()]
+
+
+def store_video(folder: Path, episode: Episode) -> dict[str, Any]:
+    """On the actor: write the recorded frames as MP4."""
+    word = "success" if episode.success_ever else "failure"
+    frames = []
+    for step in range(0, len(episode), VIDEO_EVERY):
+        seen = {camera: frames_of[step] for camera, frames_of in episode.images.items()}
+        images = {camera: image for camera, image in seen.items() if image is not None}
+        frames.append(video.frame(images, f"{word} · step {step} · {episode.instruction[:60]}"))
+    path = video.write_mp4(folder / f"{episode.key.name}.mp4", frames, CONTROL_HZ / VIDEO_EVERY)
+    return {"video": path.name}
+
+
+def show(summary: dict[str, Any]) -> Table:
+    table = Table(title=f"{summary['policy']} on {summary['suite']}, {summary['budget']} steps", title_justify="left")
+    for column in ("task", "success ever", "after release", "instruction"):
+        table.add_column(column)
+    for task, entry in summary["tasks"].items():
+        table.add_row(task, format_success(entry["ever"]), format_success(entry["final"]), entry["instruction"])
+    total = summary["success"]
+    table.add_section()
+    table.add_row("all", format_success(total["ever"]), format_success(total["final"]), "k/n = rate [95 % Wilson]")
+    if "paired" in summary:
+        pair = summary["paired"]["ever"]
+        table.add_row(
+            "paired",
+            f"{100 * pair['difference']:+.1f} points, p = {pair['mcnemar_p']:.3f}",
+            "",
+            f"against {summary['paired']['baseline']}",
+        )
+    return table

@@ -1,0 +1,40 @@
+"""One self-contained HTML page for a pipeline run: no server, no other files, light and dark.
+
+`write_report(RUN)` writes RUN/report.html from what the stages left there (docs/store.md); so does
+`python -m vlaad_ray.report RUN`. A stage that has not run is shown as such; a corrupt file is an error that names it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vlaad_ray import store
+from vlaad_ray.configs import UserError
+from vlaad_ray.report import evaluation, learning, page, timeline
+
+__all__ = ["write_report"]
+
+
+def write_report(run: Path) -> Path:
+    """Write run/report.html and return its path. Raises UserError when `run` is no directory or a file is corrupt."""
+    if not run.is_dir():
+        raise UserError(f"{run} is not a directory; make a run with jobs/pipeline.py --out {run}")
+    path = run / "report.html"
+    content = page.document(
+        f"vlaad_ray: {run.resolve().name}",
+        [
+            evaluation.headline(run),
+            evaluation.success_by_task(run),
+            evaluation.starts(run),
+            evaluation.videos(run, path),
+            learning.counts(run),
+            learning.seconds(run),
+            timeline.timeline(run),
+            learning.phases(run),
+            learning.training(run),
+            learning.provenance(run),
+        ],
+    )
+    with store.replacing(path) as temporary:
+        temporary.write_text(content, encoding="utf-8")
+    return path

@@ -1,0 +1,44 @@
+"""The summaries of a run's stages, checked for what the report shows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vlaad_ray import store
+from vlaad_ray.configs import UserError
+
+EVALUATIONS = {"student": "eval_student", "teacher": "eval_teacher"}
+
+
+def summary(path: Path, *needed: str) -> dict[str, Any] | None:
+    """A stage's summary.json, None if the stage has not run. UserError if it is corrupt or lacks a `needed` entry."""
+    if not path.exists():
+        return None
+    value = store.read_json(path)
+    missing = [name for name in needed if not isinstance(value, dict) or name not in value]
+    if missing:
+        raise UserError(f"{path} has no {missing[0]!r}, so it is not of this version; rerun the job that writes it")
+    return dict(value)
+
+
+def evaluations(run: Path) -> dict[str, dict[str, Any]]:
+    """`student` and `teacher` -> summary of the evaluation, those that have run."""
+    needed = ("policy", "suite", "init_states", "budget", "success", "tasks", "steps_mean", "gripper_flips_per_240")
+    found = {who: summary(run / folder / "summary.json", *needed) for who, folder in EVALUATIONS.items()}
+    return {who: value for who, value in found.items() if value is not None}
+
+
+def metrics(path: Path) -> list[dict[str, Any]]:
+    """One record an epoch from metrics.jsonl. UserError names the line that is not a record."""
+    records = []
+    for number, text in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number} is not JSON ({error}); rerun jobs/train.py") from None
+        if not isinstance(record, dict) or not {"epoch", "train", "validation"} <= record.keys():
+            raise UserError(f"{path}, line {number} lacks epoch, train or validation; rerun jobs/train.py")
+        records.append(record)
+    return records

@@ -1,0 +1,78 @@
+"""Pixels and actions on their way into and out of a student: the same functions in training and at deployment.
+
+Notation: B batch, C cameras, S image size, K chunk length, N bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from vlaad_ray.types import ACTION_DIM
+
+GRIPPER = ACTION_DIM - 1
+SHIFT_PIXELS = 4
+"""Random shift in training, at 96 pixels: scaled with the image size."""
+
+
+def resize_image(image: np.ndarray, size: int) -> np.ndarray:
+    """[H, W, 3] uint8 -> [size, size, 3] uint8, antialiased bilinear; unchanged when it has that size already."""
+    if image.shape == (size, size, 3):
+        return image
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
+    resized = torch.nn.functional.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
+    return resized[0].permute(1, 2, 0).contiguous().numpy()
+
+
+def stack_cameras(images: Mapping[str, np.ndarray], cameras: Sequence[str], size: int) -> np.ndarray:
+    """Camera name -> [H, W, 3] uint8 becomes [C, size, size, 3] uint8, in the order of `cameras`."""
+    return np.stack([resize_image(images[camera], size) for camera in cameras])
+
+
+def normalise_images(images: torch.Tensor) -> torch.Tensor:
+    """[B, C, S, S, 3] uint8 -> [B, C, 3, S, S] float32 in [-1, 1], channels-last in memory still (it is faster)."""
+    return images.permute(0, 1, 4, 2, 3).to(torch.float32).mul_(1 / 127.5).sub_(1.0)
+
+
+def random_shift(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Move every image by up to SHIFT_PIXELS either way, edges repeated. [B, C, S, S, 3] uint8 in and out."""
+    batch, cameras, size = images.shape[:3]
+    reach = max(1, round(SHIFT_PIXELS * size / 96))
+    padded = np.pad(images, ((0, 0), (0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
+    shifted = np.empty_like(images)
+    offsets = rng.integers(0, 2 * reach + 1, (batch, cameras, 2))
+    for b in range(batch):
+        for c in range(cameras):
+            y, x = offsets[b, c]
+            shifted[b, c] = padded[b, c, y : y + size, x : x + size]
+    return shifted
+
+
+def actions_to_bins(actions: np.ndarray, bins: int) -> np.ndarray:
+    """Actions in [-1, 1] -> index of the uniform bin, same shape, int64. Values outside go to the outermost bin."""
+    return np.clip((actions + 1.0) * (bins / 2), 0, bins - 1).astype(np.int64)
+
+
+def bins_to_actions(logits: torch.Tensor) -> torch.Tensor:
+    """[..., 7, N] logits -> [..., 7] float32 actions in [-1, 1].
+
+    The mean of the predicted distribution; the gripper is exactly -1 or +1, whichever half holds more probability. A
+    teacher's reaction to what a single image does not show (its own velocity, say) spreads the target over many bins:
+    the likeliest one is then a noisy choice, the mean is not (docs/experiments.md).
+    """
+    bins = logits.shape[-1]
+    logits = logits.to(torch.float32)
+    centres = (torch.arange(bins, dtype=torch.float32, device=logits.device) + 0.5) * (2.0 / bins) - 1.0
+    actions = logits.softmax(-1) @ centres
+    gripper = logits[..., GRIPPER, :]
+    opening, closing = gripper[..., : bins // 2].logsumexp(-1), gripper[..., bins // 2 :].logsumexp(-1)
+    actions[..., GRIPPER] = torch.where(closing > opening, 1.0, -1.0)
+    return actions
+
+
+def chunk_targets(actions: np.ndarray, chunk: int) -> np.ndarray:
+    """[T, 7] -> [T, K, 7]: actions t .. t+K-1, the last one repeated beyond the end of the episode."""
+    steps = np.minimum(np.arange(len(actions))[:, None] + np.arange(chunk), len(actions) - 1)
+    return actions[steps]

@@ -1,0 +1,130 @@
+"""Records that cross stage borders.
+
+Units and frames, everywhere in the package: metres and radians in the robot's base frame (x forward, away from the
+robot; y to its left; z up), 20 control steps a second. An action is LIBERO's 7-D OSC_POSE delta in [-1, 1]: 3 x
+translation, 3 x axis-angle rotation, gripper (-1 open, +1 closed).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+
+ACTION_DIM = 7
+PROPRIO_DIM = 8
+"""Proprioception: end-effector position (3, m), its orientation as axis-angle (3, rad), two finger joints (2, m)."""
+CONTROL_HZ = 20
+CAMERAS = ("agentview", "wrist")
+
+
+@dataclass(frozen=True, order=True)
+class InitState:
+    """Where an episode starts: a stored LIBERO init state (its index) or a fresh random placement (its number)."""
+
+    kind: Literal["stored", "placement"]
+    index: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.kind[0]}{self.index:04d}"
+
+
+@dataclass(frozen=True, order=True)
+class EpisodeKey:
+    """All that determines an episode, and hence its name."""
+
+    suite: str
+    task: int
+    init: InitState
+    policy: str
+    """Name of the teacher, or a name that identifies the checkpoint."""
+    seed: int
+    config_hash: str
+    """Hash of every setting that changes the content (rendering, noise, budget …), never of machines or paths."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.suite}-t{self.task:02d}-{self.init.label}-{self.policy}-seed{self.seed}-{self.config_hash}"
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a policy may see at one control step."""
+
+    instruction: str
+    proprio: np.ndarray
+    """[8] float32, see PROPRIO_DIM."""
+    images: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Camera name -> [H, W, 3] uint8, upright. Empty when nobody asked for a rendering."""
+
+
+@dataclass(frozen=True)
+class ActionChunk:
+    """A policy's answer: the next K actions."""
+
+    actions: np.ndarray
+    """[K, 7] float32 in [-1, 1]."""
+    phase: str | None = None
+    """The phase that the policy says it is in (one of phases.PHASES), when it knows."""
+
+
+class Policy(Protocol):
+    """Teacher and student alike: one `reset` an episode, then `infer` whenever the last chunk is used up."""
+
+    needs_images: bool
+
+    def reset(self, instruction: str) -> None: ...
+
+    def infer(self, observation: Observation) -> ActionChunk: ...
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A finished rollout of T control steps. Index t holds what was seen *before* action t was executed."""
+
+    key: EpisodeKey
+    instruction: str
+    proprio: np.ndarray
+    """[T, 8] float32."""
+    actions: np.ndarray
+    """[T, 7] float32: what the policy asked for (clean, the training target)."""
+    executed: np.ndarray
+    """[T, 7] float32: what the robot was told, noise included."""
+    phases: tuple[str | None, ...]
+    """[T] the policy's own phase, when it states one."""
+    images: Mapping[str, tuple[np.ndarray | None, ...]]
+    """Camera -> [T] of [H, W, 3] uint8, None where nothing was rendered."""
+    success_step: int | None
+    """Number of actions after which the goal was first true ("ever"); None if it never was within the budget."""
+    success_final: bool
+    """The goal still holds after the gripper has let go and things have settled."""
+    budget: int
+    """Step budget within which `success_step` had to fall."""
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    @property
+    def success_ever(self) -> bool:
+        return self.success_step is not None
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What is going on in the T frames of one episode."""
+
+    episode: str
+    """EpisodeKey.name."""
+    phases: tuple[str, ...]
+    """[T] labels of the chosen taxonomy."""
+    directions: tuple[str, ...]
+    """[T] motion in words ("moving left and down"), one text a segment."""
+    descriptions: tuple[str, ...]
+    """[T] a short sentence from phase, direction and instruction: the student's extra text input."""
+    segments: np.ndarray
+    """[T] int32, number of the segment (run of one phase) a frame belongs to, from 0."""
+    sources: tuple[str, ...]
+    """[T] who said so: "rules", or the VLM's name."""
