@@ -50,6 +50,7 @@ def annotation(of: Episode) -> Annotation:
         descriptions=tuple(f"{phase}, {direction}" for phase, direction in zip(phases, directions, strict=True)),
         segments=np.array([int(phase == "grasping") for phase in phases], np.int32),
         sources=("rules",) * len(phases),
+        flags=("",) * len(phases),
     )
 
 

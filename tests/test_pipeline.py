@@ -72,7 +72,7 @@ def head(tmp_path):
 
 
 def submit_when_ready(command, settings):
-    """A head answers before the agent that starts jobs has joined it, seconds later on a loaded machine; so ask again."""
+    """A head answers before the agent that starts jobs has joined it: ask again while that is all it complains of."""
     for _ in range(60):
         done = subprocess.run(command, env=settings, capture_output=True, text=True, cwd=ROOT)
         not_yet = ("No available agent", "Failed to connect to Ray", "Connection refused")

@@ -12,7 +12,8 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from vlaad_ray import annotate, evaluate, store, video
+from vlaad_ray import evaluate, store, video
+from vlaad_ray.annotate import records, rules
 from vlaad_ray.configs import AnnotateConfig, EvalConfig, UserError
 from vlaad_ray.phases import PHASES
 from vlaad_ray.provenance import write_run_record
@@ -80,14 +81,14 @@ def write_evaluation(run: Path, folder: str, policy: str, successes: list[bool],
 
 def write_run(run: Path) -> Path:
     annotate_config = AnnotateConfig(data=run / "data", out=run / "annotations")
-    records = []
+    counted = []
     for state in range(3):
         episode = make_episode(state)
         store.write_episode(run / "data", episode, {})
-        annotation = annotate.by_rules(episode, annotate_config)
+        annotation = rules.by_rules(episode, 9)
         store.write_annotation(run / "annotations", annotation, {"annotator": "rules"})
-        records.append({"skipped": False, **annotate.count(episode, annotation, 9)})
-    store.write_json(run / "annotations" / "summary.json", annotate.summarise(records, annotate_config))
+        counted.append({"skipped": False, **records.count(episode, annotation, 9)})
+    store.write_json(run / "annotations" / "summary.json", records.summarise(counted, annotate_config))
     collected = {"planned": 4, "kept": 3, "failed": 1, "retried": 0, "lost": 0}
     store.write_json(
         run / "data" / "summary.json", {"episodes": collected, "frames": 3 * STEPS, "steps_per_second": 31.5}

@@ -46,11 +46,18 @@ def test_content_hash_tells_episodes_apart_and_ignores_who_wrote_them(tmp_path):
 
 def test_an_annotation_comes_back_as_it_was(tmp_path):
     wrote = Annotation(
-        "name", ("idle", "placing"), ("still", "down"), ("a", "b"), np.array([0, 1], np.int32), ("rules", "vlm")
+        "name",
+        ("idle", "placing"),
+        ("still", "down"),
+        ("a", "b"),
+        np.array([0, 1], np.int32),
+        ("rules", "vlm"),
+        ("", "cut off"),
     )
     path = store.write_annotation(tmp_path, wrote, {"annotator": "rules", "phases": 9})
     read = store.read_annotation(path)
-    assert (read.phases, read.directions, read.sources) == (wrote.phases, wrote.directions, wrote.sources)
+    assert (read.phases, read.directions, read.flags) == (wrote.phases, wrote.directions, wrote.flags)
+    assert read.sources == wrote.sources
     np.testing.assert_array_equal(read.segments, wrote.segments)
     assert store.annotation_provenance(path) == {"annotator": "rules", "phases": 9}
 

@@ -5,6 +5,7 @@ A dataset directory holds one Parquet file an episode, one row a control step (d
     DIR/episodes/<episode name>.parquet      frames, readable with plain pyarrow.parquet
     DIR/outcomes/<episode name>.json         one small record for every episode that ended, kept or not
     DIR/annotations/<episode name>.parquet   labels, in an annotation directory, a row a frame again
+    DIR/answers/<episode name>.parquet       beside them, what a VLM answered, a row a question
 
 Files are written under a temporary name and renamed, so a reader never sees half a file; whatever a killed writer
 leaves behind starts with a dot and is ignored. All facts about a whole episode lie in the Parquet footer as JSON.
@@ -16,7 +17,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -57,6 +58,44 @@ ANNOTATION_SCHEMA = pa.schema(
         ("description", pa.string()),
         ("segment", pa.int32()),
         ("source", pa.string()),
+        ("flag", pa.string()),
+    ]
+)
+ANSWER_SCHEMA = pa.schema(
+    [
+        ("request", pa.string()),
+        ("kind", pa.string()),
+        ("first", pa.int32()),
+        ("last", pa.int32()),
+        ("phase", pa.string()),
+        ("frames", pa.list_(pa.int32())),
+        ("text", pa.string()),
+        ("problem", pa.string()),
+        ("attempts", pa.int32()),
+        ("prompt_tokens", pa.int64()),
+        ("generated_tokens", pa.int64()),
+    ]
+)
+AUDIT_SCHEMA = pa.schema(
+    [
+        ("request", pa.string()),
+        ("episode", pa.string()),
+        ("suite", pa.string()),
+        ("task", pa.int32()),
+        ("kind", pa.string()),
+        ("first", pa.int32()),
+        ("last", pa.int32()),
+        ("phase", pa.string()),
+        ("frames", pa.list_(pa.int32())),
+        ("description", pa.string()),
+        ("element", pa.string()),
+        ("direction", pa.string()),
+        ("truth", pa.string()),
+        ("moved", pa.list_(pa.float64(), 5)),
+        ("verdict", pa.string()),
+        ("parts", pa.map_(pa.string(), pa.string())),
+        ("reason", pa.string()),
+        ("decision", pa.string()),
     ]
 )
 
@@ -190,6 +229,13 @@ def read_episode(path: Path, images: bool = True) -> Episode:
     )
 
 
+def read_pictures(path: Path, camera: str) -> dict[int, bytes]:
+    """Step -> the encoded picture of one camera, where there is one; not decoded, so possibly corrupt."""
+    _footer(path, "episode")
+    pictures = _read_table(path, [camera])[camera].to_pylist()
+    return {step: data for step, data in enumerate(pictures) if data is not None}
+
+
 def read_key(value: Mapping[str, Any]) -> EpisodeKey:
     return EpisodeKey(**{**value, "init": InitState(**value["init"])})
 
@@ -230,6 +276,7 @@ def write_annotation(root: Path, annotation: Annotation, provenance: Mapping[str
             "description": pa.array(annotation.descriptions, pa.string()),
             "segment": pa.array(annotation.segments, pa.int32()),
             "source": pa.array(annotation.sources, pa.string()),
+            "flag": pa.array(annotation.flags, pa.string()),
         },
         schema=ANNOTATION_SCHEMA,
     )
@@ -253,7 +300,7 @@ def list_annotations(root: Path) -> list[Path]:
 
 def read_annotation(path: Path) -> Annotation:
     footer = _footer(path, "annotation")
-    table = _read_table(path, ["phase", "direction", "description", "segment", "source"])
+    table = _read_table(path, ["phase", "direction", "description", "segment", "source", "flag"])
     if table.num_rows != footer["steps"]:
         raise _corrupt(path, f"{table.num_rows} rows where its footer says {footer['steps']}")
     return Annotation(
@@ -263,12 +310,48 @@ def read_annotation(path: Path) -> Annotation:
         descriptions=tuple(table["description"].to_pylist()),
         segments=table["segment"].to_numpy(),
         sources=tuple(table["source"].to_pylist()),
+        flags=tuple(table["flag"].to_pylist()),
     )
 
 
 def annotation_provenance(path: Path) -> dict[str, Any]:
     """Who made one annotation file, with what settings."""
     return _footer(path, "annotation")["provenance"]
+
+
+# ----------------------------------------------------------------------------------------------------- VLM's answers
+
+
+def answers_path(root: Path, episode: str) -> Path:
+    return root / "answers" / f"{episode}.parquet"
+
+
+def write_answers(root: Path, episode: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Every answer that a VLM gave on an episode, good or not: what it said once need not be asked again."""
+    footer = {"kind": "answers", "schema_version": SCHEMA_VERSION, "episode": episode, "steps": len(rows)}
+    return _write_table(answers_path(root, episode), pa.Table.from_pylist(list(rows), schema=ANSWER_SCHEMA), footer)
+
+
+def read_answers(root: Path, episode: str) -> list[dict[str, Any]]:
+    """What write_answers wrote; nothing when it never did. A corrupt file is the user's error."""
+    path = answers_path(root, episode)
+    if not path.exists():
+        return []
+    _footer(path, "answers")
+    return _read_table(path, ANSWER_SCHEMA.names).to_pylist()
+
+
+def write_audit(root: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """What the audit says of every answer, in one file."""
+    footer = {"kind": "audit", "schema_version": SCHEMA_VERSION, "steps": len(rows)}
+    return _write_table(root / "audit.parquet", pa.Table.from_pylist(list(rows), schema=AUDIT_SCHEMA), footer)
+
+
+def read_audit(root: Path) -> list[dict[str, Any]]:
+    path = root / "audit.parquet"
+    _footer(path, "audit")
+    rows = _read_table(path, AUDIT_SCHEMA.names).to_pylist()
+    return [{**row, "parts": dict(row["parts"])} for row in rows]
 
 
 # ----------------------------------------------------------------------------------------------------------- Parquet
@@ -292,7 +375,7 @@ def _footer(path: Path, kind: str) -> dict[str, Any]:
         raise UserError(f"{path} was not written by vlaad_ray (no footer of ours); remove it from the directory")
     footer = json.loads(metadata[FOOTER_KEY])
     if footer["kind"] != kind:
-        raise UserError(f"{path} holds an {footer['kind']}, not an {kind}; check the directory you passed")
+        raise UserError(f"{path} holds {footer['kind']}, not {kind}; check the directory you passed")
     if footer["schema_version"] != SCHEMA_VERSION:
         raise UserError(
             f"{path} has schema version {footer['schema_version']}, this vlaad_ray reads {SCHEMA_VERSION}; "

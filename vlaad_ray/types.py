@@ -128,3 +128,5 @@ class Annotation:
     """[T] int32, number of the segment (run of one phase) a frame belongs to, from 0."""
     sources: tuple[str, ...]
     """[T] who said so: "rules", or the VLM's name."""
+    flags: tuple[str, ...]
+    """[T] why a VLM's answer was not taken as it is; empty where there is nothing to say."""

@@ -1,130 +1,20 @@
-"""Stage 2: from episodes to annotations, one Parquet file each, with Ray Data.
-
-An annotator is a function (Episode, AnnotateConfig) -> Annotation. `by_rules` is the first; what surrounds it (reading,
-resuming, writing, the summary) is the same for any.
-"""
+"""What is counted of each annotated episode, and the summary and the table over all of them."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import inspect
-import json
-import logging
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-import ray.data
 from rich.table import Table
 
-from vlaad_ray import cli, cluster, directions, phases, provenance, store
-from vlaad_ray.configs import AnnotateConfig, UserError
+from vlaad_ray import phases
+from vlaad_ray.configs import AnnotateConfig
 from vlaad_ray.types import Annotation, Episode
 
 SHORT_SEGMENT_FRAMES = 5
 """A segment under a quarter of a second is too short to be a phase of anything: the share of them measures flicker."""
-NAMED_IN_ERROR = 5
-
-
-def annotate(config: AnnotateConfig) -> dict[str, Any]:
-    """Annotate every episode of `config.data` into `config.out`; returns what summary.json holds (docs/phases.md).
-
-    Raises UserError for an empty dataset, and, after all the others are annotated, when episode files were corrupt.
-    """
-    began = time.monotonic()
-    paths = store.list_episodes(config.data)
-    provenance.write_run_record(config.out, config)
-    cluster.connect()
-    ray.data.DataContext.get_current().enable_progress_bars = False  # ours instead of one an operator
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    rows = (
-        ray.data.from_items([{"path": str(path)} for path in paths])
-        .map(functools.partial(annotate_file, config=config, origin=origin(config)))
-        .iter_rows()
-    )
-    records = []
-    with cli.progress("annotating", len(paths)) as advance:
-        for row in rows:
-            records.append(json.loads(row["record"]))
-            advance("")
-    summary = summarise(records, config)
-    summary["seconds"] = round(time.monotonic() - began, 2)
-    store.write_json(config.out / "summary.json", summary)
-    if summary["errors"]:
-        shown = "; ".join(summary["errors"][:NAMED_IN_ERROR])
-        more = f"; and {len(summary['errors']) - NAMED_IN_ERROR} more, see summary.json"
-        raise UserError(
-            f"{len(summary['errors'])} of {len(paths)} episode files could not be annotated (the others were): "
-            f"{shown}{more if len(summary['errors']) > NAMED_IN_ERROR else ''}"
-        )
-    return summary
-
-
-def by_rules(episode: Episode, config: AnnotateConfig) -> Annotation:
-    """Labels from proprioception, gripper commands and instruction alone."""
-    nine = phases.classify(episode.proprio, episode.actions[:, 6], episode.instruction)
-    labels = phases.relabel(nine, episode.proprio, config.phases)
-    segments = phases.segments(labels)
-    moving = directions.directions(segments, episode.proprio)
-    subtasks = directions.subtasks_by_frame(nine, episode.instruction)
-    return Annotation(
-        episode=episode.key.name,
-        phases=labels,
-        directions=moving,
-        descriptions=tuple(map(directions.describe, labels, moving, subtasks)),
-        segments=segments,
-        sources=("rules",) * len(labels),
-    )
-
-
-def origin(config: AnnotateConfig) -> dict[str, Any]:
-    """What determines annotations, beside the episode: the same again means the same labels, so nothing is repeated."""
-    return {
-        "annotator": config.annotator,
-        "taxonomy": config.phases,
-        "rules": rules_hash(),
-        "version": provenance.software()["versions"].get("vlaad-ray"),
-        "data": str(config.data.resolve()),
-    }
-
-
-def rules_hash() -> str:
-    """8 hex digits over the rules' own source: any change of a threshold or a word makes new annotations."""
-    return hashlib.sha256("".join(map(inspect.getsource, (phases, directions))).encode()).hexdigest()[:8]
-
-
-def annotate_file(row: dict[str, Any], config: AnnotateConfig, origin: dict[str, Any]) -> dict[str, Any]:
-    """One episode file -> {"record": JSON}: its counts for the summary, or the error that the file is to blame for.
-
-    JSON, because Arrow turns dicts with different keys into one with all of them.
-    """
-    path = Path(row["path"])
-    try:
-        episode = store.read_episode(path, images=False)
-        origin = {**origin, "content_hash": store.read_metadata(path)["content_hash"]}
-    except UserError as error:
-        return {"record": json.dumps({"error": str(error)})}
-    annotation = existing(config.out, episode.key.name, origin)
-    skipped = annotation is not None
-    if annotation is None:
-        annotation = by_rules(episode, config)
-        store.write_annotation(config.out, annotation, origin)
-    return {"record": json.dumps({"skipped": skipped, **count(episode, annotation, config.phases)})}
-
-
-def existing(out: Path, episode: str, origin: dict[str, Any]) -> Annotation | None:
-    """The annotation made before with the same provenance. One that is missing, other or unreadable is made anew."""
-    path = store.annotation_path(out, episode)
-    if not path.exists():
-        return None
-    try:
-        return store.read_annotation(path) if store.annotation_provenance(path) == origin else None
-    except UserError:
-        return None
 
 
 def count(episode: Episode, annotation: Annotation, taxonomy: int) -> dict[str, Any]:

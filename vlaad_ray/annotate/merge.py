@@ -1,0 +1,168 @@
+"""From answers to an annotation: what a VLM said is taken where nothing speaks against it, else the policy decides."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vlaad_ray import directions, store
+from vlaad_ray.annotate import audit, prompts, records, rules
+from vlaad_ray.annotate.audit import Finding
+from vlaad_ray.annotate.prompts import Answer
+from vlaad_ray.annotate.provenance import existing, origin
+from vlaad_ray.annotate.questions import Work
+from vlaad_ray.annotate.windows import Window
+from vlaad_ray.configs import AnnotateConfig, UserError
+from vlaad_ray.directions import Subtask
+from vlaad_ray.types import Annotation
+
+NO_PICTURE = "no readable picture"
+CONTRADICTED = "contradicted by the robot's motion"
+REJECTED = "rejected by a person"
+CONTENT = ("every", "moving", "frame", "picture_pixels", "max_tokens", "temperature", "on_contradiction")
+"""Settings of the VLM that change labels; the others say where and how fast they are made."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One episode's annotation is written; this is left to report."""
+
+    record: dict[str, Any]
+    audit: list[dict[str, Any]]
+    """Rows of store.AUDIT_SCHEMA."""
+    flagged: Counter[str]
+    """Windows by what was wrong with their answer."""
+
+
+@dataclass
+class Draft:
+    """The words of an episode's T frames while answers are merged into the rules' annotation."""
+
+    directions: list[str]
+    clauses: list[str]
+    """What a VLM says is going on; empty: the rules' words."""
+    dropped: list[bool]
+    flags: list[list[str]]
+    sources: list[str]
+
+    def take(self, window: Window, answer: Answer, source: str) -> None:
+        for t in range(window.first, window.last):
+            self.sources[t] = source
+            if answer.direction is not None:
+                self.directions[t] = answer.direction
+            if answer.description is not None:
+                self.clauses[t] = answer.description
+
+    def flag(self, window: Window, reason: str, drop: bool = False) -> None:
+        for t in range(window.first, window.last):
+            self.flags[t].append(reason)
+            self.dropped[t] |= drop
+
+
+def finish(
+    work: Work, config: AnnotateConfig, revision: str, lost: Mapping[str, str], decisions: Mapping[str, str]
+) -> Finished:
+    """Audit one episode's answers and write its annotation.
+
+    lost: requests that never got an answer, and why. decisions: request -> "accepted" or "rejected", by a person.
+    """
+    episode = store.read_episode(work.path, images=False)
+    ruled = rules.by_rules(episode, config.phases)
+    subtasks = directions.subtasks_by_frame(rules.nine_phases(episode), episode.instruction)
+    steps, policy = range(len(episode)), config.vlm.on_contradiction
+    draft = Draft(
+        directions=list(ruled.directions),
+        clauses=["" for _ in steps],
+        dropped=[False for _ in steps],
+        flags=[[] for _ in steps],
+        sources=list(ruled.sources),
+    )
+    audited: list[dict[str, Any]] = []
+    flagged: Counter[str] = Counter()
+    for request, window in work.questions.items():
+        stored = work.answers.get(request)
+        if stored is None or stored["problem"] is not None:
+            why = stored["problem"] if stored else lost[request] if window.frames else NO_PICTURE
+            draft.flag(window, why)
+            flagged[why] += 1
+            continue
+        answer = prompts.parse(stored["text"], None, window.kind, config.vlm.frame)
+        finding = audit.judge(window, answer, episode.proprio, subtasks, episode.instruction)
+        decision = decisions.get(request)
+        objection = _objection(finding, decision)
+        if not objection or policy == "keep":
+            draft.take(window, answer, revision)
+        if objection:
+            draft.flag(window, objection, drop=policy == "drop")
+            flagged[objection] += 1
+        audited.append(_audit_row(request, work, window, answer, finding, decision))
+    annotation = _annotation(ruled, draft, subtasks)
+    made_by = {
+        **origin(config),
+        "model": revision,
+        "prompts": prompts.prompt_hash(),
+        "vlm": {name: getattr(config.vlm, name) for name in CONTENT},
+        "content_hash": store.read_metadata(work.path)["content_hash"],
+    }
+    before = existing(config.out, annotation.episode, made_by)
+    skipped = before is not None and before.descriptions == annotation.descriptions and before.flags == annotation.flags
+    if not skipped:
+        store.write_annotation(config.out, annotation, made_by)
+    record = {"skipped": skipped, **records.count(episode, annotation, config.phases)}
+    return Finished(record, audited, flagged)
+
+
+def read_decisions(path: Path | None) -> dict[str, str]:
+    """What a person decided on the contact sheet: request -> "accepted" or "rejected"."""
+    if path is None:
+        return {}
+    found = store.read_json(path)
+    if not isinstance(found, dict) or not set(found.values()) <= {"accepted", "rejected"}:
+        raise UserError(f"--decisions: {path} is no export of a contact sheet ({{request: accepted | rejected}})")
+    return found
+
+
+def _objection(finding: Finding, decision: str | None) -> str:
+    if decision is not None:
+        return REJECTED if decision == "rejected" else ""
+    return CONTRADICTED if finding.verdict == "contradict" else ""
+
+
+def _annotation(ruled: Annotation, draft: Draft, subtasks: Sequence[Subtask]) -> Annotation:
+    """The phase anchors every sentence, whoever wrote the rest."""
+    descriptions = []
+    for phase, direction, clause, dropped, subtask in zip(
+        ruled.phases, draft.directions, draft.clauses, draft.dropped, subtasks, strict=True
+    ):
+        said = f"{phase}: {clause}, {direction}" if clause else directions.describe(phase, direction, subtask)
+        descriptions.append("" if dropped else said)
+    return replace(
+        ruled,
+        directions=tuple(draft.directions),
+        descriptions=tuple(descriptions),
+        sources=tuple(draft.sources),
+        flags=tuple("; ".join(dict.fromkeys(flags)) for flags in draft.flags),
+    )
+
+
+def _audit_row(
+    request: str, work: Work, window: Window, answer: Answer, finding: Finding, decision: str | None
+) -> dict[str, Any]:
+    return {
+        **vars(window),
+        "frames": list(window.frames),
+        "request": request,
+        "episode": work.episode,
+        "suite": work.suite,
+        "task": work.task,
+        **vars(answer),
+        "truth": directions.words(finding.moved),
+        "moved": [*finding.moved.xyz, finding.moved.yaw, finding.moved.width],
+        "verdict": finding.verdict,
+        "parts": finding.parts,
+        "reason": finding.reason,
+        "decision": decision,
+    }

@@ -1,0 +1,125 @@
+"""Which questions an annotation needs: planned over all episodes in parallel, with what was answered before."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.data
+from PIL import Image
+
+from vlaad_ray import cli, phases, store
+from vlaad_ray.annotate import engines, prompts, rules, windows
+from vlaad_ray.annotate.windows import Window
+from vlaad_ray.configs import AnnotateConfig, UserError, VlmConfig
+from vlaad_ray.types import CAMERAS
+
+
+@dataclass
+class Work:
+    """One episode's questions, and how far they are."""
+
+    path: Path
+    episode: str
+    suite: str
+    task: int
+    instruction: str
+    frames: int
+    corrupt: int
+    """Number of pictures, of any camera, that do not decode."""
+    questions: dict[str, Window]
+    """Request -> what to ask. Windows without any picture are in there, too."""
+    answers: dict[str, dict[str, Any]]
+    """Request -> row of store.ANSWER_SCHEMA. Those to questions that other settings asked are kept, too."""
+
+    def open(self, max_retries: int) -> list[str]:
+        """Requests that still want an answer."""
+        return [
+            request
+            for request, window in self.questions.items()
+            if window.frames and not settled(self.answers.get(request), max_retries)
+        ]
+
+
+def plan(paths: Sequence[Path], config: AnnotateConfig, revision: str) -> tuple[list[Work], list[str]]:
+    """The work on every episode, in order, and what was wrong with files that cannot be read."""
+    plan_one = functools.partial(plan_file, config=config, revision=revision)
+    rows = ray.data.from_items([{"path": str(path)} for path in paths]).map(plan_one).iter_rows()
+    records = []
+    with cli.progress("planning questions", len(paths)) as advance:
+        for row in rows:
+            records.append(json.loads(row["work"]))
+            advance("")
+    works = [_read_work(record) for record in records if "error" not in record]
+    return works, [record["error"] for record in records if "error" in record]
+
+
+def plan_file(row: dict[str, Any], config: AnnotateConfig, revision: str) -> dict[str, Any]:
+    """One episode file -> {"work": JSON} with what to ask of it, or the error that the file is to blame for."""
+    path = Path(row["path"])
+    try:
+        episode = store.read_episode(path, images=False)
+        content = store.read_metadata(path)["content_hash"]
+        pictures = {camera: store.read_pictures(path, camera) for camera in CAMERAS}
+    except UserError as error:
+        return {"work": json.dumps({"error": str(error)})}
+    corrupt = {camera: [step for step, data in pictures[camera].items() if not _decodes(data)] for camera in CAMERAS}
+    readable = sorted(set(pictures[engines.CAMERA]) - set(corrupt[engines.CAMERA]))
+    nine = rules.nine_phases(episode)
+    labels = phases.relabel(nine, episode.proprio, config.phases)
+    planned = windows.plan(labels, nine, episode.proprio, readable, config.vlm.every, config.vlm.moving)
+    questions = {request_key(content, window, revision, config.vlm): vars(window) for window in planned}
+    record = {
+        "path": str(path),
+        "episode": episode.key.name,
+        "suite": episode.key.suite,
+        "task": episode.key.task,
+        "instruction": episode.instruction,
+        "frames": len(episode),
+        "corrupt": sum(map(len, corrupt.values())),
+        "questions": questions,
+        "answers": known_answers(config.out, episode.key.name),
+    }
+    return {"work": json.dumps(record)}
+
+
+def request_key(content_hash: str, window: Window, revision: str, vlm: VlmConfig) -> str:
+    """16 hex digits over all that determines an answer."""
+    sampling = {"max_tokens": vlm.max_tokens, "temperature": vlm.temperature, "pixels": vlm.picture_pixels}
+    what = [content_hash, vars(window), revision, prompts.prompt_hash(), vlm.frame, sampling]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def known_answers(out: Path, episode: str) -> dict[str, dict[str, Any]]:
+    """Answers from earlier runs, those to other questions too. A file that cannot be read is made anew."""
+    try:
+        return {row["request"]: row for row in store.read_answers(out, episode)}
+    except UserError:
+        return {}
+
+
+def _read_work(record: dict[str, Any]) -> Work:
+    questions = {
+        request: Window(**{**window, "frames": tuple(window["frames"])})
+        for request, window in record["questions"].items()
+    }
+    return Work(**{**record, "path": Path(record["path"]), "questions": questions})
+
+
+def _decodes(data: bytes) -> bool:
+    try:
+        Image.open(io.BytesIO(data)).load()
+    except (OSError, SyntaxError, ValueError):  # what PIL raises for data that is no picture, or half of one
+        return False
+    return True
+
+
+def settled(answer: Mapping[str, Any] | None, max_retries: int) -> bool:
+    """Whether an answer is good, or has been tried for often enough."""
+    return answer is not None and (answer["problem"] is None or answer["attempts"] > max_retries)

@@ -1,0 +1,102 @@
+"""Annotation by a VLM: rules say when and what phase, the VLM says what is seen and which way, the audit checks it.
+
+What was answered once is never asked again: answers lie beside the annotations, under a key of all that determines
+them (episode content, window, model revision, prompts, sampling). Annotations and audit are made from the answers, so
+another policy for contradictions costs no call.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vlaad_ray import cli, store
+from vlaad_ray.annotate import asking, audit, engines, merge, prompts, questions
+from vlaad_ray.annotate.asking import Spent
+from vlaad_ray.configs import AnnotateConfig
+
+SUITE_FRAMES, PAPER_USD = 81_000, 7.0
+"""What annotating a suite took in the paper (VLA-AD, arXiv 2605.16241), through an API."""
+
+
+def annotate_by_vlm(paths: Sequence[Path], config: AnnotateConfig) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Annotate the episodes of `paths`; returns a record for each (records.count) and the summary of the VLM's part.
+
+    Raises UserError when a server does not answer or a model is missing. The summary has a "failure" when not one of
+    all answers was usable.
+    """
+    began = time.monotonic()
+    vlm = config.vlm
+    engine = engines.resolve(vlm)
+    if vlm.server:
+        engines.check_server(vlm, engine.model)
+    revision = engines.model_revision(engine.model, vlm)
+    decisions = merge.read_decisions(vlm.decisions)
+    works, errors = questions.plan(paths, config, revision)
+    planned = time.monotonic()
+    spent = asking.ask_all(works, config, engine)
+    asked = time.monotonic()
+
+    counted: list[dict[str, Any]] = [{"error": error} for error in errors]
+    audited: list[dict[str, Any]] = []
+    flagged: Counter[str] = Counter()
+    with cli.progress("auditing", len(works)) as advance:
+        for work in works:
+            finished = merge.finish(work, config, revision, spent.lost, decisions)
+            counted.append(finished.record)
+            audited += finished.audit
+            flagged.update(finished.flagged)
+            advance("")
+    store.write_audit(config.out, audited)
+    seconds = {"plan": planned - began, "ask": asked - planned, "audit": time.monotonic() - asked}
+    summary = {
+        "model": revision,
+        "prompts": prompts.prompt_hash(),
+        "engine": {"server": vlm.server} if vlm.server else {**vars(engine), "environment": dict(engine.environment)},
+        "questions": sum(len(work.questions) for work in works),
+        "vlm_calls": spent.calls,
+        "valid": len(audited),
+        "flagged": dict(flagged.most_common()),
+        "faults": {
+            "corrupt_images": sum(work.corrupt for work in works),
+            "asked_again": spent.asked_again,
+            "engine_failures": spent.engine_failures,
+        },
+        "audit": {**audit.summarise(audited), "stability": audit.stability(audited)},
+        "tokens": {"prompt": spent.prompt_tokens, "generated": spent.generated_tokens},
+        "seconds_by_stage": {stage: round(value, 2) for stage, value in seconds.items()},
+        **cost(sum(work.frames for work in works), spent, seconds["ask"], engine, bool(vlm.server)),
+    }
+    asked_for = sum(bool(window.frames) for work in works for window in work.questions.values())
+    if asked_for and not audited:
+        common = ", ".join(f"{count} x {reason}" for reason, count in flagged.most_common(3))
+        summary["failure"] = (
+            f"not one of {asked_for} answers of {revision} was usable ({common}); all frames in {config.out} keep "
+            "their rule labels; check the model, or raise --max-tokens"
+        )
+    return counted, summary
+
+
+def cost(frames: int, spent: Spent, seconds: float, engine: engines.Engine, remote: bool) -> dict[str, Any]:
+    """What asking took, and what a whole suite would take at the same rate; both null when nothing was asked.
+
+    GPU-seconds count every reserved GPU from the start of the engine on; a server's are not known here.
+    """
+    if not spent.calls:
+        return {"frames_per_second": None, "gpu_seconds": 0.0, "forecast": None}
+    gpu_seconds = None if remote else seconds * engine.gpus * engine.replicas * engine.tensor_parallel
+    scale = SUITE_FRAMES / frames
+    return {
+        "frames_per_second": round(frames / seconds, 2),
+        "gpu_seconds": gpu_seconds if gpu_seconds is None else round(gpu_seconds, 1),
+        "forecast": {
+            "frames": SUITE_FRAMES,
+            "vlm_calls": round(spent.calls * scale),
+            "hours": round(seconds * scale / 3600, 2),
+            "gpu_hours": None if gpu_seconds is None else round(gpu_seconds * scale / 3600, 2),
+            "paper_usd": PAPER_USD,
+        },
+    }
