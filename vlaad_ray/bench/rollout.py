@@ -1,4 +1,4 @@
-"""Benchmarks, each against its baseline in the same run, in alternating blocks: a drifting machine cancels out."""
+"""Simulator speed against LIBERO's own loop, in alternating blocks of one run: a drifting machine cancels out."""
 
 from __future__ import annotations
 
