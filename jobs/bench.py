@@ -1,14 +1,28 @@
 """Benchmarks against a baseline in the same run.
 
-python jobs/bench.py rollout --out DIR      control steps per second against LIBERO's own loop
+python jobs/bench.py rollout --out DIR                  control steps per second against LIBERO's own loop
+python jobs/bench.py annotate --data DIR --out DIR      answers per second through Ray Data against vLLM alone
+python jobs/bench.py audit --data DIR --out DIR         what the audit sees of a server that lies at known rates
 """
+
+import importlib
+from collections.abc import Callable
+from typing import Any
 
 import tyro
 
-from vlaad_ray.bench import rollout
 from vlaad_ray.cli import run_stage
-from vlaad_ray.configs import BenchRolloutConfig
+from vlaad_ray.configs import BenchAnnotateConfig, BenchAuditConfig, BenchRolloutConfig
+
+CONFIGS: dict[str, Callable[..., Any]] = {
+    "rollout": BenchRolloutConfig,
+    "annotate": BenchAnnotateConfig,
+    "audit": BenchAuditConfig,
+}
 
 if __name__ == "__main__":
-    config = tyro.extras.subcommand_cli_from_dict({"rollout": BenchRolloutConfig})
-    run_stage(config, rollout.bench_rollout, rollout.show)
+    config = tyro.extras.subcommand_cli_from_dict(CONFIGS)
+    (name,) = (name for name, kind in CONFIGS.items() if type(config) is kind)
+    # Imported only now: each needs packages that the others can do without.
+    bench = importlib.import_module(f"vlaad_ray.bench.{name}")
+    run_stage(config, getattr(bench, f"bench_{name}"), bench.show)

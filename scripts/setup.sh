@@ -59,6 +59,17 @@ if ! "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --
     grep -v '^ \|^Collecting\|^WARNING: Location' "$venv/install.log" | tail -n 20 >&2
     fail "pip could not install the packages; its last lines are above"
 fi
+case ",$extras," in
+*,annotate-cpu,*)
+    # vLLM may bring builds of these for CUDA, which fail to import beside a CPU build of torch. Qwen2.5-VL's processor
+    # needs torchvision's Python part alone, and this version imports without its compiled part.
+    if ! "$venv/bin/python" -c 'import torchvision' 2>/dev/null; then
+        say "Replacing a torchvision that does not fit this torch"
+        "$venv/bin/python" -m pip uninstall --yes --quiet torchaudio torchcodec
+        "$venv/bin/python" -m pip install --disable-pip-version-check --quiet --no-deps torchvision==0.16.2 </dev/null
+    fi
+    ;;
+esac
 say "Packages are in place after $((SECONDS - start)) s"
 
 case ",$extras," in *,sim,*) ;; *) exit 0 ;; esac

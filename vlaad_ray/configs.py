@@ -322,6 +322,36 @@ class BenchRolloutConfig:
     """Blocks of each contestant, in turn; medians are reported."""
 
 
+@dataclass(frozen=True)
+class BenchAnnotateConfig:
+    """Answers a second through Ray Data against vLLM alone, and questions a thousand frames."""
+
+    data: Path
+    """Dataset directory with real episodes."""
+    out: Path = Path("runs/bench/annotate")
+    """Where summary.json goes."""
+    questions: int = 400
+    """At most this many, the same for both."""
+    repeats: int = 2
+    """Measurements of each, in turn; medians are reported."""
+    vlm: Flat[VlmConfig] = VlmConfig()
+    """Without --model a Qwen2.5-VL with random weights is made."""
+
+
+@dataclass(frozen=True)
+class BenchAuditConfig:
+    """What the audit of a VLM's answers sees when the answers are true but for a known share of lies."""
+
+    data: Path
+    """Dataset directory with real episodes."""
+    out: Path = Path("runs/bench/audit")
+    """Where summary.json and the annotations of each run go."""
+    rates: tuple[float, ...] = (0, 5, 15, 40)
+    """Lies in per cent of the answers, one run each."""
+    seed: int = 0
+    """Which answers are lies."""
+
+
 def config_hash(**settings: object) -> str:
     """8 hex digits over settings that determine content. Values must be JSON-able or dataclasses."""
     text = json.dumps(settings, sort_keys=True, default=dataclasses.asdict)

@@ -25,17 +25,21 @@ import ray.data
 from PIL import Image
 
 from vlaad_ray import store
-from vlaad_ray.annotate import prompts
+from vlaad_ray.annotate import prompts, windows
 from vlaad_ray.annotate.windows import Window
 from vlaad_ray.configs import UserError, VlmConfig
 
 CAMERA = "agentview"
-PICTURES_A_PROMPT = 5
 SERVER_RETRIES, SERVER_BACK_OFF_S = 3, 1.0
 """Of one request that a server refuses as overloaded or drops; waits double."""
 BATCHES_AN_ACTOR = 4
 """Ray Data's default for asynchronous functions."""
 SERVER_TIMEOUT_S = 300
+QUIET = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+    "PYTHONWARNINGS": "ignore",
+}
 CACHED_EPISODES = 4
 
 
@@ -187,23 +191,11 @@ def _vllm_processor(config: VlmConfig, engine: Engine, temperature: float, max_t
         concurrency=(engine.replicas, engine.replicas),
         # One bad question must not stop the others; it comes back with its error instead.
         should_continue_on_error=True,
-        runtime_env={"env_vars": {"VLLM_NO_USAGE_STATS": "1", **dict(engine.environment)}},
+        runtime_env={"env_vars": {**QUIET, **dict(engine.environment)}},
         accelerator_type=None,
         log_engine_metrics=False,
         placement_group_config={"bundle_per_worker": {"CPU": 1, "GPU": engine.gpus}},
-        engine_kwargs={
-            **({"revision": config.revision} if config.revision else {}),
-            "dtype": engine.dtype,
-            "tensor_parallel_size": engine.tensor_parallel,
-            "max_model_len": engine.max_model_len,
-            "max_num_seqs": engine.max_num_seqs,
-            "enforce_eager": engine.eager,
-            **({"gpu_memory_utilization": engine.gpu_memory} if engine.gpus else {}),
-            "seed": 0,
-            "limit_mm_per_prompt": {"image": PICTURES_A_PROMPT, "video": 0},
-            # xgrammar lets control characters through in patterns; blanks would eat up the tokens of a weak model.
-            "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
-        },
+        engine_kwargs={**({"revision": config.revision} if config.revision else {}), **engine_kwargs(engine)},
         prepare_multimodal_stage={
             **light,
             "model_config_kwargs": {"dtype": engine.dtype, "max_model_len": engine.max_model_len},
@@ -236,6 +228,22 @@ def _vllm_processor(config: VlmConfig, engine: Engine, temperature: float, max_t
         postprocess_map_kwargs={"num_cpus": 0.1},
     )
     return lambda questions: processor(questions).map(_only_answer, num_cpus=0.1)
+
+
+def engine_kwargs(engine: Engine) -> dict[str, Any]:
+    """What vLLM's own constructor takes."""
+    return {
+        "dtype": engine.dtype,
+        "tensor_parallel_size": engine.tensor_parallel,
+        "max_model_len": engine.max_model_len,
+        "max_num_seqs": engine.max_num_seqs,
+        "enforce_eager": engine.eager,
+        **({"gpu_memory_utilization": engine.gpu_memory} if engine.gpus else {}),
+        "seed": 0,
+        "limit_mm_per_prompt": {"image": windows.KEY_FRAMES, "video": 0},
+        # xgrammar lets control characters through in patterns; blanks would eat up the tokens of a weak model.
+        "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
+    }
 
 
 def _only_answer(row: dict[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,9 @@ def annotate(config: AnnotateConfig) -> dict[str, Any]:
     paths = store.list_episodes(config.data)
     provenance.write_run_record(config.out, config)
     cluster.connect()
-    ray.data.DataContext.get_current().enable_progress_bars = False  # ours instead of one an operator
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # ours instead of one an operator
+    context.issue_detectors_config.detectors = []  # pages of advice on how much memory vLLM takes
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     if config.annotator == "rules":
         summary = records.summarise(annotate_by_rules(paths, config), config)

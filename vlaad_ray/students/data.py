@@ -215,7 +215,8 @@ def _provenance(
     if annotations:
         record["annotations"] = annotations.name
         origins = [store.annotation_provenance(path) for path in labels.values()]
-        record["annotators"] = sorted({str(origin["annotator"]) for origin in origins})
+        # A VLM goes by its model and revision.
+        record["annotators"] = sorted({str(origin.get("model") or origin["annotator"]) for origin in origins})
         record["taxonomies"] = sorted({int(origin["taxonomy"]) for origin in origins})
     return record
 
