@@ -1,4 +1,4 @@
-"""Annotation by a VLM, for real: vLLM's engine on CPU through Ray Data, vLLM's own server, and a server that misbehaves.
+"""Annotation by a VLM, for real: vLLM on CPU through Ray Data, vLLM's own server, and a server that misbehaves.
 
 The checkpoint has random weights in Qwen2.5-VL's true architecture and format; the episodes are real.
 """
