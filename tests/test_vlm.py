@@ -72,8 +72,8 @@ def frames_of(data):
 
 def engine_workers():
     """The processes in which Ray runs vLLM's engine."""
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if "vLLMEngineStage" in child.name() + " ".join(child.cmdline())]
+    alive = psutil.process_iter(["cmdline"])  # None for what is ending just now
+    return [process for process in alive if "vLLMEngineStage" in " ".join(process.info["cmdline"] or ())]
 
 
 def kill_the_engine_once(out, killed):
