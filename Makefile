@@ -11,7 +11,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint-fix bench clean
+.PHONY: help install demo test test-slow check lint-fix bench clean
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ demo: $(READY) ## Teacher to student on real LIBERO: runs/demo/report.html
 
 test: $(READY) ## All tests, on real LIBERO and real Ray
 	$(RUN) -m pytest -q
+
+test-slow: $(READY) ## The tests that `make test` leaves out: annotation as a submitted job
+	$(RUN) -m pytest -q -m slow
 
 check: $(READY) ## Lint, format, types and import contract
 	$(VENV)/bin/ruff check .

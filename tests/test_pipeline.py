@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from vlaad_ray import store
+from vlaad_ray.annotate.random_checkpoint import write_checkpoint
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -103,3 +104,21 @@ def test_a_submitted_job_collects_like_a_local_one(head, tmp_path):
     )
     assert failing.returncode != 0
     assert "error: unknown suite 'no_such_suite'" in failing.stdout + failing.stderr
+
+
+@pytest.mark.slow
+def test_a_submitted_job_annotates_with_the_real_engine(head, tmp_path):
+    """The engine's own runtime environment and that of the job must go together; and it must find its model."""
+    address, settings = head
+    model = write_checkpoint(tmp_path / "tiny-qwen2.5-vl")
+    submit = [str(BIN / "ray"), "job", "submit", "--address", address, "--working-dir", str(ROOT), "--", sys.executable]
+    collect = ["jobs/collect.py", "--out", str(tmp_path / "data"), "--tasks", "0", "--init-states", "0-3"]
+    done = submit_when_ready([*submit, *collect, "--image-every", "10", "--image-size", "48"], settings)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    annotate = ["jobs/annotate.py", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    annotate += ["--annotator", "vlm", "--model", str(model), "--max-model-len", "2048", "--picture-pixels", "56"]
+    done = submit_when_ready([*submit, *annotate], settings)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    summary = store.read_json(tmp_path / "out" / "summary.json")
+    assert summary["episodes"]["annotated"] == 4
+    assert summary["valid"] > 0.9 * summary["questions"]
