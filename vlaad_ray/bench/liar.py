@@ -76,16 +76,25 @@ def tell(truth: Truth, lie: Lie | None, frame: Frame, random: np.random.Generato
         if lie:
             verbs = tuple(verb for verb in prompts.vocabulary() if verb not in verbs)
         return {"description": f"{verbs[random.integers(len(verbs))]} {truth.subtask.thing}"}
-    direction = directions.words(truth.moved)
+    direction = true_direction(truth.moved, random)
     if lie == "opposite":
         direction = opposite(direction, random)
     elif lie == "wrong axis":
         axis = int(random.choice(np.flatnonzero(_sideways(truth.moved))))
         direction = f"moving {AXES[axis][random.integers(2)]}"
-    element = truth.subtask.thing
+    element = random.choice([truth.subtask.thing, truth.subtask.thing.split()[-1]])
     if lie == "wrong element":
         element = OTHER_THINGS[random.integers(len(OTHER_THINGS))]
-    return {"element": element, "direction": prompts.from_base(direction, frame)}
+    return {"element": str(element), "direction": prompts.from_base(direction, frame)}
+
+
+def true_direction(moved: Displacement, random: np.random.Generator) -> str:
+    """One of the true ways to say it: of two axes that are about as large, people name either or both."""
+    words = directions.words(moved)
+    first, conjunction, second = words.removeprefix("moving ").partition(" and ")
+    if not words.startswith("moving") or not conjunction:
+        return words
+    return str(random.choice([words, f"moving {first}", f"moving {second}", f"moving {second} and {first}"]))
 
 
 def opposite(direction: str, random: np.random.Generator) -> str:
