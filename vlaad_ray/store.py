@@ -6,6 +6,7 @@ A dataset directory holds one Parquet file an episode, one row a control step (d
     DIR/outcomes/<episode name>.json         one small record for every episode that ended, kept or not
     DIR/annotations/<episode name>.parquet   labels, in an annotation directory, a row a frame again
     DIR/answers/<episode name>.parquet       beside them, what a VLM answered, a row a question
+    DIR/audit.parquet, DIR/accepted.parquet  every usable answer, audited; those that a person accepted
 
 Files are written under a temporary name and renamed, so a reader never sees half a file; whatever a killed writer
 leaves behind starts with a dot and is ignored. All facts about a whole episode lie in the Parquet footer as JSON.
@@ -82,20 +83,33 @@ AUDIT_SCHEMA = pa.schema(
         ("episode", pa.string()),
         ("suite", pa.string()),
         ("task", pa.int32()),
+        ("instruction", pa.string()),
         ("kind", pa.string()),
         ("first", pa.int32()),
         ("last", pa.int32()),
         ("phase", pa.string()),
         ("frames", pa.list_(pa.int32())),
+        ("prompt", pa.string()),
         ("description", pa.string()),
         ("element", pa.string()),
         ("direction", pa.string()),
         ("truth", pa.string()),
+        ("direction_seen", pa.string()),
+        ("truth_seen", pa.string()),
         ("moved", pa.list_(pa.float64(), 5)),
         ("verdict", pa.string()),
         ("parts", pa.map_(pa.string(), pa.string())),
         ("reason", pa.string()),
         ("decision", pa.string()),
+    ]
+)
+ACCEPTED_SCHEMA = pa.schema(
+    [
+        AUDIT_SCHEMA.field(name)
+        for name in (
+            *("request", "episode", "suite", "task", "instruction", "kind", "first", "last", "phase", "frames"),
+            *("description", "element", "direction"),
+        )
     ]
 )
 
@@ -352,6 +366,19 @@ def read_audit(root: Path) -> list[dict[str, Any]]:
     _footer(path, "audit")
     rows = _read_table(path, AUDIT_SCHEMA.names).to_pylist()
     return [{**row, "parts": dict(row["parts"])} for row in rows]
+
+
+def write_accepted(root: Path, audited: Sequence[Mapping[str, Any]]) -> Path:
+    """The answers that a person accepted, out of rows of AUDIT_SCHEMA: labels to measure other labels by."""
+    rows = [row for row in audited if row["decision"] == "accepted"]
+    footer = {"kind": "accepted", "schema_version": SCHEMA_VERSION, "steps": len(rows)}
+    return _write_table(root / "accepted.parquet", pa.Table.from_pylist(rows, schema=ACCEPTED_SCHEMA), footer)
+
+
+def read_accepted(root: Path) -> list[dict[str, Any]]:
+    path = root / "accepted.parquet"
+    _footer(path, "accepted")
+    return _read_table(path, ACCEPTED_SCHEMA.names).to_pylist()
 
 
 # ----------------------------------------------------------------------------------------------------------- Parquet

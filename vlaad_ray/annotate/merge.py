@@ -11,7 +11,7 @@ from typing import Any
 from vlaad_ray import directions, store
 from vlaad_ray.annotate import audit, prompts, records, rules
 from vlaad_ray.annotate.audit import Finding
-from vlaad_ray.annotate.prompts import Answer
+from vlaad_ray.annotate.prompts import Answer, Frame
 from vlaad_ray.annotate.provenance import existing, origin
 from vlaad_ray.annotate.questions import Work
 from vlaad_ray.annotate.windows import Window
@@ -98,7 +98,8 @@ def finish(
         if objection:
             draft.flag(window, objection, drop=policy == "drop")
             flagged[objection] += 1
-        audited.append(_audit_row(request, work, window, answer, finding, decision))
+        told = _told(window, work.instruction, config.vlm.frame)
+        audited.append(_audit_row(request, work, window, told, answer, finding, decision))
     annotation = _annotation(ruled, draft, subtasks)
     made_by = {
         **origin(config),
@@ -125,6 +126,12 @@ def read_decisions(path: Path | None) -> dict[str, str]:
     return found
 
 
+def count_decisions(decisions: Mapping[str, str], audited: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How many took effect. Unknown: of requests that are not there any more, as after a change of model or prompts."""
+    taken = Counter(row["decision"] for row in audited if row["decision"])
+    return {"accepted": taken["accepted"], "rejected": taken["rejected"], "unknown": len(decisions) - taken.total()}
+
+
 def _objection(finding: Finding, decision: str | None) -> str:
     if decision is not None:
         return REJECTED if decision == "rejected" else ""
@@ -148,9 +155,17 @@ def _annotation(ruled: Annotation, draft: Draft, subtasks: Sequence[Subtask]) ->
     )
 
 
+def _told(window: Window, instruction: str, frame: Frame) -> str:
+    """The prompt as text for a person; a line stands where each picture went."""
+    pictures = [f"[picture of step {step}]" for step in window.frames]
+    parts = [part for message in prompts.messages(window, instruction, pictures, frame) for part in message["content"]]
+    return "\n\n".join(part["text"] if part["type"] == "text" else part["image_url"]["url"] for part in parts)
+
+
 def _audit_row(
-    request: str, work: Work, window: Window, answer: Answer, finding: Finding, decision: str | None
+    request: str, work: Work, window: Window, told: str, answer: Answer, finding: Finding, decision: str | None
 ) -> dict[str, Any]:
+    truth = directions.words(finding.moved)
     return {
         **vars(window),
         "frames": list(window.frames),
@@ -158,8 +173,12 @@ def _audit_row(
         "episode": work.episode,
         "suite": work.suite,
         "task": work.task,
+        "instruction": work.instruction,
+        "prompt": told,
         **vars(answer),
-        "truth": directions.words(finding.moved),
+        "truth": truth,
+        "direction_seen": None if answer.direction is None else prompts.from_base(answer.direction, "viewer"),
+        "truth_seen": prompts.from_base(truth, "viewer"),
         "moved": [*finding.moved.xyz, finding.moved.yaw, finding.moved.width],
         "verdict": finding.verdict,
         "parts": finding.parts,

@@ -51,6 +51,8 @@ def annotate_by_vlm(paths: Sequence[Path], config: AnnotateConfig) -> tuple[list
             flagged.update(finished.flagged)
             advance("")
     store.write_audit(config.out, audited)
+    if vlm.decisions:
+        store.write_accepted(config.out, audited)
     seconds = {"plan": planned - began, "ask": asked - planned, "audit": time.monotonic() - asked}
     summary = {
         "model": revision,
@@ -65,6 +67,7 @@ def annotate_by_vlm(paths: Sequence[Path], config: AnnotateConfig) -> tuple[list
             "asked_again": spent.asked_again,
             "engine_failures": spent.engine_failures,
         },
+        "decisions": merge.count_decisions(decisions, audited),
         "audit": {**audit.summarise(audited), "stability": audit.stability(audited)},
         "tokens": {"prompt": spent.prompt_tokens, "generated": spent.generated_tokens},
         "seconds_by_stage": {stage: round(value, 2) for stage, value in seconds.items()},
