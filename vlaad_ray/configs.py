@@ -193,6 +193,9 @@ class VlmConfig:
     keep: the VLM's words stay. Frames are flagged each time."""
     decisions: Path | None = None
     """JSON exported from the contact sheet: a person's accepted and rejected answers, which overrule the audit."""
+    sheet: int = 40
+    """Answers on the contact sheet: this many of the worst contradictions, and as many drawn at random from all.
+    0: no sheet."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One self-contained HTML page for a pipeline run: no server, no other files, light and dark.
+"""Self-contained HTML pages, light and dark: the report of a pipeline run, and the contact sheet of a VLM's answers.
 
 `write_report(RUN)` writes RUN/report.html from what the stages left there (docs/store.md); so does
 `python -m vlaad_ray.report RUN`. A stage that has not run is shown as such; a corrupt file is an error that names it.
@@ -11,8 +11,9 @@ from pathlib import Path
 from vlaad_ray import store
 from vlaad_ray.configs import UserError
 from vlaad_ray.report import evaluation, learning, page, timeline
+from vlaad_ray.report.contact_sheet import write_contact_sheet
 
-__all__ = ["write_report"]
+__all__ = ["write_contact_sheet", "write_report"]
 
 
 def write_report(run: Path) -> Path:
@@ -31,6 +32,7 @@ def write_report(run: Path) -> Path:
             learning.seconds(run),
             timeline.timeline(run),
             learning.phases(run),
+            learning.vlm(run),
             learning.training(run),
             learning.provenance(run),
         ],

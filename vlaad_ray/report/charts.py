@@ -83,6 +83,20 @@ def line(x1: float, y1: float, x2: float, y2: float, css: str = "grid") -> str:
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{css}"/>'
 
 
+def arrow(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
+    """A line with a head at (x2, y2); where there is no length to speak of, a dot."""
+    length = math.hypot(x2 - x1, y2 - y1)
+    if length < 2:
+        return f'<circle cx="{x2:.1f}" cy="{y2:.1f}" r="3" class="{css}"/>'
+    along, head = ((x2 - x1) / length, (y2 - y1) / length), min(8.0, length)
+    left, right = (
+        f"{x2 - head * (along[0] + side * along[1]):.1f},{y2 - head * (along[1] - side * along[0]):.1f}"
+        for side in (0.45, -0.45)
+    )
+    head_shape = f'<polygon points="{x2:.1f},{y2:.1f} {left} {right}" class="{css}"/>'
+    return line(x1, y1, x2 - head * along[0] / 2, y2 - head * along[1] / 2, css) + head_shape
+
+
 def legend(entries: Mapping[str, str]) -> str:
     """Label -> colour, as a line of text with swatches."""
     items = (f'<span><i style="background:{colour}"></i>{escape(label)}</span>' for label, colour in entries.items())

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from vlaad_ray.report import charts, page
+from vlaad_ray.report import audit, charts, page
 from vlaad_ray.report.charts import PHASE_COLOURS, SERIES_COLOURS, Series
 from vlaad_ray.report.records import EVALUATIONS, metrics, summary
 
@@ -63,6 +63,19 @@ def phases(run: Path) -> str:
             "columns: the annotation, in per cent of the row.</p>"
         ) + _confusion(agreement["confusion"])
     return page.section(title, source, body)
+
+
+def vlm(run: Path) -> str:
+    """What the audit says of a VLM's answers; nothing where the rules annotated alone."""
+    folder = run / "annotations"
+    found = summary(folder / "summary.json", "annotator")
+    if found is None or found["annotator"] == "rules":
+        return ""
+    source = "`annotations/summary.json`, written by `jobs/annotate.py --annotator vlm`. " + audit.SOURCE
+    body = audit.figures(audit.read(folder))
+    if (folder / "contact_sheet.html").exists():
+        body += '<p><a href="annotations/contact_sheet.html">Contact sheet: answers with their pictures</a></p>'
+    return page.section("The VLM's answers, audited", source, body)
 
 
 def _confusion(confusion: Mapping[str, Mapping[str, int]]) -> str:

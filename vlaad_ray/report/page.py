@@ -58,13 +58,15 @@ figure { margin: 0; } video { width: 100%; background: #000; border-radius: 3px;
 """
 
 
-def document(title: str, sections: Iterable[str]) -> str:
+def document(title: str, sections: Iterable[str], css: str = "", script: str = "") -> str:
+    """css: rules beside those of every page. script: JavaScript, run when the page is there."""
+    code = f"<script>{script}</script>" if script else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{CSS}</style></head>\n<body>\n"
+        f"<title>{escape(title)}</title><style>{CSS}{css}</style></head>\n<body>\n"
         + "\n".join(sections)
-        + "\n</body></html>\n"
+        + f"\n{code}</body></html>\n"
     )
 
 

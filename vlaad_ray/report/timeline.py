@@ -60,7 +60,7 @@ def drawing(episode: Episode, annotation: Annotation | None) -> str:
         top += (RIGHT - LEFT) / FILM_FRAMES + 6
     bands = {"teacher": episode.phases} if any(episode.phases) else {}
     if annotation is not None:
-        bands[annotation.sources[0]] = annotation.phases
+        bands["rules"] = annotation.phases  # whoever wrote the words
     for name, labels in bands.items():
         frame = Frame(LEFT, RIGHT, top, top + BAND_HEIGHT, x_range, (0.0, 1.0))
         parts.append(charts.text(LEFT - 6, top + BAND_HEIGHT / 2 + 4, name, "end"))
