@@ -165,7 +165,7 @@ def parse_config(raw: Mapping[str, Any], path: Path) -> OpenVlaConfig:
     sizes = raw.get("image_sizes", [])
     if len(set(sizes)) != 1:
         raise UserError(f"{path}: image_sizes {sizes} is not supported; both towers must see one size")
-    overrides: list[dict[str, int]] = raw.get(TOWER_OVERRIDES, [{}, {}])
+    overrides: list[dict[str, Any]] = raw.get(TOWER_OVERRIDES, [{}, {}])
     dinov2, siglip = (replace(tower, **own) for tower, own in zip(TOWERS.values(), overrides, strict=True))
     return OpenVlaConfig(
         towers=(dinov2, siglip),
