@@ -355,6 +355,22 @@ class BenchAuditConfig:
     """Which answers are lies."""
 
 
+@dataclass(frozen=True)
+class BenchOpenVlaConfig:
+    """OpenVLA's latency, throughput and memory, with random weights in its true shape, batched against one by one."""
+
+    out: Path = Path("runs/bench/openvla")
+    """Where summary.json goes."""
+    size: Literal["full", "tiny"] = "full"
+    """full: OpenVLA-7B. tiny: shows on any machine that the path works, not how fast."""
+    batches: tuple[int, ...] = (1, 8, 32)
+    """Environments that ask at once."""
+    device: str = "cuda"
+    dtype: Literal["bf16", "fp32"] = "bf16"
+    repeats: int = 20
+    """Timed calls of each batch size; medians are reported."""
+
+
 def config_hash(**settings: object) -> str:
     """8 hex digits over settings that determine content. Values must be JSON-able or dataclasses."""
     text = json.dumps(settings, sort_keys=True, default=dataclasses.asdict)

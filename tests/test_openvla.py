@@ -1,0 +1,523 @@
+"""OpenVLA: the checkpoint's true layout, preprocessing and action decoding against values worked out apart from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from vlaad_ray.configs import UserError
+from vlaad_ray.teachers.openvla import preprocess, random_checkpoint
+from vlaad_ray.teachers.openvla.actions import ActionStatistics, tokens_to_actions
+from vlaad_ray.teachers.openvla.checkpoint import parse_config
+from vlaad_ray.teachers.openvla.model import OpenVlaModel
+from vlaad_ray.teachers.openvla.policy import OpenVla, load_openvla
+from vlaad_ray.teachers.openvla.vision import Tower, TowerConfig
+from vlaad_ray.types import Observation
+
+CPU = torch.device("cpu")
+INSTRUCTIONS = (
+    "pick up the milk and place it in the basket",
+    "Open the middle drawer of the cabinet",
+    "push the plate",
+    "turn on the stove",
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny random weights in fp32, in three files."""
+    directory = tmp_path_factory.mktemp("openvla")
+    random_checkpoint.write_random_checkpoint(directory, "tiny", torch.float32, shard_bytes=8_500_000)
+    assert len(list(directory.glob("model-*.safetensors"))) == 3
+    return directory
+
+
+@pytest.fixture
+def broken(checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy to be damaged."""
+    return Path(shutil.copytree(checkpoint, tmp_path / "broken"))
+
+
+def load(directory: Path, suite: str = "libero_goal", key: str | None = None, dtype: str = "fp32") -> OpenVla:
+    return load_openvla(directory, suite, key, "cpu", "bf16" if dtype == "bf16" else "fp32")
+
+
+def observation(number: int) -> Observation:
+    """Bars of a colour and phase of their own, so that no two images resemble each other."""
+    random = np.random.default_rng(number)
+    bars = np.sin(np.arange(256)[:, None, None] * (0.05 + 0.1 * number) + np.arange(3) * number) * 100 + 128
+    image = np.broadcast_to(bars, (256, 256, 3)) + random.uniform(-20, 20, (256, 256, 3))
+    return Observation(
+        INSTRUCTIONS[number], np.zeros(8, np.float32), {"agentview": image.clip(0, 255).astype(np.uint8)}
+    )
+
+
+def inputs(policy: OpenVla, observations: list[Observation]) -> tuple[torch.Tensor, list[list[int]]]:
+    images = [preprocess.prepare_image(each.images["agentview"], 224, CPU) for each in observations]
+    pixels = preprocess.normalise(torch.stack(images), policy._normalisation).to(policy._dtype)
+    return pixels, [policy._encode(each.instruction) for each in observations]
+
+
+# --- the network -----------------------------------------------------------------------------------------------------
+
+
+def published_tensors() -> dict[str, tuple[int, ...]]:
+    """Names and shapes in openvla/openvla-7b, from the two timm architectures, the authors' modeling_prismatic.py and
+    Llama 2. Sums are checked against the published ones by the test below.
+    """
+    tensors: dict[str, tuple[int, ...]] = {}
+
+    def linear(name: str, outputs: int, inputs: int, bias: bool = True) -> None:
+        tensors[f"{name}.weight"] = (outputs, inputs)
+        if bias:
+            tensors[f"{name}.bias"] = (outputs,)
+
+    def norm(name: str, width: int) -> None:
+        tensors[f"{name}.weight"] = tensors[f"{name}.bias"] = (width,)
+
+    def tower(name: str, width: int, depth: int, mlp: int, layer_scale: bool) -> None:
+        tensors[f"{name}.pos_embed"] = (1, 16 * 16, width)
+        tensors[f"{name}.patch_embed.proj.weight"] = (width, 3, 14, 14)
+        tensors[f"{name}.patch_embed.proj.bias"] = (width,)
+        norm(f"{name}.norm", width)
+        for block in (f"{name}.blocks.{number}" for number in range(depth)):
+            norm(f"{block}.norm1", width)
+            norm(f"{block}.norm2", width)
+            linear(f"{block}.attn.qkv", 3 * width, width)
+            linear(f"{block}.attn.proj", width, width)
+            linear(f"{block}.mlp.fc1", mlp, width)
+            linear(f"{block}.mlp.fc2", width, mlp)
+            if layer_scale:
+                tensors[f"{block}.ls1.scale_factor"] = tensors[f"{block}.ls2.scale_factor"] = (width,)
+
+    dinov2, siglip = "vision_backbone.featurizer", "vision_backbone.fused_featurizer"
+    tower(dinov2, 1024, 24, 4096, layer_scale=True)
+    tensors[f"{dinov2}.cls_token"] = (1, 1, 1024)
+    tensors[f"{dinov2}.reg_token"] = (1, 4, 1024)
+    tower(siglip, 1152, 27, 4304, layer_scale=False)
+    tensors[f"{siglip}.attn_pool.latent"] = (1, 1, 1152)
+    norm(f"{siglip}.attn_pool.norm", 1152)
+    for name, outputs, width in (
+        ("q", 1152, 1152),
+        ("kv", 2304, 1152),
+        ("proj", 1152, 1152),
+        ("mlp.fc1", 4304, 1152),
+        ("mlp.fc2", 1152, 4304),
+    ):
+        linear(f"{siglip}.attn_pool.{name}", outputs, width)
+
+    linear("projector.fc1", 4 * 2176, 2176)
+    linear("projector.fc2", 4096, 4 * 2176)
+    linear("projector.fc3", 4096, 4096)
+
+    llama = "language_model.model"
+    tensors[f"{llama}.embed_tokens.weight"] = tensors["language_model.lm_head.weight"] = (32064, 4096)
+    tensors[f"{llama}.norm.weight"] = (4096,)
+    for layer in (f"{llama}.layers.{number}" for number in range(32)):
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            linear(f"{layer}.self_attn.{name}", 4096, 4096, bias=False)
+        linear(f"{layer}.mlp.gate_proj", 11008, 4096, bias=False)
+        linear(f"{layer}.mlp.up_proj", 11008, 4096, bias=False)
+        linear(f"{layer}.mlp.down_proj", 4096, 11008, bias=False)
+        tensors[f"{layer}.input_layernorm.weight"] = tensors[f"{layer}.post_attention_layernorm.weight"] = (4096,)
+    return tensors
+
+
+def test_full_size_tree_is_openvla_7bs() -> None:
+    """982 tensors and 7,541,237,184 parameters: what the model hub counts in openvla/openvla-7b's safetensors."""
+    model = OpenVlaModel.on_meta(parse_config(random_checkpoint.config_json("full"), Path("config.json")))
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert own == published_tensors()
+    assert len(own) == 982
+    assert sum(map(math.prod, own.values())) == 7_541_237_184
+    by_part = {part: sum(name.startswith(part) for name in own) for part in ("vision", "projector", "language_model")}
+    assert by_part == {"vision": 685, "projector": 6, "language_model": 291}
+
+
+@pytest.mark.parametrize(
+    ("config", "first_channel", "last_patch"),
+    [
+        (
+            TowerConfig(16, 3, 2, 32, registers=2, class_token=True, layer_scale=True),
+            [-1.23944, 1.50719, -1.93491, 0.26346],
+            [-1.80592, 1.65018, -1.28193],
+        ),
+        (
+            TowerConfig(16, 3, 2, 32, attention_pool=True),
+            [1.87372, 4.28425, 0.7669, 3.29704],
+            [-6.11938, -4.19462, -6.62772],
+        ),
+    ],
+    ids=["dinov2", "siglip"],
+)
+def test_vision_towers_compute_what_timm_does(
+    config: TowerConfig, first_channel: list[float], last_patch: list[float]
+) -> None:
+    """The numbers are timm 1.0.31's: VisionTransformer(img_size=28, patch_size=14, embed_dim=16, depth=3, num_heads=2,
+    mlp_ratio=2, …).get_intermediate_layers(image, n={1}), with the weights and the image that are made here.
+    """
+    tower = Tower(config, image_size=28)
+    weights = {}
+    for number, (name, tensor) in enumerate(sorted(tower.state_dict().items())):
+        wave = 0.3 * torch.sin(0.37 * torch.arange(tensor.numel(), dtype=torch.float64) + number)
+        weights[name] = wave.reshape(tensor.shape).float()
+    tower.load_state_dict(weights)
+    image = torch.cos(0.11 * torch.arange(3 * 28 * 28, dtype=torch.float64)).reshape(1, 3, 28, 28).float()
+    features = tower(image).detach().numpy()
+    assert features.shape == (1, 4, 16)
+    np.testing.assert_allclose(features[0, :, 0], first_channel, atol=2e-5)  # five decimals are written down
+    np.testing.assert_allclose(features[0, 3, -3:], last_patch, atol=2e-5)
+
+
+def test_batched_equals_one_by_one_in_fp32(checkpoint: Path) -> None:
+    """Prompts of four lengths: wrong padding, mask or positions would show in the logits of the shorter ones."""
+    policy = load(checkpoint)
+    observations = [observation(number) for number in range(4)]
+    pixels, prompts = inputs(policy, observations)
+    assert len({len(prompt) for prompt in prompts}) == 4
+    tokens, logits = policy._model.decode(pixels, prompts, 7)
+    for row in range(4):
+        alone_tokens, alone_logits = policy._model.decode(pixels[row : row + 1], prompts[row : row + 1], 7)
+        assert alone_tokens[0].tolist() == tokens[row].tolist()
+        torch.testing.assert_close(alone_logits[0], logits[row], atol=1e-5, rtol=1e-5)
+    together = policy.infer_batch(observations)
+    for chunk, each in zip(together, observations, strict=True):
+        np.testing.assert_array_equal(chunk.actions, policy.infer(each).actions)
+
+
+def test_each_row_answers_its_own_image(checkpoint: Path) -> None:
+    """Images handed to the wrong environments would leave the shapes, and with one prompt the tokens, looking right."""
+    policy = load(checkpoint)
+    pixels, prompts = inputs(policy, [observation(number) for number in range(4)])
+    _, logits = policy._model.decode(pixels, [prompts[0]] * 4, 7)
+    _, turned = policy._model.decode(pixels.flip(0), [prompts[0]] * 4, 7)
+    torch.testing.assert_close(turned.flip(0), logits, atol=1e-5, rtol=1e-5)
+    assert min(float((logits[a] - logits[b]).abs().max()) for a in range(4) for b in range(a)) > 1e-3
+
+
+def test_batched_equals_one_by_one_in_bf16(checkpoint: Path) -> None:
+    """bf16 keeps 8 bits and products of other shapes may round otherwise: logits agree within 2^-7 of the largest, one
+    unit in its last place, and a token may only differ where the two best are that close.
+    """
+    policy = load(checkpoint, dtype="bf16")
+    pixels, prompts = inputs(policy, [observation(number) for number in range(4)])
+    tokens, logits = policy._model.decode(pixels, prompts, 7)
+    tolerance = float(logits.abs().max()) / 128
+    for row in range(4):
+        alone_tokens, alone_logits = policy._model.decode(pixels[row : row + 1], prompts[row : row + 1], 7)
+        for step in range(7):
+            best = logits[row, step].float().topk(2).values
+            if alone_tokens[0, step] != tokens[row, step]:
+                assert best[0] - best[1] <= tolerance
+                break  # what follows another token is another sentence
+            torch.testing.assert_close(alone_logits[0, step], logits[row, step], atol=tolerance, rtol=0)
+
+
+def test_cached_decoding_equals_a_full_pass_over_the_sequence(checkpoint: Path) -> None:
+    """A wrong position or mask after the prompt would show from the second token on. The reference has neither cache
+    nor padding: one causal pass over prompt, patches and the tokens chosen.
+    """
+    policy = load(checkpoint)
+    model = policy._model
+    pixels, prompts = inputs(policy, [observation(number) for number in range(4)])
+    tokens, logits = model.decode(pixels, prompts, 7)
+    words = model.language_model.get_input_embeddings()
+    shortest = min(range(4), key=lambda row: len(prompts[row]))
+    text = words(torch.tensor(prompts[shortest] + tokens[shortest].tolist()[:-1]))
+    sequence = torch.cat([text[:1], model.embed(pixels)[shortest], text[1:]])[None]
+    reference = model.language_model(inputs_embeds=sequence, use_cache=False).logits[0, -7:]
+    torch.testing.assert_close(logits[shortest], reference, atol=1e-5, rtol=1e-5)
+
+
+# --- preprocessing ---------------------------------------------------------------------------------------------------
+
+
+def test_an_upright_image_is_mirrored() -> None:
+    """LIBERO's raw image is upside down; the authors rotate it by 180 degrees. Ours is upright already."""
+    raw = np.zeros((256, 256, 3), np.uint8)
+    raw[:128, :128] = 255  # a corner of the raw image
+    rotated = np.rot90(raw, 2)
+    upright = raw[::-1]
+    prepared = preprocess.prepare_image(upright, 224, CPU).numpy()
+    assert prepared[200, 200].tolist() == rotated[230, 230].tolist() == [255, 255, 255]
+    assert prepared[20, 20].max() == prepared[20, 200].max() == prepared[200, 20].max() == 0
+
+
+def lanczos3(x: float) -> float:
+    """sinc(x) sinc(x/3), as in Duchon 1979."""
+    if x == 0:
+        return 1.0
+    return 3 * math.sin(math.pi * x) * math.sin(math.pi * x / 3) / (math.pi * x) ** 2 if abs(x) < 3 else 0.0
+
+
+def test_resize_is_lanczos3_with_antialiasing() -> None:
+    """Pillow's resize of that name rounds between its passes; cubic, or not antialiased, is off by tens of levels."""
+    image = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    resized = preprocess.resize_lanczos3(torch.from_numpy(image), 224).numpy()
+    scale = 256 / 224
+    for row, column in ((0, 0), (0, 223), (1, 100), (57, 3), (112, 112), (223, 223)):
+        weights = [
+            np.array([lanczos3((source + 0.5 - (target + 0.5) * scale) / scale) for source in range(256)])
+            for target in (row, column)
+        ]
+        rows, columns = (weight / weight.sum() for weight in weights)
+        exact = np.einsum("h,w,hwc->c", rows, columns, image.astype(np.float64)).clip(0, 255)
+        # Half a level from rounding; the rest is float32.
+        np.testing.assert_allclose(resized[row, column], exact, atol=0.5 + 1e-3)
+
+
+def test_centre_crop_box() -> None:
+    """sqrt(0.9) of each side, worked out by hand: pixel i of the result lies at 5.721746 + 0.948683 i of the source."""
+    ramp = np.tile(np.arange(224, dtype=np.uint8)[None, :, None], (224, 1, 3))
+    cropped = preprocess.centre_crop(torch.from_numpy(ramp)).numpy()
+    for i, at in ((0, 5.721746), (100, 100.590076), (223, 217.278254)):
+        assert cropped[50, i].tolist() == [math.floor(at / 255 * 255.5)] * 3
+    np.testing.assert_array_equal(
+        cropped, np.swapaxes(preprocess.centre_crop(torch.from_numpy(ramp.swapaxes(0, 1))), 0, 1)
+    )
+
+
+def pattern() -> np.ndarray:
+    """[256, 256, 3] a picture in integers, so that other programs can make it too."""
+    rows, columns, channels = np.mgrid[:256, :256, :3]
+    return ((rows * columns // 64 + 40 * channels + 2 * np.abs(rows - columns)) % 256).astype(np.uint8)
+
+
+def test_jpeg_round_trip_is_tensorflows_to_the_bit() -> None:
+    """The hash is of what TensorFlow 2.21's decode_image(encode_jpeg(pattern())) gives."""
+    decoded = preprocess.jpeg_round_trip(pattern())
+    assert (
+        hashlib.sha256(decoded.tobytes()).hexdigest()
+        == "b6e8b770bacb3a2d8201001c51b445516662312d944c04310ba79f82c9634a7d"
+    )
+
+
+def test_prepared_image_is_tensorflows() -> None:
+    """The numbers are pixels [5::70, 9::70] that TensorFlow 2.21 gave for the authors' sequence on pattern()."""
+    expected = [
+        [[11, 50, 91], [171, 215, 44], [87, 126, 167], [211, 49, 93]],
+        [[168, 205, 248], [136, 175, 216], [135, 174, 215], [135, 175, 212]],
+        [[81, 120, 161], [123, 162, 203], [179, 218, 30], [14, 57, 98]],
+        [[224, 47, 86], [128, 168, 205], [45, 27, 67], [151, 197, 231]],
+    ]
+    prepared = preprocess.prepare_image(pattern()[:, ::-1], 224, CPU).numpy()
+    # One level: sums in another order may round the other way.
+    np.testing.assert_allclose(prepared[5::70, 9::70].astype(int), expected, atol=1)
+
+
+def test_channels_are_stacked_tower_by_tower() -> None:
+    """By hand: a pixel of 128, 64, 255, normalised with the published means and deviations."""
+    image = torch.tensor([128, 64, 255], dtype=torch.uint8).expand(1, 2, 2, 3)
+    means, stds = random_checkpoint.PREPROCESSOR_JSON["means"], random_checkpoint.PREPROCESSOR_JSON["stds"]
+    pixels = preprocess.normalise(image, preprocess.Normalisation(means, stds))
+    assert pixels.shape == (1, 6, 2, 2)
+    expected = [0.076957, -0.912647, 2.643478, 0.003922, -0.498039, 1.0]
+    np.testing.assert_allclose(pixels[0, :, 1, 1], expected, atol=2e-6)
+
+
+def test_prompt_tokens(checkpoint: Path) -> None:
+    """Begin token, lower-cased instruction, and the empty token after the colon that training had."""
+    policy = load(checkpoint)
+    assert preprocess.prompt("Open the Drawer") == "In: What action should the robot take to open the drawer?\nOut:"
+    ids = policy._encode("Open the Drawer")
+    colon = policy._tokenizer.token_to_id(":")
+    assert ids[0] == 1
+    assert ids[-2:] == [colon, 29871]
+    assert ids.count(1) == 1
+
+
+# --- actions ---------------------------------------------------------------------------------------------------------
+
+
+def test_tokens_to_actions_by_hand() -> None:
+    """31999 is the lowest bin, 31744 the highest, 31872 the middle (-1 + 127.5 * 2/255 = 0); others are clipped."""
+    statistics = ActionStatistics(
+        np.array([-0.5, -1, 0, -0.2, -0.1, -0.1, 0]),
+        np.array([0.5, 1, 0.4, 0.2, 0.1, 0.1, 1]),
+        np.array([True] * 6 + [False]),
+    )
+    tokens = np.array(
+        [
+            [31999, 31744, 31872, 31872, 32010, 5, 31999],
+            [31872, 31999, 31999, 31745, 31872, 31872, 31744],
+        ]
+    )
+    highest = 254 / 255  # the centre of the last bin
+    expected = [
+        [-0.5 * highest, highest, 0.2, 0, -0.1 * highest, 0.1 * highest, 1],  # gripper 0: closed, LIBERO's +1
+        [0, -highest, 0.2 - 0.2 * highest, 0.2 * highest, 0, 0, -1],
+    ]
+    actions = tokens_to_actions(tokens, 32000, 256, statistics)
+    np.testing.assert_allclose(actions, expected, atol=1e-6)
+    # Just below and above half-open: 31808 is bin 191 (0.5020), 31809 bin 190 (0.4941).
+    half = tokens_to_actions(np.array([[31872] * 6 + [31808], [31872] * 6 + [31809]]), 32000, 256, statistics)
+    assert half[:, 6].tolist() == [-1, 1]
+
+
+def test_the_suites_own_statistics_are_used(checkpoint: Path) -> None:
+    """An action un-normalised with another suite's statistics would be scaled wrongly, quietly."""
+    stored = json.loads((checkpoint / "dataset_statistics.json").read_text())
+    for suite in ("libero_goal", "libero_10"):
+        own = load(checkpoint, suite)._statistics
+        assert own.q99.tolist() == stored[f"{suite}_no_noops"]["action"]["q99"]
+    other = load(checkpoint, "libero_goal", "libero_10_no_noops")._statistics
+    assert other.q99.tolist() == stored["libero_10_no_noops"]["action"]["q99"]
+
+
+def test_dataset_statistics_replace_those_in_the_config(broken: Path) -> None:
+    """A fine-tune's config.json may still hold its base model's; without the file they are what counts."""
+    config = json.loads((broken / "config.json").read_text())
+    config["norm_stats"] = {"bridge_orig": {"action": {"q01": [-1.0] * 7, "q99": [1.0] * 7}}}
+    (broken / "config.json").write_text(json.dumps(config))
+    assert load(broken)._statistics.q99[0] != 1
+    (broken / "dataset_statistics.json").unlink()
+    statistics = load(broken, key="bridge_orig")._statistics
+    assert statistics.q99.tolist() == [1.0] * 7
+    assert statistics.mask.all()  # where none is given, every dimension was normalised
+
+
+# --- the directory ---------------------------------------------------------------------------------------------------
+
+
+def test_loaded_weights_are_the_stored_ones(checkpoint: Path) -> None:
+    """In the asked dtype, none left on the meta device, rotary frequencies in fp32 whatever the dtype."""
+    stored = {}
+    for path in checkpoint.glob("*.safetensors"):
+        stored |= load_file(path)
+    model = load(checkpoint, dtype="bf16")._model
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, stored[name].bfloat16(), atol=0, rtol=0)
+    frequencies = model.language_model.model.rotary_emb.inv_freq
+    np.testing.assert_allclose(frequencies, 10_000 ** -(np.arange(16) / 16), rtol=1e-6)
+
+
+def edit_weights(directory: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    """Rewrite a checkpoint as one model.safetensors, changed."""
+    tensors: dict[str, torch.Tensor] = {}
+    for path in directory.glob("model-*.safetensors"):
+        tensors |= load_file(path)
+        path.unlink()
+    (directory / "model.safetensors.index.json").unlink()
+    change(tensors)
+    save_file(tensors, directory / "model.safetensors")
+
+
+def test_a_single_weight_file_will_do(broken: Path, checkpoint: Path) -> None:
+    edit_weights(broken, lambda tensors: None)
+    each = observation(0)
+    np.testing.assert_array_equal(load(broken).infer(each).actions, load(checkpoint).infer(each).actions)
+
+
+def drop(name: str) -> Callable[[Path], None]:
+    return lambda directory: (directory / name).unlink()
+
+
+def rewrite(name: str, **changes: object) -> Callable[[Path], None]:
+    def apply(directory: Path) -> None:
+        path = directory / name
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return apply
+
+
+def pickled_only(directory: Path) -> None:
+    for path in directory.glob("model*"):
+        path.unlink()
+    (directory / "pytorch_model-00001-of-00003.bin").write_bytes(b"")
+
+
+def wrong_tensors(directory: Path) -> None:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors["projector.fc3.bias"]
+        tensors["projector.fc4.bias"] = torch.zeros(1)
+        tensors["projector.fc1.bias"] = torch.zeros(3)
+
+    edit_weights(directory, change)
+
+
+def cut_short(directory: Path) -> None:
+    path = directory / "model-00002.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (wrong_tensors, "1 missing, projector.fc3.bias"),
+        (wrong_tensors, "1 unexpected, projector.fc4.bias"),
+        (wrong_tensors, r"1 of another shape, projector.fc1.bias \[3\] instead of \[448\]"),
+        (drop("model-00002.safetensors"), "1 of 3 weight files are missing, model-00002.safetensors"),
+        (cut_short, "a weight file is corrupt"),
+        (drop("model.safetensors.index.json"), "neither model.safetensors.index.json nor model.safetensors"),
+        (rewrite("model.safetensors.index.json", weight_map=3), "has no weight_map"),
+        (pickled_only, r"pickled weights \(pytorch_model-00001-of-00003.bin\).* save the model as safetensors"),
+        (drop("dataset_statistics.json"), "no action statistics: neither dataset_statistics.json nor norm_stats"),
+        (rewrite("dataset_statistics.json", libero_goal={}), "'libero_goal': no usable action statistics"),
+        (
+            rewrite("dataset_statistics.json", libero_goal={"action": {"q01": [0.0] * 6, "q99": [1.0] * 6}}),
+            "actions of 6, 6 and 6 numbers",
+        ),
+        (drop("tokenizer.json"), "tokenizer.json is missing"),
+        (lambda directory: (directory / "tokenizer.json").write_text("{}"), "is not a tokenizer"),
+        (drop("config.json"), "config.json is missing"),
+        (lambda directory: (directory / "config.json").write_text("{"), "config.json is not valid JSON"),
+        (rewrite("config.json", model_type="llava"), "model_type is 'llava', not 'openvla'"),
+        (rewrite("config.json", timm_model_ids=["vit"]), "vision towers .'vit'. is not supported"),
+        (rewrite("config.json", image_sizes=[224, 384]), "both towers must see one size"),
+        (drop("preprocessor_config.json"), "preprocessor_config.json is missing"),
+        (rewrite("preprocessor_config.json", means=[[0.5]]), "three numbers for each of two towers"),
+        (
+            lambda directory: (directory / "action_head--1.pt").touch(),
+            "OpenVLA-OFT checkpoint, which decodes otherwise",
+        ),
+    ],
+)
+def test_a_broken_checkpoint_is_named_in_one_line(broken: Path, damage: Callable[[Path], None], told: str) -> None:
+    damage(broken)
+    with pytest.raises(UserError, match=told) as caught:
+        load(broken)
+    assert "\n" not in str(caught.value)
+    assert str(broken) in str(caught.value)
+
+
+def test_a_lora_adapter_is_not_a_checkpoint(broken: Path) -> None:
+    for path in broken.glob("model*"):
+        path.unlink()
+    (broken / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="LoRA adapter only; merge it"):
+        load(broken)
+
+
+def test_unknown_unnorm_key_lists_the_choices(checkpoint: Path) -> None:
+    choices = "libero_10_no_noops, libero_goal_no_noops, libero_object_no_noops, libero_spatial_no_noops"
+    with pytest.raises(UserError, match=f"no un-norm key 'bridge_orig'; choose an un-norm key of: {choices}"):
+        load(checkpoint, key="bridge_orig")
+    with pytest.raises(UserError, match=f"no statistics for 'libero_90'; choose an un-norm key of: {choices}"):
+        load(checkpoint, "libero_90")
+    with pytest.raises(UserError, match="not a directory; pass the folder of an OpenVLA checkpoint"):
+        load(checkpoint / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        ({"wrist": np.zeros((256, 256, 3), np.uint8)}, r"'agentview' is missing.*\(got: wrist\)"),
+        (
+            {"agentview": np.zeros((128, 128, 3), np.uint8)},
+            r"expected \[256, 256, 3\] uint8, got \[128, 128, 3\] uint8",
+        ),
+    ],
+)
+def test_an_unsuitable_image_is_refused(checkpoint: Path, images: dict[str, np.ndarray], told: str) -> None:
+    """A teacher that sees blurred images would fail more often, and nobody would know why."""
+    with pytest.raises(ValueError, match=told):
+        load(checkpoint).infer(Observation("push", np.zeros(8, np.float32), images))
