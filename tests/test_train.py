@@ -126,7 +126,7 @@ def test_wrong_settings_are_said_in_one_line_before_ray_starts(dataset, tmp_path
 def test_a_killed_run_continues_where_its_last_checkpoint_was(ray_local, tmp_path):
     """The real thing: SIGKILL on the job's process, the same command again. (Equal weights: test_students.)"""
     small_dataset = synthetic.write_dataset(tmp_path, 8)
-    settings = config(small_dataset, tmp_path / "out", epochs=40)
+    settings = config(small_dataset, tmp_path / "out", epochs=12)
     command = [
         sys.executable,
         "jobs/train.py",
@@ -139,7 +139,7 @@ def test_a_killed_run_continues_where_its_last_checkpoint_was(ray_local, tmp_pat
         "--out",
         str(settings.out),
         "--epochs",
-        "40",
+        "12",
         "--batch-size",
         "32",
         "--chunk",
@@ -161,5 +161,5 @@ def test_a_killed_run_continues_where_its_last_checkpoint_was(ray_local, tmp_pat
 
     train(settings)
     after = [json.loads(line) for line in (settings.out / "metrics.jsonl").read_text().splitlines()]
-    assert [record["epoch"] for record in after] == list(range(1, 41))
+    assert [record["epoch"] for record in after] == list(range(1, 13))
     assert after[0] == before[0], "the first epoch was trained once"
