@@ -3,6 +3,7 @@
 python jobs/bench.py rollout --out DIR                  control steps per second against LIBERO's own loop
 python jobs/bench.py annotate --data DIR --out DIR      answers per second through Ray Data against vLLM alone
 python jobs/bench.py openvla --size full --out DIR      OpenVLA's latency and throughput, batched against one by one
+python jobs/bench.py teacher --out DIR                  batched teacher requests against the ideal, and plainer batching
 python jobs/bench.py audit --data DIR --out DIR         what the audit sees of a server that lies at known rates
 """
 
@@ -13,13 +14,20 @@ from typing import Any
 import tyro
 
 from vlaad_ray.cli import run_stage
-from vlaad_ray.configs import BenchAnnotateConfig, BenchAuditConfig, BenchOpenVlaConfig, BenchRolloutConfig
+from vlaad_ray.configs import (
+    BenchAnnotateConfig,
+    BenchAuditConfig,
+    BenchOpenVlaConfig,
+    BenchRolloutConfig,
+    BenchTeacherConfig,
+)
 
 CONFIGS: dict[str, Callable[..., Any]] = {
     "rollout": BenchRolloutConfig,
     "annotate": BenchAnnotateConfig,
     "audit": BenchAuditConfig,
     "openvla": BenchOpenVlaConfig,
+    "teacher": BenchTeacherConfig,
 }
 
 if __name__ == "__main__":

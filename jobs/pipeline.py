@@ -40,9 +40,12 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
         init_states=config.init_states,
         placements=config.placements,
         teacher=config.teacher,
+        execute=config.teacher_execute,
         seed=config.seed,
         image_every=config.image_every,
         noise=config.noise,
+        teacher_config=config.teacher_config,
+        serving=config.serving,
         env=config.env,
         fleet=config.fleet,
     )
@@ -72,7 +75,10 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
         tasks=config.tasks,
         init_states=config.eval_init_states,
         seed=config.seed,
+        execute=config.teacher_execute,
         videos=1,
+        teacher_config=config.teacher_config,
+        serving=config.serving,
         env=config.env,
         fleet=config.fleet,
     )

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
 import numpy as np
 
 from vlaad_ray.types import CAMERAS, ActionChunk, Episode, EpisodeKey, InitState, Observation
@@ -74,3 +81,37 @@ def episode(index: int = 0, steps: int = 6, image_every: int = 2, size: int = 16
         success_final=True,
         budget=280,
     )
+
+
+class Echo:
+    """Answers each observation with its own first number, so that a mixed-up answer shows; phase: size of its batch.
+
+    The first batch of all waits until the file `gate` exists; `hurt` happens once in a batch, before the file `scar`
+    exists.
+    """
+
+    needs_images = False
+
+    def __init__(self, gate: Path | None = None, scar: Path | None = None, hurt: Callable[[], object] | None = None):
+        self._gate, self._scar, self._hurt = gate, scar, hurt
+
+    def infer_batch(self, observations: Sequence[Observation]) -> list[ActionChunk]:
+        while self._gate is not None and not self._gate.exists():
+            time.sleep(0.01)
+        if self._scar is not None and self._hurt is not None and not self._scar.exists():
+            self._scar.touch()
+            self._hurt()
+        actions = [np.full((2, 7), observation.proprio[0], np.float32) for observation in observations]
+        return [ActionChunk(action, phase=str(len(observations))) for action in actions]
+
+
+def load_echo(device: str, **how: object) -> Echo:
+    return Echo(**how)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang() -> None:
+    threading.Event().wait()

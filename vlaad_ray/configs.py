@@ -84,6 +84,44 @@ class FleetConfig:
 
 
 @dataclass(frozen=True)
+class TeacherConfig:
+    """Where a teacher's weights are and how they are run. The scripted teacher needs none of this."""
+
+    checkpoint: Path | None = None
+    """openvla: directory with config.json, *.safetensors and dataset_statistics.json (readable on all nodes)."""
+    unnorm_key: str | None = None
+    """openvla: data set whose statistics un-normalise the actions; None: the suite's own."""
+    dtype: Literal["bf16", "fp32"] = "bf16"
+    """openvla: precision of weights and activations."""
+    url: str = "ws://127.0.0.1:8000"
+    """remote: address of a policy server that speaks openpi's protocol."""
+    label: str = ""
+    """remote: what to call the served policy in names of episodes; needed if the server does not tell."""
+    connect_timeout_s: float = 60.0
+    """remote: how long to keep trying to reach the server, at the start and after it went away."""
+    infer_timeout_s: float = 120.0
+    """remote: longest wait for one answer (a server's first one may compile for a minute)."""
+
+
+@dataclass(frozen=True)
+class ServingConfig:
+    """Replicas of a teacher that answers batches (openvla). Never changes what an episode contains, beyond rounding."""
+
+    replicas: int = 1
+    """Copies of the teacher; environments are dealt out among them."""
+    gpus_per_replica: float = 0.0
+    """GPUs, or the fraction of one, for each copy; 0: it computes on CPUs."""
+    cpus_per_replica: float = 1.0
+    """CPUs set aside for each copy: its threads, when it computes on CPUs."""
+    max_batch: int = 32
+    """Most observations in one batch: lower it when a copy runs out of memory."""
+    max_wait_ms: float = 250.0
+    """Longest that an idle copy holds requests back for a larger batch. It usually waits for much less."""
+    batch_timeout_s: float = 300.0
+    """A batch slower than this counts as hung: the copy is replaced and its requests are sent again."""
+
+
+@dataclass(frozen=True)
 class CollectConfig:
     """Roll out a teacher in LIBERO and keep the successful episodes.
 
@@ -101,7 +139,9 @@ class CollectConfig:
     placements: int = 0
     """Fresh random placements a task, beside the stored init states."""
     teacher: str = "scripted"
-    """Which teacher acts: one of vlaad_ray.teachers.TEACHERS."""
+    """Which teacher acts: scripted, openvla (--checkpoint) or remote (--url)."""
+    execute: int = 0
+    """Actions of a teacher's chunk executed before it is asked again; 0: as its authors do (openvla 1, remote 5)."""
     seed: int = 0
     """Seed of noise and placements."""
     image_every: int = 1
@@ -111,6 +151,8 @@ class CollectConfig:
     allow_eval_states: bool = False
     """Permit collecting from the init states kept for evaluation."""
     noise: NoiseConfig = NoiseConfig()
+    teacher_config: Flat[TeacherConfig] = TeacherConfig()
+    serving: Flat[ServingConfig] = ServingConfig()
     env: Flat[EnvConfig] = EnvConfig()
     fleet: Flat[FleetConfig] = FleetConfig()
 
@@ -123,7 +165,7 @@ class EvalConfig:
     """
 
     policy: str
-    """A teacher's name (scripted), or a checkpoint directory written by jobs/train.py."""
+    """A teacher's name (scripted, openvla, remote), or a checkpoint directory written by jobs/train.py."""
     out: Path
     """Where results go."""
     suite: str = "libero_object"
@@ -134,14 +176,17 @@ class EvalConfig:
     """Stored init states, one episode each."""
     seed: int = 0
     """Only names the run: stored init states and a greedy policy leave nothing to chance."""
-    execute: int = 2
-    """How many actions of a student's chunk are executed before it is asked again."""
+    execute: int = 0
+    """Actions of a chunk executed before the policy is asked again; 0: 2 of a student's (docs/experiments.md), as its
+    authors do for a teacher (openvla 1, remote 5)."""
     budget: int = 0
     """Steps until success must have been reached; 0: the field's own (280 object, 220 spatial, 300 goal, 520 10)."""
     videos: int = 2
     """Successes and failures, this many each, to record as MP4 afterwards."""
     compare_to: Path | None = None
     """Another evaluation's --out: paired comparison on the shared init states (exact McNemar test)."""
+    teacher_config: Flat[TeacherConfig] = TeacherConfig()
+    serving: Flat[ServingConfig] = ServingConfig()
     env: Flat[EnvConfig] = EnvConfig()
     fleet: Flat[FleetConfig] = FleetConfig()
 
@@ -287,6 +332,9 @@ class PipelineConfig:
     eval_init_states: str = "20-49"
     """Held-out init states for teacher and student."""
     teacher: str = "scripted"
+    """Which teacher acts: scripted, openvla (--checkpoint) or remote (--url)."""
+    teacher_execute: int = 0
+    """Actions of a teacher's chunk executed before it is asked again; 0: as its authors do (openvla 1, remote 5)."""
     seed: int = 0
     image_every: int = 2
     """Render every n-th control step in collection."""
@@ -305,6 +353,8 @@ class PipelineConfig:
     """How many of the student's K actions are executed before it is asked again."""
     noise: NoiseConfig = NoiseConfig(sigmas=(0.0, 0.1, 0.2, 0.3), burst_rate=0.02)
     """Noise on executed actions while collecting, so that the data covers recovery."""
+    teacher_config: Flat[TeacherConfig] = TeacherConfig()
+    serving: Flat[ServingConfig] = ServingConfig()
     env: Flat[EnvConfig] = EnvConfig()
     fleet: Flat[FleetConfig] = FleetConfig()
 
@@ -369,6 +419,47 @@ class BenchOpenVlaConfig:
     dtype: Literal["bf16", "fp32"] = "bf16"
     repeats: int = 20
     """Timed calls of each batch size; medians are reported."""
+
+
+@dataclass(frozen=True)
+class BenchTeacherConfig:
+    """Throughput of batched teacher requests, against the ideal and against plainer batching in the same run.
+
+    The teacher sleeps as long as a model would compute; clients sleep as long as a simulator would.
+    """
+
+    out: Path = Path("runs/bench/teacher")
+    """Where summary.json goes."""
+    environments: tuple[int, ...] = (2, 8, 32)
+    """Numbers of environments to measure."""
+    fixed_ms: float = 100.0
+    """What a batch costs whatever its size."""
+    item_ms: float = 8.0
+    """What each observation in it adds."""
+    think_ms: float = 20.0
+    """Mean time between an answer and the next request: a control step, with images drawn on a GPU."""
+    think_spread: float = 0.1
+    """Thinking times are uniform within this fraction of the mean."""
+    image_size: int = 256
+    """Two camera images of so many pixels go with each request, as to a real teacher."""
+    seconds: float = 12.0
+    """Measured time for each number of environments and each way of batching."""
+    max_batch: int = 32
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """Serve a trained student over openpi's websocket protocol. No Ray, no LIBERO."""
+
+    checkpoint: Path
+    """Checkpoint directory, as jobs/train.py wrote it."""
+    host: str = "127.0.0.1"
+    """Address to listen on. There is no authentication: keep it private."""
+    port: int = 8000
+    """0: any free one."""
+    device: str = "cpu"
+    """torch device."""
+    dtype: Literal["bf16", "fp32"] = "fp32"
 
 
 def config_hash(**settings: object) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,33 +15,35 @@ from vlaad_ray.configs import STEP_BUDGETS, EvalConfig, UserError, config_hash, 
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.envs import libero
 from vlaad_ray.episode import EpisodeSpec
-from vlaad_ray.fleet import MakePolicy, run_fleet
+from vlaad_ray.fleet import check_images, run_policy
 from vlaad_ray.provenance import software, write_run_record
 from vlaad_ray.statistics import format_success, gripper_flips, paired, success_summary
-from vlaad_ray.students.checkpoint import WEIGHTS, read_config
-from vlaad_ray.teachers import TEACHERS
-from vlaad_ray.types import CONTROL_HZ, Episode, EpisodeKey, InitState, Policy
+from vlaad_ray.students.checkpoint import checkpoint_name, read_config
+from vlaad_ray.teachers import TEACHERS, find_teacher
+from vlaad_ray.types import CONTROL_HZ, Episode, EpisodeKey, InitState, LocalPolicy, Policy, SharedPolicy, Trained
 
 CONTENT_VERSION = 2
 """Raise it when the same checkpoint and settings would act otherwise, so that old outcomes are not taken for new."""
 FLIP_WINDOW = 240
 """Gripper flips are reported per 240 control steps (12 s), as the paper does."""
+STUDENT_EXECUTES = 2
+"""Actions of a student's chunk that are executed by default."""
 VIDEO_EVERY = 2
 """Control steps between two frames of a video."""
 
 
 def evaluate(config: EvalConfig) -> dict[str, Any]:
     """Complete the evaluation that `config` describes; return (and write) its summary."""
-    policy_name, make_policy, training = resolve_policy(config.policy, config.execute)
-    specs = plan_episodes(config, policy_name)
+    policy, training = resolve_policy(config)
+    specs = plan_episodes(config, policy)
     baseline = read_results(config.compare_to) if config.compare_to else None
-    warnings = check_training(config, specs, training)
+    warnings = check_training(specs, training) + check_images(policy, config.env)
     for warning in warnings:
         cli.console.print(f"[yellow]warning:[/] {warning}")
     write_run_record(config.out, config)
     done = store.read_outcomes(config.out)
     todo = [spec for spec in specs if spec.key.name not in done]
-    with cli.progress(f"evaluate {policy_name}", len(specs)) as advance:
+    with cli.progress(f"evaluate {policy.name}", len(specs)) as advance:
         for _ in range(len(specs) - len(todo)):
             advance("already there")
         successes = {"n": 0, "k": 0}
@@ -53,7 +54,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
             advance(f"success {successes['k']}/{successes['n']}")
 
         finish = functools.partial(store_outcome, config.out)
-        report = run_fleet(todo, config.env, make_policy, finish, config.fleet, on_outcome)
+        report = run_policy(todo, config.env, policy, finish, config.fleet, config.serving, on_outcome)
     if report.lost:
         raise UserError(
             f"{len(report.lost)} of {len(specs)} episodes lost their simulator {config.fleet.max_retries + 1} times "
@@ -62,12 +63,12 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     outcomes = store.read_outcomes(config.out)
     results = {spec.key.name: outcomes[spec.key.name] for spec in specs}
     summary = {
-        "policy": policy_name,
-        "checkpoint": None if config.policy in TEACHERS else str(config.policy),
+        "policy": policy.name,
+        "checkpoint": None if config.policy in TEACHERS else config.policy,
         "suite": config.suite,
         "init_states": config.init_states,
         "seed": config.seed,
-        "execute": None if config.policy in TEACHERS else config.execute,
+        "execute": policy.settings.get("execute"),
         "budget": config.budget or STEP_BUDGETS[config.suite],
         "render": config.env.render,
         **summarise(list(results.values())),
@@ -81,29 +82,33 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         summary["paired"] = compare(results.values(), baseline)
         summary["paired"]["baseline"] = str(config.compare_to)
     summary["episodes"] = list(results)
-    summary["videos"] = record_videos(config, specs, results, make_policy)
+    summary["videos"] = record_videos(config, specs, results, policy)
     store.write_json(config.out / "summary.json", summary)
     return summary
 
 
-def resolve_policy(policy: str, execute: int) -> tuple[str, MakePolicy, dict[str, Any]]:
-    """A teacher's name or a checkpoint directory -> (name for episodes, its constructor, training record)."""
-    if policy in TEACHERS:
-        return policy, TEACHERS[policy], {}
-    directory = Path(policy)
+def resolve_policy(config: EvalConfig) -> tuple[LocalPolicy | SharedPolicy, dict[str, Any]]:
+    """A teacher's name or a checkpoint directory -> (the policy, its training record)."""
+    if config.policy in TEACHERS:
+        return find_teacher(config.policy, config.teacher_config, config.suite, config.execute), {}
+    directory = Path(config.policy)
     if not directory.is_dir():
-        raise UserError(f"--policy: {policy!r} is neither a teacher ({', '.join(TEACHERS)}) nor a checkpoint directory")
+        names = ", ".join(TEACHERS)
+        raise UserError(f"--policy: {config.policy!r} is neither a teacher ({names}) nor a checkpoint directory")
     training = read_config(directory)["training"]
+    execute = config.execute or STUDENT_EXECUTES
     StudentPolicy.from_pretrained(directory, execute)  # a broken checkpoint fails here, not on every actor
-    digest = hashlib.sha256((directory / WEIGHTS).read_bytes()).hexdigest()[:8]
-    return f"student-{digest}", functools.partial(load_student, directory.resolve(), execute), training
+    make = functools.partial(load_student, directory.resolve(), execute)
+    return LocalPolicy(
+        checkpoint_name(directory), make, {"execute": execute}, Trained(training.get("render"))
+    ), training
 
 
 def load_student(directory: Path, execute: int, _: libero.LiberoEnv) -> Policy:
     return StudentPolicy.from_pretrained(directory, execute)
 
 
-def plan_episodes(config: EvalConfig, policy_name: str) -> list[EpisodeSpec]:
+def plan_episodes(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> list[EpisodeSpec]:
     """One episode for each task and init state."""
     libero.load_benchmark(config.suite)
     tasks, states = parse_range(config.tasks, "--tasks"), parse_range(config.init_states, "--init-states")
@@ -112,11 +117,11 @@ def plan_episodes(config: EvalConfig, policy_name: str) -> list[EpisodeSpec]:
     for task in tasks:
         libero.check_task(config.suite, task)
         libero.check_init_states(config.suite, task, states)
-    execute = None if config.policy in TEACHERS else config.execute
-    content = config_hash(version=CONTENT_VERSION, env=config.env, execute=execute, budget=config.budget)
+    settings = {"execute": None, **policy.settings}
+    content = config_hash(version=CONTENT_VERSION, env=config.env, budget=config.budget, **settings)
     return [
         EpisodeSpec(
-            key=EpisodeKey(config.suite, task, InitState("stored", state), policy_name, config.seed, content),
+            key=EpisodeKey(config.suite, task, InitState("stored", state), policy.name, config.seed, content),
             budget=config.budget or None,
         )
         for task in tasks
@@ -124,20 +129,16 @@ def plan_episodes(config: EvalConfig, policy_name: str) -> list[EpisodeSpec]:
     ]
 
 
-def check_training(config: EvalConfig, specs: Sequence[EpisodeSpec], training: Mapping[str, Any]) -> list[str]:
-    """What makes a student's evaluation suspect: states it was trained on, images drawn in another way."""
-    warnings = []
+def check_training(specs: Sequence[EpisodeSpec], training: Mapping[str, Any]) -> list[str]:
+    """What makes a student's evaluation suspect: starts that it was trained on."""
     seen = {
         (spec.key.suite, spec.key.task, spec.key.init.label)
         for spec in specs
         if spec.key.init.label in training.get("init_states", {}).get(spec.key.suite, {}).get(str(spec.key.task), ())
     }
-    if seen:
-        warnings.append(f"{len(seen)} of {len(specs)} episodes start from init states that the student was trained on")
-    render = training.get("render")
-    if render is not None and render != config.env.render:
-        warnings.append(f"the student was trained on {render!r} images and is evaluated on {config.env.render!r} ones")
-    return warnings
+    if not seen:
+        return []
+    return [f"{len(seen)} of {len(specs)} episodes start from init states that the student was trained on"]
 
 
 def store_outcome(out: Path, episode: Episode) -> dict[str, Any]:
@@ -203,7 +204,7 @@ def record_videos(
     config: EvalConfig,
     specs: Sequence[EpisodeSpec],
     results: Mapping[str, Mapping[str, Any]],
-    make_policy: MakePolicy,
+    policy: LocalPolicy | SharedPolicy,
 ) -> list[str]:
     """Run some successes and failures once more, with the cameras on (episodes repeat exactly); paths of the MP4s."""
     chosen: list[EpisodeSpec] = []
@@ -215,7 +216,7 @@ def record_videos(
     if todo:
         with cli.progress("videos", len(todo)) as advance:
             finish = functools.partial(store_video, config.out / "videos")
-            run_fleet(todo, config.env, make_policy, finish, config.fleet, lambda *_: advance(""))
+            run_policy(todo, config.env, policy, finish, config.fleet, config.serving, lambda *_: advance(""))
     return [str(path.relative_to(config.out)) for path in paths.values()]
 
 

@@ -1,6 +1,6 @@
 """Many episodes over Ray actors: each actor owns one simulator and one policy; the driver deals out episodes.
 
-The only module below the stages that knows Ray. Collection and evaluation differ in the policy they make and in what
+Collection and evaluation differ in the policy they make and in what
 they do with a finished episode; both are plain functions here.
 """
 
@@ -18,10 +18,11 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from vlaad_ray import cluster
 from vlaad_ray.cli import console
-from vlaad_ray.configs import EnvConfig, FleetConfig
+from vlaad_ray.configs import EnvConfig, FleetConfig, ServingConfig, UserError
 from vlaad_ray.envs.libero import LiberoEnv, SimulatorError
 from vlaad_ray.episode import EpisodeSpec, run_episode
-from vlaad_ray.types import Episode, Policy
+from vlaad_ray.serving import PolicyUnavailable, placed
+from vlaad_ray.types import Episode, LocalPolicy, Policy, SharedPolicy
 
 MakePolicy = Callable[[LiberoEnv], Policy]
 Finish = Callable[[Episode], dict[str, Any]]
@@ -75,6 +76,36 @@ class _Seat:
     since: float = 0.0
 
 
+def run_policy(
+    specs: Sequence[EpisodeSpec],
+    env_config: EnvConfig,
+    policy: LocalPolicy | SharedPolicy,
+    finish: Finish,
+    config: FleetConfig,
+    serving: ServingConfig,
+    on_outcome: Callable[[EpisodeSpec, dict[str, Any]], None],
+) -> FleetReport:
+    """`run_fleet` with the policy where it belongs: in every simulator's process, or in replicas for all of them."""
+    if not specs:
+        return FleetReport({}, retried=0, lost=(), steps=0, seconds=0.0)
+    taken = serving.replicas * serving.cpus_per_replica if isinstance(policy, SharedPolicy) else 0.0
+    with placed(policy, serving) as make_policy:
+        return run_fleet(specs, env_config, make_policy, finish, config, on_outcome, taken)
+
+
+def check_images(policy: LocalPolicy | SharedPolicy, env: EnvConfig) -> list[str]:
+    """Warnings about images unlike those that the policy learnt from; UserError for another size."""
+    trained = policy.trained
+    if trained.image_size and trained.image_size != env.image_size:
+        raise UserError(
+            f"{policy.name} learnt from images of {trained.image_size} pixels, not {env.image_size}: "
+            f"add --image-size {trained.image_size}"
+        )
+    if trained.render is not None and trained.render != env.render:
+        return [f"{policy.name} learnt from {trained.render!r} images and gets {env.render!r} ones (--render)"]
+    return []
+
+
 def run_fleet(
     specs: Sequence[EpisodeSpec],
     env_config: EnvConfig,
@@ -82,12 +113,13 @@ def run_fleet(
     finish: Finish,
     config: FleetConfig,
     on_outcome: Callable[[EpisodeSpec, dict[str, Any]], None],
+    cpus_taken: float = 0.0,
 ) -> FleetReport:
-    """Run every episode once, in any order, over `config.actors` actors.
+    """Run every episode once, in any order, over `config.actors` actors; `cpus_taken` are not counted as theirs.
 
     An actor keeps to one task while that has episodes left (building a simulator takes seconds), then helps with the
-    task that has most left. A simulator that dies, diverges or gets stuck is replaced and its episode retried. Any
-    other exception is a bug or a wrong setting and stops the run.
+    task that has most left. A simulator that dies, diverges, gets stuck or loses its teacher is replaced and its
+    episode retried. Any other exception is a bug or a wrong setting and stops the run.
     """
     if not specs:
         return FleetReport({}, retried=0, lost=(), steps=0, seconds=0.0)
@@ -122,7 +154,7 @@ def run_fleet(
             retried += 1
             queues[spec.key.suite, spec.key.task].append(spec)
 
-    seats = [hire() for _ in range(min(actor_count(config), len(specs)))]
+    seats = [hire() for _ in range(min(actor_count(config, cpus_taken), len(specs)))]
     while any(queues.values()) or any(seat.spec for seat in seats):
         for seat in seats:
             if seat.reference is None and (task := _choose_task(seat, seats, queues)) is not None:
@@ -144,7 +176,7 @@ def run_fleet(
                 give_up(seat, ended, str(error).splitlines()[0])
                 continue
             except RayTaskError as error:
-                if not isinstance(error.cause, SimulatorError):
+                if not isinstance(error.cause, SimulatorError | PolicyUnavailable):
                     raise error.cause from error
                 give_up(seat, ended, str(error.cause))
                 continue
@@ -159,11 +191,11 @@ def run_fleet(
     return FleetReport(outcomes, retried, tuple(lost), steps, time.monotonic() - start)
 
 
-def actor_count(config: FleetConfig) -> int:
-    """Configured number of actors, or as many as the cluster's CPUs hold."""
+def actor_count(config: FleetConfig, cpus_taken: float = 0.0) -> int:
+    """Configured number of actors, or as many as the cluster's CPUs hold beside those that are taken."""
     if config.actors > 0:
         return config.actors
-    return max(1, int(ray.cluster_resources().get("CPU", 1) / config.cpus_per_actor))
+    return max(1, int((ray.cluster_resources().get("CPU", 1) - cpus_taken) / config.cpus_per_actor))
 
 
 def _choose_task(

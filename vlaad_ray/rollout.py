@@ -13,10 +13,10 @@ from vlaad_ray import cli, store
 from vlaad_ray.configs import EVAL_INIT_STATES, CollectConfig, UserError, config_hash, parse_range
 from vlaad_ray.envs import libero
 from vlaad_ray.episode import EpisodeSpec
-from vlaad_ray.fleet import run_fleet
+from vlaad_ray.fleet import check_images, run_policy
 from vlaad_ray.provenance import software, write_run_record
-from vlaad_ray.teachers import TEACHERS
-from vlaad_ray.types import Episode, EpisodeKey, InitState
+from vlaad_ray.teachers import find_teacher
+from vlaad_ray.types import Episode, EpisodeKey, InitState, LocalPolicy, SharedPolicy
 
 CONTENT_VERSION = 1
 """Raise it when the same settings would give other episodes, so that old ones are not taken for them."""
@@ -24,22 +24,28 @@ CONTENT_VERSION = 1
 
 def collect(config: CollectConfig) -> dict[str, Any]:
     """Complete the dataset that `config` describes; return (and write) its summary."""
-    specs = plan_episodes(config)
+    teacher = find_teacher(config.teacher, config.teacher_config, config.suite, config.execute)
+    specs = plan_episodes(config, teacher)
+    warnings = check_images(teacher, config.env)
+    for warning in warnings:
+        cli.console.print(f"[yellow]warning:[/] {warning}")
     done = store.read_outcomes(config.out)
     todo = [spec for spec in specs if not _is_done(config.out, spec, done)]
     write_run_record(config.out, config)
     with cli.progress("collect", len(specs)) as advance:
         for _ in range(len(specs) - len(todo)):
             advance("already there")
-        report = run_fleet(
+        report = run_policy(
             todo,
             config.env,
-            TEACHERS[config.teacher],
+            teacher,
             functools.partial(store_episode, config.out, config.keep_failed, {"render": config.env.render}),
             config.fleet,
+            config.serving,
             lambda spec, outcome: advance("kept" if outcome["kept"] else "failed"),
         )
-    summary = summarise(config, specs, report.retried, report.lost, report.steps, report.seconds)
+    counts = summarise(config, specs, report.retried, report.lost, report.steps, report.seconds)
+    summary = {**counts, "policy": teacher.name, "warnings": warnings}
     store.write_json(config.out / "summary.json", summary)
     if report.lost:
         raise UserError(
@@ -49,10 +55,8 @@ def collect(config: CollectConfig) -> dict[str, Any]:
     return summary
 
 
-def plan_episodes(config: CollectConfig) -> list[EpisodeSpec]:
+def plan_episodes(config: CollectConfig, teacher: LocalPolicy | SharedPolicy) -> list[EpisodeSpec]:
     """Every episode that the config asks for, in a fixed order. Checks all that can be checked before work starts."""
-    if config.teacher not in TEACHERS:
-        raise UserError(f"unknown teacher {config.teacher!r}; choose one of {', '.join(TEACHERS)}")
     libero.load_benchmark(config.suite)
     tasks = parse_range(config.tasks, "--tasks")
     stored = parse_range(config.init_states, "--init-states")
@@ -71,10 +75,16 @@ def plan_episodes(config: CollectConfig) -> list[EpisodeSpec]:
     for task in tasks:
         libero.check_task(config.suite, task)
         libero.check_init_states(config.suite, task, stored)
-    content = config_hash(version=CONTENT_VERSION, env=config.env, noise=config.noise, image_every=config.image_every)
+    content = config_hash(
+        version=CONTENT_VERSION,
+        env=config.env,
+        noise=config.noise,
+        image_every=config.image_every,
+        **teacher.settings,
+    )
     return [
         EpisodeSpec(
-            key=EpisodeKey(config.suite, task, init, config.teacher, config.seed, content),
+            key=EpisodeKey(config.suite, task, init, teacher.name, config.seed, content),
             image_every=config.image_every,
             noise=config.noise,
         )

@@ -7,9 +7,9 @@ translation, 3 x axis-angle rotation, gripper (-1 open, +1 closed).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -79,6 +79,51 @@ class Policy(Protocol):
     def reset(self, instruction: str) -> None: ...
 
     def infer(self, observation: Observation) -> ActionChunk: ...
+
+
+class BatchPolicy(Protocol):
+    """A policy without memory that answers the observations of many environments at once."""
+
+    needs_images: bool
+
+    def infer_batch(self, observations: Sequence[Observation]) -> list[ActionChunk]:
+        """One answer for each observation, in order. Whatever else is in the batch must not matter beyond rounding."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the images were like that a policy learnt from. None and 0: nobody knows, or it does not matter."""
+
+    render: str | None = None
+    """EnvConfig.render."""
+    image_size: int = 0
+    """Pixels, EnvConfig.image_size."""
+
+
+@dataclass(frozen=True)
+class LocalPolicy:
+    """A policy that every environment has for itself, in its own process: scripted, a small student, a client."""
+
+    name: str
+    """For names of episodes; tells checkpoints apart."""
+    make: Callable[[Any], Policy]
+    """Called in the environment's process with the LiberoEnv in which the policy will act."""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """What else changes its actions: goes into the episodes' config hash."""
+    trained: Trained = Trained()
+
+
+@dataclass(frozen=True)
+class SharedPolicy:
+    """A policy too large for that: replicas of it answer the batched requests of all environments."""
+
+    name: str
+    load: Callable[[str], BatchPolicy]
+    """Called once in each replica's process with the torch device to use."""
+    execute: int
+    """How many actions of a chunk are executed before the policy is asked again."""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    trained: Trained = Trained()
 
 
 @dataclass(frozen=True)

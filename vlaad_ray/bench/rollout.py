@@ -131,10 +131,10 @@ def _exact(suite: str, task: int, steps: int) -> Callable[[], None]:
 def _collection(suite: str, task: int, steps: int) -> Callable[[], None]:
     """Collection in fast mode: the teacher acts, both images are drawn and JPEG-encoded at every step."""
     from vlaad_ray.envs.libero import LiberoEnv
-    from vlaad_ray.teachers import TEACHERS
+    from vlaad_ray.teachers.scripted.expert import ScriptedTeacher
 
     env = LiberoEnv(suite, task, EnvConfig(render="fast"))
-    teacher = TEACHERS["scripted"](env)
+    teacher = ScriptedTeacher(env)
 
     def block() -> None:
         for _ in range(steps):

@@ -5,6 +5,7 @@ Proprioception's normalisation statistics are buffers of the model, so they are 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -71,6 +72,11 @@ def from_pretrained(directory: Path) -> Pretrained:
     student.load_state_dict(tensors)
     student.eval()
     return Pretrained(student, load_tokenizer(directory / TOKENIZER, student_config.text_length), config["training"])
+
+
+def checkpoint_name(directory: Path) -> str:
+    """What identifies a checkpoint, from its weights alone: student-1a2b3c4d."""
+    return f"student-{hashlib.sha256((directory / WEIGHTS).read_bytes()).hexdigest()[:8]}"
 
 
 def read_config(directory: Path) -> dict[str, Any]:

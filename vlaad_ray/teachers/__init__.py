@@ -1,6 +1,91 @@
-"""Teachers by name. A new teacher is one file (or folder) here and one line in TEACHERS."""
+"""Teachers by name. A new teacher is one file (or folder) here and one line in TEACHERS.
 
+A teacher lives in every simulator's process (LocalPolicy) or in replicas that answer batches (SharedPolicy). Either is
+described before anything starts: wrong paths and addresses show at once. Heavy imports wait until a teacher is chosen.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from vlaad_ray.configs import TeacherConfig, UserError
 from vlaad_ray.teachers.scripted.expert import ScriptedTeacher
+from vlaad_ray.types import BatchPolicy, LocalPolicy, SharedPolicy, Trained
 
-TEACHERS = {"scripted": ScriptedTeacher}
-"""Name -> constructor, called with the LiberoEnv in which the teacher will act."""
+SAMPLE = 2**20
+"""Bytes of each weights file that its fingerprint is taken from, at three places."""
+
+
+def scripted(config: TeacherConfig, suite: str, execute: int) -> LocalPolicy:
+    """The privileged expert. It acts one action at a time, whatever `execute` says."""
+    return LocalPolicy("scripted", ScriptedTeacher)
+
+
+def openvla(config: TeacherConfig, suite: str, execute: int) -> SharedPolicy:
+    """An OpenVLA checkpoint, one action a query. Its published checkpoints know exact images of 256 pixels only."""
+    if config.checkpoint is None:
+        raise UserError("--teacher openvla needs --checkpoint DIR, an OpenVLA checkpoint as on the Hugging Face hub")
+    if execute > 1:
+        raise UserError(f"--execute {execute}: openvla answers with one action")
+    checkpoint = config.checkpoint.resolve()
+    return SharedPolicy(
+        name=f"openvla-{fingerprint(checkpoint)}",
+        load=functools.partial(_load_openvla, checkpoint, suite, config.unnorm_key, config.dtype),
+        execute=1,
+        settings={"execute": 1, "unnorm_key": config.unnorm_key, "dtype": config.dtype},
+        trained=Trained("exact", 256),
+    )
+
+
+def _load_openvla(checkpoint: Path, suite: str, unnorm_key: str | None, dtype: str, device: str) -> BatchPolicy:
+    from vlaad_ray.teachers.openvla.policy import load_openvla
+
+    return load_openvla(checkpoint, suite, unnorm_key, device, dtype)
+
+
+def remote(config: TeacherConfig, suite: str, execute: int) -> LocalPolicy:
+    """Whatever a server of openpi's protocol serves; each simulator holds a connection."""
+    from vlaad_ray.teachers.remote import remote_teacher
+
+    return remote_teacher(config, execute)
+
+
+TEACHERS: dict[str, Callable[[TeacherConfig, str, int], LocalPolicy | SharedPolicy]] = {
+    "scripted": scripted,
+    "openvla": openvla,
+    "remote": remote,
+}
+"""Name -> what describes it, from its config, the suite and --execute (0: its own default)."""
+
+
+def find_teacher(name: str, config: TeacherConfig, suite: str, execute: int) -> LocalPolicy | SharedPolicy:
+    """The teacher called `name`. Raises UserError for an unknown one, or what it says of its config."""
+    if name not in TEACHERS:
+        raise UserError(f"unknown teacher {name!r}; choose one of {', '.join(TEACHERS)}")
+    if execute < 0:
+        raise UserError(f"--execute must be 0 or more, not {execute}")
+    return TEACHERS[name](config, suite, execute)
+
+
+def fingerprint(checkpoint: Path) -> str:
+    """8 hex digits that tell a checkpoint directory from others, fine-tunes of the same architecture included.
+
+    Over all its JSON files, and size and samples of its weights: reading 15 GB in full would take a minute.
+    """
+    weights = sorted(checkpoint.glob("*.safetensors"))
+    if not weights:
+        raise UserError(f"--checkpoint: {checkpoint} holds no *.safetensors; give the directory of a checkpoint")
+    digest = hashlib.sha256()
+    for path in sorted(checkpoint.glob("*.json")):
+        digest.update(path.name.encode() + path.read_bytes())
+    for path in weights:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            for start in (0, size // 2, max(0, size - SAMPLE)):
+                file.seek(start)
+                digest.update(file.read(SAMPLE))
+    return digest.hexdigest()[:8]

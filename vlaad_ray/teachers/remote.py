@@ -1,0 +1,175 @@
+"""A teacher behind a policy server that speaks openpi's websocket protocol: π0, π0.5, or anything else that does.
+
+Every environment holds a connection of its own, so at most as many as there are simulators. A request that a dying
+server left unanswered is sent again: such servers answer from the observation alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+import time
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.sync.client import ClientConnection, connect
+
+from vlaad_ray import wire
+from vlaad_ray.configs import TeacherConfig, UserError
+from vlaad_ray.types import ACTION_DIM, ActionChunk, LocalPolicy, Observation, Trained
+
+EXECUTE = 5
+"""Actions executed before asking again, in openpi's LIBERO example (replan_steps)."""
+IMAGE_SIZE = 224
+"""Pixels in which openpi's example sends images."""
+RENDERED_SIZE = 256
+"""Pixels in which openpi's example and training data render them."""
+BACK_OFF = (0.1, 5.0)
+"""Seconds between two attempts to connect: the first pause, doubled each time up to the second."""
+MAX_RESENDS = 3
+"""Times that one request is sent again because the connection broke over it."""
+
+
+def remote_teacher(config: TeacherConfig, execute: int) -> LocalPolicy:
+    """Ask the server who it is. Raises UserError if it cannot be reached or can't be told from another one.
+
+    `execute`: actions of a chunk to execute before asking again; 0: as openpi's example does.
+    """
+    if not re.fullmatch(r"[\w.]*", config.label):
+        raise UserError(f"--label: {config.label!r} goes into file names; use letters, digits, dots and underscores")
+    client = RemoteTeacher(config, execute or EXECUTE)
+    metadata = client.metadata
+    client.close()
+    if not metadata and not config.label:
+        raise UserError(
+            f"the server at {config.url} does not say which policy it serves; name it, say --label pi05_libero, "
+            "so that episodes of two checkpoints are never mixed up"
+        )
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True, default=repr).encode()).hexdigest()[:8]
+    return LocalPolicy(
+        name=f"{config.label or 'remote'}-{digest}",
+        make=functools.partial(_make, config, execute or EXECUTE),
+        settings={"execute": execute or EXECUTE},
+        trained=Trained(metadata.get("render", "exact"), metadata.get("image_size", RENDERED_SIZE)),
+    )
+
+
+def _make(config: TeacherConfig, execute: int, _: Any) -> RemoteTeacher:
+    return RemoteTeacher(config, execute)
+
+
+class RemoteTeacher:
+    """One connection, behind the interface of a policy."""
+
+    needs_images = True
+
+    def __init__(self, config: TeacherConfig, execute: int):
+        self._config, self._execute = config, execute
+        self.metadata: dict[str, Any] = {}
+        """What the server says about itself."""
+        self._open = ExitStack()
+        self._connection = self._connect()
+
+    def reset(self, instruction: str) -> None:
+        """Nothing to do: the server has no memory, and every observation brings its instruction."""
+
+    def infer(self, observation: Observation) -> ActionChunk:
+        """Raises UserError, naming the server, for no answer in time, its own error, or an answer that is no action."""
+        images = {camera: resize_with_pad(image, IMAGE_SIZE) for camera, image in observation.images.items()}
+        request = wire.pack(wire.pack_observation(Observation(observation.instruction, observation.proprio, images)))
+        for _ in range(MAX_RESENDS + 1):
+            try:
+                self._connection.send(request)
+                reply = self._connection.recv(self._config.infer_timeout_s)
+            except TimeoutError:
+                self.close()
+                raise UserError(
+                    f"{self._config.url} did not answer within {self._config.infer_timeout_s:g} s; give it more time "
+                    "with --infer-timeout-s, or ask it from fewer --actors; then rerun the same command"
+                ) from None
+            except ConnectionClosed:
+                self._connection = self._connect()
+                continue
+            return self._chunk(reply)
+        raise UserError(
+            f"{self._config.url} broke the connection {MAX_RESENDS + 1} times over one request; see the server's log"
+        )
+
+    def close(self) -> None:
+        self._open.close()
+
+    def _connect(self) -> ClientConnection:
+        """A new connection and the server's metadata, tried again until `connect_timeout_s` is over."""
+        config, deadline = self._config, time.monotonic() + self._config.connect_timeout_s
+        pause, longest = BACK_OFF
+        while True:
+            self.close()
+            left = max(deadline - time.monotonic(), 0.1)
+            try:
+                # Servers that compute in their event loop can't answer pings meanwhile: the time limit is recv's alone.
+                opening = connect(
+                    config.url,
+                    compression=None,
+                    max_size=wire.MAX_MESSAGE,
+                    open_timeout=left,
+                    close_timeout=1,
+                    ping_interval=None,
+                    proxy=None,
+                )
+                connection = self._open.enter_context(opening)
+                self.metadata = wire.unpack(_binary(connection.recv(left)))
+                return connection
+            except InvalidURI:
+                raise UserError(f"--url: {config.url!r} is not a websocket address, like ws://host:8000") from None
+            except wire.MessageError as error:
+                raise UserError(f"{config.url} does not speak openpi's protocol: {error}") from None
+            except (OSError, ConnectionClosed, InvalidHandshake) as error:
+                if time.monotonic() + pause > deadline:
+                    raise UserError(
+                        f"no policy server at {config.url} within {config.connect_timeout_s:g} s "
+                        f"({str(error) or type(error).__name__}); start it, or give its address with --url"
+                    ) from None
+            time.sleep(pause)
+            pause = min(2 * pause, longest)
+
+    def _chunk(self, reply: str | bytes) -> ActionChunk:
+        """The first actions of an answer."""
+        url = self._config.url
+        if isinstance(reply, str):
+            last = reply.strip().splitlines()[-1:] or ["no reason given"]
+            raise UserError(f"{url} could not answer: {last[0]}")
+        try:
+            actions = wire.unpack(reply).get(wire.ACTIONS)
+        except wire.MessageError as error:
+            raise UserError(f"{url} does not speak openpi's protocol: {error}") from None
+        if not isinstance(actions, np.ndarray) or actions.ndim != 2 or actions.shape[1] != ACTION_DIM:
+            got = wire.describe(actions)
+            raise UserError(f"{url} answered with {got} as actions, not [K, {ACTION_DIM}]: serve a policy for LIBERO")
+        if not np.isfinite(actions).all():
+            raise UserError(f"{url} answered with actions that are not finite: its checkpoint or statistics are broken")
+        if len(actions) < self._execute:
+            raise UserError(f"--execute {self._execute}: {url} answers with {len(actions)} actions")
+        return ActionChunk(np.clip(actions[: self._execute], -1, 1).astype(np.float32))
+
+
+def _binary(message: str | bytes) -> bytes:
+    if isinstance(message, str):
+        raise wire.MessageError(f"it sent text first: {message[:80]!r}")
+    return message
+
+
+def resize_with_pad(image: np.ndarray, size: int) -> np.ndarray:
+    """[H, W, 3] uint8 -> [size, size, 3]: bilinear, antialiased, shape kept, black margins, as openpi's client does."""
+    height, width = image.shape[:2]
+    if (height, width) == (size, size):
+        return image
+    ratio = max(height, width) / size
+    inner = Image.fromarray(image).resize((int(width / ratio), int(height / ratio)), Image.Resampling.BILINEAR)
+    padded = Image.new("RGB", (size, size))
+    padded.paste(inner, ((size - inner.width) // 2, (size - inner.height) // 2))
+    return np.asarray(padded)

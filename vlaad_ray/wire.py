@@ -1,0 +1,103 @@
+"""openpi's websocket protocol for policies, as bytes: what both a client and a server of it need, and nothing else.
+
+A server sends its metadata when a client connects; then every binary message is one observation, answered by one
+{"actions": [K, 7], …}. A text message is an error. Messages are MessagePack. An array is the map {b"__ndarray__": True,
+b"data": bytes, b"dtype": "<f4", b"shape": [...]}, a numpy scalar {b"__npgeneric__": True, b"data": number,
+b"dtype": …}, byte for byte as openpi-client 0.1.2 writes them (openpi_client.msgpack_numpy). Nothing is unpickled.
+
+Observations have the keys of openpi's LIBERO example (examples/libero/main.py): `observation/image` and
+`observation/wrist_image` [H, W, 3] uint8, turned by 180 degrees against the simulator's (bottom-up) images, which is
+upright but mirrored; `observation/state` [8], our proprioception; `prompt`, the instruction.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from vlaad_ray.types import PROPRIO_DIM, Observation
+
+IMAGE_KEYS = {"agentview": "observation/image", "wrist": "observation/wrist_image"}
+"""Our camera -> the protocol's key."""
+STATE, PROMPT, ACTIONS = "observation/state", "prompt", "actions"
+MAX_MESSAGE = 16 * 2**20
+"""Bytes; two uncompressed images of 1,000 pixels are 6 MB."""
+
+
+class MessageError(ValueError):
+    """Bytes that are not a message of this protocol, or a message without what it must hold. One line."""
+
+
+def pack(message: Mapping[str, Any]) -> bytes:
+    """Maps, lists, strings, numbers and numpy arrays to bytes. Raises TypeError for anything else."""
+    return bytes(msgpack.packb(message, default=_pack_numpy))
+
+
+def unpack(data: bytes) -> dict[str, Any]:
+    """Bytes to a map; arrays in it are read-only views of `data`. Raises MessageError."""
+    try:
+        message = msgpack.unpackb(data, object_hook=_unpack_numpy)
+    except (ValueError, TypeError, KeyError, OverflowError, msgpack.exceptions.UnpackException) as error:
+        what = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise MessageError(f"not a MessagePack message of openpi's protocol ({what})") from None
+    if not isinstance(message, dict):
+        raise MessageError(f"expected a map, got {type(message).__name__}")
+    return message
+
+
+def pack_observation(observation: Observation) -> dict[str, Any]:
+    """An observation as a message. All its images go along, in the size that they have."""
+    images = {IMAGE_KEYS[camera]: np.ascontiguousarray(image[:, ::-1]) for camera, image in observation.images.items()}
+    return {**images, STATE: observation.proprio, PROMPT: observation.instruction}
+
+
+def unpack_observation(message: Mapping[str, Any]) -> Observation:
+    """The observation in a message. Images may be left out. Raises MessageError naming the key at fault."""
+    prompt, state = message.get(PROMPT), message.get(STATE)
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise MessageError(f"{PROMPT!r} must be the instruction, got {prompt!r}")
+    if not isinstance(state, np.ndarray) or state.shape != (PROPRIO_DIM,) or not np.isfinite(state).all():
+        raise MessageError(f"{STATE!r} must be [{PROPRIO_DIM}] finite numbers, got {describe(state)}")
+    images = {}
+    for camera, key in IMAGE_KEYS.items():
+        if key not in message:
+            continue
+        image = message[key]
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise MessageError(f"{key!r} must be [H, W, 3] uint8, got {describe(image)}")
+        images[camera] = np.ascontiguousarray(image[:, ::-1])
+    return Observation(prompt, state.astype(np.float32), images)
+
+
+def describe(value: object) -> str:
+    """Shape and type of what came instead of an array."""
+    return f"{list(value.shape)} {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+
+
+def _pack_numpy(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "VOc":
+        raise TypeError(f"arrays of {value.dtype} cannot be sent")
+    if isinstance(value, np.ndarray):
+        return {b"__ndarray__": True, b"data": value.tobytes(), b"dtype": value.dtype.str, b"shape": value.shape}
+    if isinstance(value, np.generic):
+        return {b"__npgeneric__": True, b"data": value.item(), b"dtype": value.dtype.str}
+    raise TypeError(f"{type(value).__name__} cannot be sent")
+
+
+def _unpack_numpy(value: dict[Any, Any]) -> Any:
+    if b"__ndarray__" in value:
+        return np.frombuffer(value[b"data"], _plain(value[b"dtype"])).reshape(value[b"shape"])
+    if b"__npgeneric__" in value:
+        return _plain(value[b"dtype"]).type(value[b"data"])
+    return value
+
+
+def _plain(name: object) -> np.dtype[Any]:
+    """Numbers and booleans only: no objects, no structures."""
+    if not isinstance(name, str) or not re.fullmatch("[<>|][biuf][1248]", name):
+        raise ValueError(f"arrays of {name!r} are not accepted")
+    return np.dtype(name)
