@@ -55,7 +55,10 @@ CASES = {
         "has schema version 99, this vlaad_ray",
     ),
     "broken checkpoint": ("eval --policy {root}/broken --out {out}", "model.safetensors is corrupt"),
-    "no such policy": ("eval --policy {root}/nowhere --out {out}", "is neither a teacher (scripted) nor a checkpoint"),
+    "no such policy": (
+        "eval --policy {root}/nowhere --out {out}",
+        "is neither a teacher (scripted, openvla, remote) nor",
+    ),
 }
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from vlaad_ray import evaluate, store
 from vlaad_ray.configs import EnvConfig, EvalConfig, FleetConfig, UserError
+from vlaad_ray.fleet import check_images
 from vlaad_ray.students.checkpoint import save_pretrained
 from vlaad_ray.students.model import Student, small
 from vlaad_ray.students.text import train_tokenizer
@@ -84,15 +85,16 @@ def test_student_runs_through_the_same_loop_and_training_states_are_reported(ray
 
 def test_another_render_mode_than_in_training_is_reported(checkpoint):
     config = EvalConfig(policy=str(checkpoint), out=checkpoint, tasks="1", env=EnvConfig(render="exact"))
-    name, _, training = evaluate.resolve_policy(config.policy, 2)
-    warnings = evaluate.check_training(config, evaluate.plan_episodes(config, name), training)
-    assert warnings == ["the student was trained on 'fast' images and is evaluated on 'exact' ones"]
+    policy, _ = evaluate.resolve_policy(config)
+    assert check_images(policy, config.env) == [
+        f"{policy.name} learnt from 'fast' images and gets 'exact' ones (--render)"
+    ]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"policy": "no/such/dir"}, "neither a teacher \\(scripted\\) nor a checkpoint directory"),
+        ({"policy": "no/such/dir"}, "neither a teacher \\(scripted, openvla, remote\\) nor a checkpoint directory"),
         ({"init_states": "40-60"}, "init state 60 of libero_object task 0 does not exist"),
         ({"tasks": ""}, "nothing to evaluate"),
     ],

@@ -13,13 +13,15 @@ import psutil
 import pytest
 
 from vlaad_ray import store
-from vlaad_ray.configs import CollectConfig, EnvConfig, FleetConfig, NoiseConfig, UserError
+from vlaad_ray.configs import CollectConfig, EnvConfig, FleetConfig, NoiseConfig, TeacherConfig, UserError
 from vlaad_ray.evaluate import store_outcome
 from vlaad_ray.fleet import run_fleet
 from vlaad_ray.rollout import collect, plan_episodes
-from vlaad_ray.teachers import TEACHERS
+from vlaad_ray.teachers import scripted
+from vlaad_ray.teachers.scripted.expert import ScriptedTeacher
 
 ROOT = Path(__file__).parents[1]
+TEACHER = scripted(TeacherConfig(), "libero_object", 0)
 NOISE = NoiseConfig(sigmas=(0.1, 0.2), burst_rate=0.02)
 
 
@@ -95,7 +97,7 @@ def test_a_killed_driver_loses_at_most_what_was_in_flight(dataset, tmp_path):
 
 def test_a_killed_simulator_is_replaced_and_its_episode_retried(dataset, ray_local, tmp_path):
     config = small_config(tmp_path, tasks="0", fleet=FleetConfig(actors=1))
-    specs = plan_episodes(config)
+    specs = plan_episodes(config, TEACHER)
     outcomes = {}
 
     def on_outcome(spec, outcome):
@@ -103,9 +105,7 @@ def test_a_killed_simulator_is_replaced_and_its_episode_retried(dataset, ray_loc
         if len(outcomes) == 1:  # the next episode is about to run on the same process
             threading.Timer(0.3, os.kill, (outcome["worker_pid"], signal.SIGKILL)).start()
 
-    report = run_fleet(
-        specs, config.env, TEACHERS["scripted"], partial(store_outcome, tmp_path), config.fleet, on_outcome
-    )
+    report = run_fleet(specs, config.env, ScriptedTeacher, partial(store_outcome, tmp_path), config.fleet, on_outcome)
     assert report.retried == 1
     assert report.lost == ()
     assert set(outcomes) == {spec.key.name for spec in specs}
@@ -114,16 +114,14 @@ def test_a_killed_simulator_is_replaced_and_its_episode_retried(dataset, ray_loc
 def test_a_stuck_simulator_is_replaced_and_an_episode_that_always_sticks_is_lost(ray_local, tmp_path):
     config = small_config(tmp_path, tasks="0", placements=0, init_states="0")
     fleet = FleetConfig(actors=1, episode_timeout_s=0.5, max_retries=1)
-    specs = plan_episodes(config)
-    report = run_fleet(
-        specs, config.env, TEACHERS["scripted"], partial(store_outcome, tmp_path), fleet, lambda *_: None
-    )
+    specs = plan_episodes(config, TEACHER)
+    report = run_fleet(specs, config.env, ScriptedTeacher, partial(store_outcome, tmp_path), fleet, lambda *_: None)
     assert report.retried == 1
     assert report.lost == (specs[0].key.name,)
 
 
 def test_a_bug_in_a_policy_stops_the_run_instead_of_counting_as_failed_episodes(ray_local, tmp_path):
-    specs = plan_episodes(small_config(tmp_path, tasks="0", placements=0, init_states="0"))
+    specs = plan_episodes(small_config(tmp_path, tasks="0", placements=0, init_states="0"), TEACHER)
     finish = partial(store_outcome, tmp_path)
     with pytest.raises(TypeError, match="LiberoEnv"):  # a "policy" made by len(env)
         run_fleet(specs, EnvConfig(image_size=32), len, finish, FleetConfig(actors=1), lambda *_: None)
@@ -136,7 +134,9 @@ def test_a_bug_in_a_policy_stops_the_run_instead_of_counting_as_failed_episodes(
         ({"init_states": "0-99", "allow_eval_states": True}, "init state 99 of libero_object task 0 does not exist"),
         ({"tasks": "0-10"}, "libero_object has no task 10"),
         ({"suite": "libero_obj"}, "unknown suite 'libero_obj'"),
-        ({"teacher": "openvla2"}, "unknown teacher 'openvla2'; choose one of scripted"),
+        ({"teacher": "openvla2"}, "unknown teacher 'openvla2'; choose one of scripted, openvla, remote"),
+        ({"teacher": "openvla"}, "--teacher openvla needs --checkpoint DIR"),
+        ({"execute": -1}, "--execute must be 0 or more"),
         ({"tasks": "3-1"}, "--tasks: '3-1' is not a range"),
         ({"tasks": "a"}, "--tasks: 'a' is not a range"),
         ({"image_every": 0}, "--image-every must be 1 or more"),

@@ -82,7 +82,8 @@ class Rhythm:
             if (wait + fixed) / (waiting + more) < best:
                 best, hold = (wait + fixed) / (waiting + more), wait
         idle = now - max(self._idle_since, next(iter(self._waiting.values())))
-        return max(0.0, min(hold, fixed - idle, self._max_wait - idle))
+        hold = min(hold, fixed - idle, self._max_wait - idle)
+        return hold if hold > TICK / 10 else 0.0
 
     def costs(self) -> tuple[float, float]:
         """Fixed and per-item seconds of a batch: least squares over the sizes seen so far, neither below 0."""

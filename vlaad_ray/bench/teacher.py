@@ -19,7 +19,7 @@ import ray
 from rich.table import Table
 
 from vlaad_ray import cli, cluster, store
-from vlaad_ray.batching import Rhythm
+from vlaad_ray.batching import TICK, Rhythm
 from vlaad_ray.configs import BenchTeacherConfig, ServingConfig
 from vlaad_ray.provenance import software, write_run_record
 from vlaad_ray.serving import placed
@@ -51,7 +51,8 @@ class SetWait(Rhythm):
     def hold(self, now: float) -> float:
         if not self._waiting or len(self._waiting) >= self._max_batch:
             return 0.0
-        return max(0.0, next(iter(self._waiting.values())) + self._max_wait - now)
+        hold = next(iter(self._waiting.values())) + self._max_wait - now
+        return hold if hold > TICK / 10 else 0.0
 
 
 def ideal_throughput(clients: int, think: float, fixed: float, item: float, max_batch: int) -> float:

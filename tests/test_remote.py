@@ -1,0 +1,235 @@
+"""A teacher behind openpi's protocol: our client, our server, and whatever else may sit at the other end."""
+
+import contextlib
+import threading
+
+import fakes
+import msgpack
+import numpy as np
+import pytest
+from websockets.sync.client import connect
+from websockets.sync.server import serve
+
+from vlaad_ray import evaluate, wire
+from vlaad_ray.configs import EnvConfig, EvalConfig, FleetConfig, TeacherConfig, UserError
+from vlaad_ray.deploy.policy import StudentPolicy
+from vlaad_ray.deploy.server import PolicyServer
+from vlaad_ray.episode import EpisodeSpec, run_episode
+from vlaad_ray.students.checkpoint import save_pretrained
+from vlaad_ray.students.model import Student, small
+from vlaad_ray.students.text import train_tokenizer
+from vlaad_ray.teachers import find_teacher
+from vlaad_ray.teachers.remote import RemoteTeacher
+from vlaad_ray.types import ActionChunk, Observation
+
+METADATA = {"policy": "test", "render": "fast", "image_size": 0}
+
+
+def drive(observation):
+    """Ten actions towards the goal of LineEnv, faster from further away: a wrong observation would show."""
+    return ActionChunk(np.full((10, 7), 1 - observation.proprio[0], np.float32))
+
+
+def client(server, execute=5, **changes):
+    settings = {"connect_timeout_s": 20.0, "infer_timeout_s": 20.0, **changes}
+    return RemoteTeacher(TeacherConfig(url=server if isinstance(server, str) else server.url, **settings), execute)
+
+
+def seen(size=32):
+    pixels = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    return Observation("go", np.zeros(8, np.float32), {"agentview": pixels, "wrist": pixels[::-1].copy()})
+
+
+class Local:
+    """`drive` without a network."""
+
+    needs_images = True
+
+    def reset(self, instruction):
+        pass
+
+    def infer(self, observation):
+        return ActionChunk(drive(observation).actions[:5])
+
+
+def test_an_episode_over_the_network_is_the_same_as_without():
+    here = run_episode(fakes.LineEnv(), Local(), EpisodeSpec(fakes.key()))
+    with PolicyServer(drive, METADATA) as server:
+        there = run_episode(fakes.LineEnv(), client(server), EpisodeSpec(fakes.key()))
+    assert there.success_ever
+    np.testing.assert_array_equal(there.actions, here.actions)
+
+
+def test_the_served_policy_sees_upright_images_of_224_pixels_and_the_instruction():
+    asked = []
+    with PolicyServer(lambda observation: asked.append(observation) or drive(observation), METADATA) as server:
+        client(server).infer(seen(224))
+        client(server).infer(seen(64))
+    np.testing.assert_array_equal(asked[0].images["wrist"], seen(224).images["wrist"])
+    assert asked[0].instruction == "go"
+    assert asked[1].images["agentview"].shape == (224, 224, 3)
+
+
+def test_a_server_that_restarts_in_mid_episode_costs_nothing():
+    """The client finds its connection closed, waits for the new server and asks again."""
+    with contextlib.ExitStack() as running:
+        server = running.enter_context(PolicyServer(drive, METADATA))
+        teacher = client(server)
+        env, infer, asked = fakes.LineEnv(), teacher.infer, []
+
+        def start_again(port):
+            running.enter_context(PolicyServer(drive, METADATA, port=port))
+
+        def infer_after_restart(observation):
+            asked.append(observation)
+            if len(asked) == 2:
+                running.close()
+                # Comes back while the client is already looking for it.
+                threading.Timer(0.3, start_again, (server.port,)).start()
+            return infer(observation)
+
+        teacher.infer = infer_after_restart
+        episode = run_episode(env, teacher, EpisodeSpec(fakes.key()))
+    undisturbed = run_episode(fakes.LineEnv(), Local(), EpisodeSpec(fakes.key()))
+    assert len(asked) > 2
+    np.testing.assert_array_equal(episode.actions, undisturbed.actions)
+
+
+def test_no_answer_in_time_is_an_error_that_names_the_server():
+    answer = threading.Event()
+    with PolicyServer(lambda observation: answer.wait() and drive(observation), METADATA) as server:
+        teacher = client(server, infer_timeout_s=0.2)
+        with pytest.raises(UserError, match=rf"{server.url} did not answer within 0.2 s"):
+            teacher.infer(seen())
+        answer.set()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("ws://127.0.0.1:9", r"no policy server at ws://127.0.0.1:9 within 0.2 s"),
+        ("http://127.0.0.1:9", "'http://127.0.0.1:9' is not a websocket address"),
+        ("127.0.0.1:9", "is not a websocket address"),
+    ],
+)
+def test_a_server_that_is_not_there_is_an_error_that_names_it(url, message):
+    with pytest.raises(UserError, match=message):
+        client(url, connect_timeout_s=0.2)
+
+
+@contextlib.contextmanager
+def serving_bytes(*messages, first=wire.pack(METADATA)):
+    """A server of anything: `first` on connecting, then the messages whatever is asked; None closes."""
+
+    def handle(connection):
+        connection.send(first)
+        for _, message in zip(connection, messages, strict=False):
+            if message is None:
+                return
+            connection.send(message)
+
+    with serve(handle, "127.0.0.1", 0, compression=None, max_size=None) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def actions(value):
+    return wire.pack({"actions": value})
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (actions(np.full((5, 7), np.nan)), "actions that are not finite"),
+        (actions(np.zeros((5, 32))), r"\[5, 32\] float64 as actions, not \[K, 7\]: serve a policy for LIBERO"),
+        (actions(np.zeros(7)), r"\[7\] float64 as actions"),
+        (actions(np.zeros((3, 7))), "--execute 5: .* answers with 3 actions"),
+        (actions([[0.0] * 7]), "list as actions"),
+        (wire.pack({"action": np.zeros((5, 7))}), "NoneType as actions"),
+        (b"\xc1", "does not speak openpi's protocol: not a MessagePack message"),
+        (msgpack.packb([1, 2]), "expected a map, got list"),
+        ("Traceback:\n  File x\nKeyError: 'observation/image'", "could not answer: KeyError: 'observation/image'"),
+    ],
+)
+def test_an_answer_that_is_no_action_names_the_server_and_what_is_wrong(reply, message):
+    """A NaN or a policy for another robot must not move the arm, nor end as a failed episode."""
+    with serving_bytes(reply) as url, pytest.raises(UserError, match=message) as error:
+        client(url).infer(seen())
+    assert url in str(error.value)
+
+
+def test_a_server_of_something_else_is_recognised():
+    with serving_bytes(first="hello") as url, pytest.raises(UserError, match="does not speak openpi's protocol"):
+        client(url)
+
+
+def test_a_request_that_kills_the_server_again_and_again_is_given_up():
+    with serving_bytes(None) as url, pytest.raises(UserError, match="broke the connection 4 times over one request"):
+        client(url).infer(seen())
+
+
+def test_actions_beyond_the_range_are_clipped():
+    with serving_bytes(actions(np.full((5, 7), 1.3))) as url:
+        assert client(url).infer(seen()).actions.max() == 1.0
+
+
+def test_bad_requests_are_refused_with_a_reason_and_others_are_served_on():
+    with PolicyServer(drive, METADATA) as server:
+        good = client(server)
+        for message in (b"\xc1", "text", wire.pack({}), wire.pack({"prompt": "go", "observation/state": np.zeros(3)})):
+            with connect(server.url, compression=None, proxy=None) as bad:
+                assert wire.unpack(bad.recv()) == METADATA
+                bad.send(message)
+                assert isinstance(bad.recv(timeout=20), str)
+            assert good.infer(seen()).actions.shape == (5, 7)
+
+
+def test_the_name_tells_policies_apart_or_has_to_be_given():
+    """Episodes of two checkpoints under one name would be taken for the same and never collected."""
+    with PolicyServer(drive, METADATA) as one, PolicyServer(drive, {**METADATA, "policy": "other"}) as other:
+        names = [find_teacher("remote", TeacherConfig(url=each.url), "libero_object", 0).name for each in (one, other)]
+    assert len(set(names)) == 2
+    with PolicyServer(drive, {}) as server:
+        with pytest.raises(UserError, match="name it, say --label"):
+            find_teacher("remote", TeacherConfig(url=server.url), "libero_object", 0)
+        with pytest.raises(UserError, match="goes into file names"):
+            find_teacher("remote", TeacherConfig(url=server.url, label="a/b"), "libero_object", 0)
+        named = find_teacher("remote", TeacherConfig(url=server.url, label="pi05"), "libero_object", 0)
+    assert named.name.startswith("pi05-")
+    assert (named.trained.render, named.trained.image_size) == ("exact", 256)
+
+
+def test_openpi_client_drives_our_server():
+    theirs = pytest.importorskip("openpi_client.websocket_client_policy")
+    with PolicyServer(drive, METADATA) as server:
+        policy = theirs.WebsocketClientPolicy("127.0.0.1", server.port)
+        assert policy.get_server_metadata() == METADATA
+        request = wire.pack_observation(seen())
+        np.testing.assert_array_equal(policy.infer(request)["actions"], drive(seen()).actions)
+
+
+def test_real_libero_with_a_served_student_and_images_unlike_its_own_are_reported(ray_local, tmp_path):
+    tokenizer = train_tokenizer(("pick up the milk",), 16)
+    student = Student(small(image_size=32, width=8, hidden=32, vocabulary=tokenizer.vocabulary, text_length=16))
+    save_pretrained(tmp_path / "student", student, tokenizer, {"render": "exact"})
+    policy = StudentPolicy.from_pretrained(tmp_path / "student")
+    with PolicyServer(policy.infer, {"policy": "student-test", "render": "exact", "image_size": 0}) as server:
+        config = EvalConfig(
+            policy="remote",
+            out=tmp_path / "out",
+            tasks="0",
+            init_states="20",
+            budget=12,
+            videos=0,
+            teacher_config=TeacherConfig(url=server.url),
+            env=EnvConfig(image_size=32),
+            fleet=FleetConfig(actors=1),
+        )
+        summary = evaluate.evaluate(config)
+    assert summary["steps_mean"] == 12
+    assert summary["execute"] == 5
+    (warning,) = summary["warnings"]
+    assert "learnt from 'exact' images and gets 'fast' ones" in warning

@@ -1,0 +1,167 @@
+"""Replicas that answer batches: who gets which answer, what happens when one dies, and real LIBERO through them."""
+
+import functools
+import threading
+
+import fakes
+import numpy as np
+import pytest
+import ray
+
+from vlaad_ray import evaluate, serving
+from vlaad_ray.batching import Rhythm
+from vlaad_ray.configs import EnvConfig, EvalConfig, FleetConfig, ServingConfig, UserError
+from vlaad_ray.episode import EpisodeSpec, run_episode
+from vlaad_ray.serving import PolicyUnavailable, Replica, placed
+from vlaad_ray.teachers import TEACHERS
+from vlaad_ray.types import Observation, SharedPolicy
+
+LIGHT = ServingConfig(cpus_per_replica=0)
+
+
+def echo(**how):
+    return SharedPolicy("echo", functools.partial(fakes.load_echo, **how), execute=1)
+
+
+def seen(number):
+    return Observation("echo", np.full(8, number, np.float32))
+
+
+def test_waiting_requests_share_a_batch_and_each_gets_its_own_answer(ray_local, tmp_path):
+    """The first batch is held until all eight have come: then four fit into the next, and three are left."""
+    load = functools.partial(fakes.load_echo, gate=tmp_path / "gate")
+    actor = ray.remote(Replica).options(num_cpus=0)
+    replica = actor.remote(load, "cpu", ServingConfig(max_batch=4), Rhythm(4, 0.0))
+    ray.get(replica.ready.remote())
+    answers = [replica.infer.remote(f"client {number}", seen(number / 10)) for number in range(8)]
+    ray.get(replica.next_seat.remote())  # calls of one caller start in order: all eight wait by now
+    (tmp_path / "gate").touch()
+    chunks = ray.get(answers)
+    ray.kill(replica)
+    assert [chunk.phase for chunk in chunks] == ["1", *"4444", *"333"]
+    assert [float(chunk.actions[0, 0]) for chunk in chunks] == [np.float32(number / 10) for number in range(8)]
+
+
+def run_line_episodes(make, count):
+    """Episodes of as many environments at once, each in a thread; LineEnv moves by what Echo answers."""
+    episodes = [None] * count
+
+    def act(index):
+        env = fakes.LineEnv()
+        reset = env.reset
+
+        def start_apart(init, seed=0):
+            reset(init, seed)
+            env.position = 0.1 + init.index / 100
+
+        env.reset = start_apart
+        episodes[index] = run_episode(env, make(env), EpisodeSpec(fakes.key(index)))
+
+    threads = [threading.Thread(target=act, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return episodes
+
+
+@pytest.mark.parametrize("hurt", [fakes.die, fakes.hang], ids=["killed", "hung"])
+def test_a_lost_replica_is_replaced_and_no_request_is_lost(ray_local, tmp_path, hurt):
+    policy = echo(scar=tmp_path / "scar", hurt=hurt)
+    with placed(policy, ServingConfig(replicas=2, cpus_per_replica=0, batch_timeout_s=1)) as make:
+        episodes = run_line_episodes(make, 4)
+    assert (tmp_path / "scar").exists()
+    for index, episode in enumerate(episodes):
+        np.testing.assert_allclose(episode.actions[:, 0], episode.proprio[:, 0], atol=1e-7)
+        assert episode.proprio[0, 0] == np.float32(0.1 + index / 100)
+
+
+def test_a_replica_that_keeps_dying_stops_the_run_with_a_word_on_why(ray_local, tmp_path, monkeypatch):
+    monkeypatch.setattr(serving, "MAX_RESTARTS", 0)
+    with placed(echo(scar=tmp_path / "scar", hurt=fakes.die), LIGHT) as make, pytest.raises(UserError, match="died 1"):
+        make(None).infer(seen(0))
+
+
+class Broken(fakes.Echo):
+    def infer_batch(self, observations):
+        return [] if observations[0].instruction == "forget" else 1 / 0
+
+
+def load_broken(device):
+    return Broken()
+
+
+def test_a_bug_in_a_policy_reaches_the_caller_as_itself(ray_local):
+    with placed(SharedPolicy("broken", load_broken, execute=1), LIGHT) as make:
+        client = make(None)
+        with pytest.raises(ZeroDivisionError):
+            client.infer(seen(0))
+        with pytest.raises(ValueError, match="0 answers to 1 observations"):
+            client.infer(Observation("forget", np.zeros(8, np.float32)))
+
+
+def refuse(device):
+    raise UserError(f"no such un-norm key on {device}; choose one of a, b")
+
+
+def test_what_is_wrong_with_a_checkpoint_is_said_before_any_simulator_starts(ray_local):
+    with (
+        pytest.raises(UserError, match="no such un-norm key on cpu; choose one of a, b"),
+        placed(SharedPolicy("bad", refuse, execute=1), LIGHT),
+    ):
+        raise AssertionError("placed")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (ServingConfig(gpus_per_replica=1), "1 replicas of 1 GPUs each do not fit this machine: it has 0"),
+        (ServingConfig(replicas=3), "3 replicas of 1 CPUs each do not fit this machine: it has 2"),
+        (ServingConfig(replicas=0), "--replicas must be 1 or more"),
+        (ServingConfig(max_batch=0), "--max-batch must be 1 or more"),
+        (ServingConfig(max_wait_ms=-1), "must not be negative"),
+    ],
+)
+def test_a_placement_that_cannot_work_is_refused(ray_local, config, message):
+    """Ray would wait for ever for a GPU that nobody has."""
+    with pytest.raises(UserError, match=message), placed(echo(), config):
+        raise AssertionError("placed")
+
+
+def test_more_actions_than_the_chunk_has_cannot_be_executed(ray_local):
+    policy = SharedPolicy("echo", fakes.load_echo, execute=3)
+    with placed(policy, LIGHT) as make, pytest.raises(UserError, match="--execute 3: the teacher answers with 2"):
+        make(None).infer(seen(0))
+
+
+def test_real_libero_through_replicas_and_an_episode_whose_teacher_vanished_runs_again(
+    ray_local, tmp_path, monkeypatch
+):
+    """With no resends the first request dies with the replica: its episode is counted as retried, never as failed."""
+    monkeypatch.setattr(serving, "MAX_RESENDS", 0)
+    policy = echo(scar=tmp_path / "scar", hurt=fakes.die)
+    monkeypatch.setitem(TEACHERS, "echo", lambda config, suite, execute: policy)
+    config = EvalConfig(
+        policy="echo",
+        out=tmp_path / "out",
+        tasks="0",
+        init_states="20-21",
+        budget=12,
+        videos=0,
+        serving=LIGHT,
+        env=EnvConfig(image_size=32),
+        fleet=FleetConfig(actors=2),
+    )
+    summary = evaluate.evaluate(config)
+    assert summary["policy"] == "echo"
+    assert summary["success"]["ever"]["n"] == 2
+    assert summary["steps_mean"] == 12
+    assert summary["retried"] == 1
+
+
+def test_a_vanished_teacher_is_not_taken_for_a_bug(ray_local, tmp_path, monkeypatch):
+    monkeypatch.setattr(serving, "MAX_RESENDS", 0)
+    with placed(echo(scar=tmp_path / "scar", hurt=fakes.die), LIGHT) as make:
+        client = make(None)
+        with pytest.raises(PolicyUnavailable):
+            client.infer(seen(0.5))
