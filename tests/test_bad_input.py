@@ -55,9 +55,11 @@ CASES = {
         "has schema version 99, this vlaad_ray",
     ),
     "broken checkpoint": ("eval --policy {root}/broken --out {out}", "model.safetensors is corrupt"),
-    "no such policy": (
-        "eval --policy {root}/nowhere --out {out}",
-        "is neither a teacher (scripted, openvla, remote) nor",
+    "no such policy": ("eval --policy {root}/nowhere --out {out}", "neither a teacher (scripted, openvla, remote) nor"),
+    "teacher without weights": ("collect --teacher openvla --out {out}", "--teacher openvla needs --checkpoint DIR"),
+    "no policy server": (
+        "collect --teacher remote --url ws://127.0.0.1:9 --connect-timeout-s 0.1 --out {out}",
+        "no policy server at ws://127.0.0.1:9 within 0.1 s",
     ),
 }
 

@@ -23,6 +23,7 @@ from vlaad_ray.teachers.remote import RemoteTeacher
 from vlaad_ray.types import ActionChunk, Observation
 
 METADATA = {"policy": "test", "render": "fast", "image_size": 0}
+HELLO = wire.pack(METADATA)
 
 
 def drive(observation):
@@ -118,7 +119,7 @@ def test_a_server_that_is_not_there_is_an_error_that_names_it(url, message):
 
 
 @contextlib.contextmanager
-def serving_bytes(*messages, first=wire.pack(METADATA)):
+def serving_bytes(*messages, first=HELLO):
     """A server of anything: `first` on connecting, then the messages whatever is asked; None closes."""
 
     def handle(connection):
