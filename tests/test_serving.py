@@ -1,6 +1,7 @@
 """Replicas that answer batches: who gets which answer, what happens when one dies, and real LIBERO through them."""
 
 import functools
+import sys
 import threading
 
 import fakes
@@ -17,6 +18,8 @@ from vlaad_ray.teachers import TEACHERS
 from vlaad_ray.types import Observation, SharedPolicy
 
 LIGHT = ServingConfig(cpus_per_replica=0)
+for module in (fakes, sys.modules[__name__]):  # Ray's workers don't have this folder on their path
+    ray.cloudpickle.register_pickle_by_value(module)
 
 
 def echo(**how):
@@ -38,7 +41,7 @@ def test_waiting_requests_share_a_batch_and_each_gets_its_own_answer(ray_local, 
     (tmp_path / "gate").touch()
     chunks = ray.get(answers)
     ray.kill(replica)
-    assert [chunk.phase for chunk in chunks] == ["1", *"4444", *"333"]
+    assert sorted(chunk.phase for chunk in chunks) == ["1", *"333", *"4444"]
     assert [float(chunk.actions[0, 0]) for chunk in chunks] == [np.float32(number / 10) for number in range(8)]
 
 
@@ -72,14 +75,16 @@ def test_a_lost_replica_is_replaced_and_no_request_is_lost(ray_local, tmp_path, 
         episodes = run_line_episodes(make, 4)
     assert (tmp_path / "scar").exists()
     for index, episode in enumerate(episodes):
-        np.testing.assert_allclose(episode.actions[:, 0], episode.proprio[:, 0], atol=1e-7)
+        np.testing.assert_array_equal(episode.actions[:, 0], episode.proprio[:, 0].clip(-1, 1))
         assert episode.proprio[0, 0] == np.float32(0.1 + index / 100)
 
 
 def test_a_replica_that_keeps_dying_stops_the_run_with_a_word_on_why(ray_local, tmp_path, monkeypatch):
     monkeypatch.setattr(serving, "MAX_RESTARTS", 0)
-    with placed(echo(scar=tmp_path / "scar", hurt=fakes.die), LIGHT) as make, pytest.raises(UserError, match="died 1"):
-        make(None).infer(seen(0))
+    with placed(echo(scar=tmp_path / "scar", hurt=fakes.die), LIGHT) as make:
+        client = make(None)
+        with pytest.raises(UserError, match=r"died more than 0 times .*lower --max-batch"):
+            client.infer(seen(0))
 
 
 class Broken(fakes.Echo):

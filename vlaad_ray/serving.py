@@ -202,8 +202,8 @@ def wait_until_loaded(replicas: list[Any]) -> bool:
 def dead(error: ActorDiedError) -> UserError:
     """What to say when a replica is past its restarts."""
     return UserError(
-        f"a replica of the teacher died {MAX_RESTARTS + 1} times ({str(error).splitlines()[0]}); its log is in Ray's "
-        "session directory; if memory ran out, lower --max-batch; then rerun the same command"
+        f"a replica of the teacher died more than {MAX_RESTARTS} times ({str(error).splitlines()[0]}); its log is in "
+        "Ray's session directory; if memory ran out, lower --max-batch; then rerun the same command"
     )
 
 
