@@ -8,14 +8,16 @@ import fakes
 import numpy as np
 import pytest
 import ray
+import torch
 
 from vlaad_ray import evaluate, serving
 from vlaad_ray.batching import Rhythm
-from vlaad_ray.configs import EnvConfig, EvalConfig, FleetConfig, ServingConfig, UserError
+from vlaad_ray.configs import EnvConfig, EvalConfig, FleetConfig, ServingConfig, TeacherConfig, UserError
 from vlaad_ray.episode import EpisodeSpec, run_episode
+from vlaad_ray.fleet import check_images
 from vlaad_ray.serving import PolicyUnavailable, Replica, placed
-from vlaad_ray.teachers import TEACHERS
-from vlaad_ray.types import Observation, SharedPolicy
+from vlaad_ray.teachers import TEACHERS, fingerprint
+from vlaad_ray.types import Observation, SharedPolicy, Trained
 
 LIGHT = ServingConfig(cpus_per_replica=0)
 for module in (fakes, sys.modules[__name__]):  # Ray's workers don't have this folder on their path
@@ -162,6 +164,55 @@ def test_real_libero_through_replicas_and_an_episode_whose_teacher_vanished_runs
     assert summary["success"]["ever"]["n"] == 2
     assert summary["steps_mean"] == 12
     assert summary["retried"] == 1
+
+
+@pytest.fixture(scope="module")
+def openvla_checkpoint(tmp_path_factory):
+    """Tiny random weights in OpenVLA's true layout."""
+    pytest.importorskip("transformers")
+    from vlaad_ray.teachers.openvla.random_checkpoint import write_random_checkpoint
+
+    directory = tmp_path_factory.mktemp("openvla")
+    write_random_checkpoint(directory, "tiny", torch.float32)
+    return directory
+
+
+def test_openvla_acts_in_real_libero_through_a_replica(ray_local, tmp_path, openvla_checkpoint):
+    config = EvalConfig(
+        policy="openvla",
+        out=tmp_path,
+        tasks="0",
+        init_states="20-21",
+        budget=4,
+        videos=0,
+        teacher_config=TeacherConfig(checkpoint=openvla_checkpoint, dtype="fp32"),
+        serving=LIGHT,
+        env=EnvConfig(render="exact", image_size=256),
+        fleet=FleetConfig(actors=2),
+    )
+    summary = evaluate.evaluate(config)
+    assert summary["success"]["ever"]["n"] == 2
+    assert summary["policy"] == f"openvla-{fingerprint(openvla_checkpoint)}"
+    assert summary["warnings"] == []
+
+
+def test_fine_tunes_of_one_architecture_have_other_fingerprints(tmp_path):
+    """Their file names, sizes and tensor headers agree: only the weights, or the statistics, differ."""
+    for name, weight, statistics in (("a", b"\1", "{}"), ("b", b"\2", "{}"), ("c", b"\1", '{"libero_goal": {}}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"header" + weight * 100)
+        (tmp_path / name / "dataset_statistics.json").write_text(statistics)
+    assert len({fingerprint(tmp_path / name) for name in "abc"}) == 3
+    with pytest.raises(UserError, match="holds no \\*.safetensors"):
+        fingerprint(tmp_path)
+
+
+def test_images_that_a_published_checkpoint_never_saw_are_refused_or_reported():
+    policy = SharedPolicy("openvla", fakes.load_echo, execute=1, trained=Trained("exact", 256))
+    with pytest.raises(UserError, match="learnt from images of 256 pixels, not 128: add --image-size 256"):
+        check_images(policy, EnvConfig(render="exact"))
+    (warning,) = check_images(policy, EnvConfig(render="fast", image_size=256))
+    assert "(--render)" in warning
 
 
 def test_a_vanished_teacher_is_not_taken_for_a_bug(ray_local, tmp_path, monkeypatch):

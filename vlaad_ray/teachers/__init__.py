@@ -10,6 +10,7 @@ import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from vlaad_ray.configs import TeacherConfig, UserError
 from vlaad_ray.teachers.scripted.expert import ScriptedTeacher
@@ -40,7 +41,9 @@ def openvla(config: TeacherConfig, suite: str, execute: int) -> SharedPolicy:
     )
 
 
-def _load_openvla(checkpoint: Path, suite: str, unnorm_key: str | None, dtype: str, device: str) -> BatchPolicy:
+def _load_openvla(
+    checkpoint: Path, suite: str, unnorm_key: str | None, dtype: Literal["bf16", "fp32"], device: str
+) -> BatchPolicy:
     from vlaad_ray.teachers.openvla.policy import load_openvla
 
     return load_openvla(checkpoint, suite, unnorm_key, device, dtype)
