@@ -46,6 +46,7 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
         noise=config.noise,
         teacher_config=config.teacher_config,
         serving=config.serving,
+        teacher_noise=config.teacher_noise,
         env=config.env,
         fleet=config.fleet,
     )
@@ -79,6 +80,7 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
         videos=1,
         teacher_config=config.teacher_config,
         serving=config.serving,
+        teacher_noise=config.teacher_noise,
         env=config.env,
         fleet=config.fleet,
     )

@@ -58,6 +58,22 @@ class NoiseConfig:
 
 
 @dataclass(frozen=True)
+class TeacherNoiseConfig:
+    """What real teachers do, injected into what a teacher asks for: the *recorded* target is noisy, and executed."""
+
+    flip_rate: float = 0.0
+    """Expected share of steps whose gripper target is turned, to be taken back within the burst length."""
+    flip_steps: int = 2
+    """A burst of flips lasts 1 to this many steps. Above 3 the fingers follow, and jobs/audit.py needs --longest."""
+    jitter: float = 0.0
+    """Standard deviation of white noise on each translation (half on rotations)."""
+    stall_rate: float = 0.0
+    """Expected share of steps on which the teacher asks for no motion though it meant to move."""
+    stall_steps: int = 5
+    """A stall lasts 1 to this many steps."""
+
+
+@dataclass(frozen=True)
 class EnvConfig:
     render: Literal["fast", "exact"] = "fast"
     """exact: pixel-identical to LIBERO's own images (published checkpoints need it). fast: several times quicker,
@@ -153,6 +169,7 @@ class CollectConfig:
     noise: NoiseConfig = NoiseConfig()
     teacher_config: Flat[TeacherConfig] = TeacherConfig()
     serving: Flat[ServingConfig] = ServingConfig()
+    teacher_noise: TeacherNoiseConfig = TeacherNoiseConfig()
     env: Flat[EnvConfig] = EnvConfig()
     fleet: Flat[FleetConfig] = FleetConfig()
 
@@ -187,6 +204,8 @@ class EvalConfig:
     """Another evaluation's --out: paired comparison on the shared init states (exact McNemar test)."""
     teacher_config: Flat[TeacherConfig] = TeacherConfig()
     serving: Flat[ServingConfig] = ServingConfig()
+    teacher_noise: TeacherNoiseConfig = TeacherNoiseConfig()
+    """Injected into what the policy asks for: how a teacher fares with the noise that its data has."""
     env: Flat[EnvConfig] = EnvConfig()
     fleet: Flat[FleetConfig] = FleetConfig()
 
@@ -355,6 +374,39 @@ class PipelineConfig:
     """Noise on executed actions while collecting, so that the data covers recovery."""
     teacher_config: Flat[TeacherConfig] = TeacherConfig()
     serving: Flat[ServingConfig] = ServingConfig()
+    teacher_noise: TeacherNoiseConfig = TeacherNoiseConfig()
+    """Noise in what the teacher asks for, in collection and in its own evaluation."""
+    env: Flat[EnvConfig] = EnvConfig()
+    fleet: Flat[FleetConfig] = FleetConfig()
+
+
+@dataclass(frozen=True)
+class AuditConfig:
+    """Measure the noise in what a teacher asks for: in a dataset, or live. The dataset itself is never written to."""
+
+    out: Path
+    """Where summary.json, episodes.json and noise.html go; with --teacher, its episodes too (data/)."""
+    data: Path | None = None
+    """Dataset directory, as jobs/collect.py wrote it."""
+    teacher: str | None = None
+    """Or a teacher to run: scripted, openvla (--checkpoint) or remote (--url)."""
+    longest: int = 3
+    """A gripper command of up to this many steps that is then taken back counts as self-revoking."""
+    repair: Path | None = None
+    """Also write a copy of the dataset here, with the gripper targets that were meant."""
+    suite: str = "libero_object"
+    """Of a live teacher, as all below."""
+    tasks: str = "0-9"
+    episodes: int = 50
+    """Spread evenly over the tasks (rounded up): stored init states 0-19, then fresh placements."""
+    seed: int = 0
+    execute: int = 0
+    """Actions of a teacher's chunk executed before it is asked again; 0: as its authors do (openvla 1, remote 5)."""
+    image_every: int = 1000
+    """Render every n-th control step: an audit needs no pictures, a look at them may help."""
+    teacher_config: Flat[TeacherConfig] = TeacherConfig()
+    serving: Flat[ServingConfig] = ServingConfig()
+    teacher_noise: TeacherNoiseConfig = TeacherNoiseConfig()
     env: Flat[EnvConfig] = EnvConfig()
     fleet: Flat[FleetConfig] = FleetConfig()
 
@@ -460,6 +512,11 @@ class ServeConfig:
     device: str = "cpu"
     """torch device."""
     dtype: Literal["bf16", "fp32"] = "fp32"
+
+
+def teacher_noise_content(config: TeacherNoiseConfig) -> dict[str, TeacherNoiseConfig]:
+    """What teacher noise adds to the settings that `config_hash` is over: nothing without noise, so names stay."""
+    return {} if config == TeacherNoiseConfig() else {"teacher_noise": config}
 
 
 def config_hash(**settings: object) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
-from vlaad_ray.configs import NoiseConfig
+from vlaad_ray.configs import NoiseConfig, TeacherNoiseConfig
+from vlaad_ray.noise import ActionNoise, TeacherNoise
 from vlaad_ray.types import ACTION_DIM, CAMERAS, Episode, EpisodeKey, InitState, Observation, Policy
 
 RELEASE_STEPS = 40
@@ -40,6 +40,9 @@ class EpisodeSpec:
     image_every: int = 0
     """Record images every n-th step; 0: none (a policy that needs images still gets them when it is asked)."""
     noise: NoiseConfig = field(default_factory=NoiseConfig)
+    """On what is executed."""
+    teacher_noise: TeacherNoiseConfig = field(default_factory=TeacherNoiseConfig)
+    """On what the policy asks for, and so on what is recorded."""
     budget: int | None = None
     """Steps until the goal must have been true; None: the suite's."""
 
@@ -52,7 +55,7 @@ def run_episode(env: Env, policy: Policy, spec: EpisodeSpec) -> Episode:
     """
     env.reset(spec.key.init, spec.key.seed)
     policy.reset(env.instruction)
-    noise = ActionNoise(spec.noise, spec.key)
+    teacher_noise, noise = TeacherNoise(spec.teacher_noise, spec.key), ActionNoise(spec.noise, spec.key)
     budget = spec.budget or env.budget
     proprio: list[np.ndarray] = []
     actions: list[np.ndarray] = []
@@ -70,7 +73,8 @@ def run_episode(env: Env, policy: Policy, spec: EpisodeSpec) -> Episode:
         if not chunk:
             answer = policy.infer(observation)
             chunk, phase = [check_action(action) for action in answer.actions], answer.phase
-        action = chunk.pop(0)
+        meant = chunk.pop(0)
+        action = teacher_noise.apply(meant)
         proprio.append(observation.proprio)
         actions.append(action)
         executed.append(noise.apply(action))
@@ -78,7 +82,8 @@ def run_episode(env: Env, policy: Policy, spec: EpisodeSpec) -> Episode:
         for camera in CAMERAS:
             images[camera].append(observation.images[camera] if record else None)
         env.step(executed[-1])
-        open_for = open_for + 1 if action[-1] < 0 and success_step is not None else 0
+        # As meant: if a flip put off the end, every episode's last steps would be free of flips.
+        open_for = open_for + 1 if meant[-1] < 0 and success_step is not None else 0
         if success_step is None and env.success():
             success_step = len(actions)
 
@@ -115,30 +120,3 @@ def check_action(action: np.ndarray) -> np.ndarray:
     if action.shape != (ACTION_DIM,) or not np.isfinite(action).all():
         raise ValueError(f"the policy returned an unusable action: shape {action.shape}, values {action}")
     return np.clip(action, -1, 1)
-
-
-class ActionNoise:
-    """Noise on executed actions (DART, Laskey et al. 2017): the recorded target stays what the teacher meant.
-
-    Its random numbers come from the episode's name alone, so an episode is the same on any actor.
-    """
-
-    def __init__(self, config: NoiseConfig, key: EpisodeKey):
-        digest = hashlib.sha256(key.name.encode()).digest()
-        self._random = np.random.default_rng(int.from_bytes(digest[:8], "little"))
-        self._config = config
-        self._sigma = float(self._random.choice(config.sigmas))
-        self._burst = np.zeros(ACTION_DIM)
-        self._burst_left = 0
-
-    def apply(self, action: np.ndarray) -> np.ndarray:
-        """[7] in [-1, 1] -> [7] in [-1, 1]. The gripper command is never touched."""
-        random, config = self._random, self._config
-        if self._burst_left == 0 and config.burst_rate > 0 and random.random() < config.burst_rate:
-            self._burst_left = int(random.integers(4, 11))
-            self._burst = np.array([1, 1, 1, 0.3, 0.3, 0.3, 0]) * config.burst_sigma * random.normal(size=ACTION_DIM)
-        push = np.array([1, 1, 1, 0.5, 0.5, 0.5, 0]) * self._sigma * random.normal(size=ACTION_DIM)
-        if self._burst_left > 0:
-            self._burst_left -= 1
-            push = push + self._burst
-        return np.clip(action + push, -1, 1).astype(np.float32)

@@ -11,11 +11,19 @@ from typing import Any
 from rich.table import Table
 
 from vlaad_ray import cli, store, video
-from vlaad_ray.configs import STEP_BUDGETS, EvalConfig, UserError, config_hash, parse_range
+from vlaad_ray.configs import (
+    STEP_BUDGETS,
+    EvalConfig,
+    UserError,
+    config_hash,
+    parse_range,
+    teacher_noise_content,
+)
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.envs import libero
 from vlaad_ray.episode import EpisodeSpec
 from vlaad_ray.fleet import check_images, run_policy
+from vlaad_ray.noise import check_teacher_noise
 from vlaad_ray.provenance import software, write_run_record
 from vlaad_ray.statistics import format_success, gripper_flips, paired, success_summary
 from vlaad_ray.students.checkpoint import checkpoint_name, read_config
@@ -118,11 +126,14 @@ def plan_episodes(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> lis
         libero.check_task(config.suite, task)
         libero.check_init_states(config.suite, task, states)
     settings = {"execute": None, **policy.settings}
+    check_teacher_noise(config.teacher_noise)
+    settings |= teacher_noise_content(config.teacher_noise)
     content = config_hash(version=CONTENT_VERSION, env=config.env, budget=config.budget, **settings)
     return [
         EpisodeSpec(
             key=EpisodeKey(config.suite, task, InitState("stored", state), policy.name, config.seed, content),
             budget=config.budget or None,
+            teacher_noise=config.teacher_noise,
         )
         for task in tasks
         for state in states

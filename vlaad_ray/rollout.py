@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from vlaad_ray import cli, store
-from vlaad_ray.configs import EVAL_INIT_STATES, CollectConfig, UserError, config_hash, parse_range
+from vlaad_ray.configs import (
+    EVAL_INIT_STATES,
+    CollectConfig,
+    UserError,
+    config_hash,
+    parse_range,
+    teacher_noise_content,
+)
 from vlaad_ray.envs import libero
 from vlaad_ray.episode import EpisodeSpec
 from vlaad_ray.fleet import check_images, run_policy
+from vlaad_ray.noise import check_teacher_noise
 from vlaad_ray.provenance import software, write_run_record
 from vlaad_ray.teachers import find_teacher
 from vlaad_ray.types import Episode, EpisodeKey, InitState, LocalPolicy, SharedPolicy
@@ -39,7 +48,7 @@ def collect(config: CollectConfig) -> dict[str, Any]:
             todo,
             config.env,
             teacher,
-            functools.partial(store_episode, config.out, config.keep_failed, {"render": config.env.render}),
+            functools.partial(store_episode, config.out, config.keep_failed, facts(config)),
             config.fleet,
             config.serving,
             lambda spec, outcome: advance("kept" if outcome["kept"] else "failed"),
@@ -75,22 +84,30 @@ def plan_episodes(config: CollectConfig, teacher: LocalPolicy | SharedPolicy) ->
     for task in tasks:
         libero.check_task(config.suite, task)
         libero.check_init_states(config.suite, task, stored)
+    check_teacher_noise(config.teacher_noise)
     content = config_hash(
         version=CONTENT_VERSION,
         env=config.env,
         noise=config.noise,
         image_every=config.image_every,
         **teacher.settings,
+        **teacher_noise_content(config.teacher_noise),
     )
     return [
         EpisodeSpec(
             key=EpisodeKey(config.suite, task, init, teacher.name, config.seed, content),
             image_every=config.image_every,
             noise=config.noise,
+            teacher_noise=config.teacher_noise,
         )
         for task in tasks
         for init in inits
     ]
+
+
+def facts(config: CollectConfig) -> dict[str, Any]:
+    """What every episode's footer says of how it was made, for stages that must not guess it from a hash."""
+    return {"render": config.env.render, "teacher_noise": asdict(config.teacher_noise)}
 
 
 def store_episode(out: Path, keep_failed: bool, extra: dict[str, Any], episode: Episode) -> dict[str, Any]:
