@@ -55,6 +55,15 @@ CASES = {
         "has schema version 99, this vlaad_ray",
     ),
     "broken checkpoint": ("eval --policy {root}/broken --out {out}", "model.safetensors is corrupt"),
+    "audit of nothing": ("audit --data {root}/empty --out {out}", "holds no episodes; collect it with"),
+    "audit of two things": (
+        "audit --data {root}/good --teacher scripted --out {out}",
+        "give either --data DIR (a dataset) or --teacher NAME",
+    ),
+    "noise beyond what can be": (
+        "collect --teacher-noise.flip-rate 3 --out {out}",
+        "--teacher-noise.flip-rate 3 is not a fraction from 0 to 0.27",
+    ),
     "no such policy": ("eval --policy {root}/nowhere --out {out}", "neither a teacher (scripted, openvla, remote) nor"),
     "teacher without weights": ("collect --teacher openvla --out {out}", "--teacher openvla needs --checkpoint DIR"),
     "no policy server": (

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from vlaad_ray import store
 from vlaad_ray.configs import UserError
-from vlaad_ray.report import evaluation, learning, page, timeline
+from vlaad_ray.report import evaluation, learning, noise, page, timeline
 from vlaad_ray.report.contact_sheet import write_contact_sheet
 
-__all__ = ["write_contact_sheet", "write_report"]
+__all__ = ["write_contact_sheet", "write_noise", "write_report"]
 
 
 def write_report(run: Path) -> Path:
@@ -37,6 +37,15 @@ def write_report(run: Path) -> Path:
             learning.provenance(run),
         ],
     )
+    return _write(path, content)
+
+
+def write_noise(out: Path) -> Path:
+    """Write out/noise.html from what jobs/audit.py left in `out`, and return its path."""
+    return _write(out / "noise.html", page.document("vlaad_ray: noise", noise.sections(out)))
+
+
+def _write(path: Path, content: str) -> Path:
     with store.replacing(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
     return path

@@ -1,0 +1,105 @@
+"""The page of an audit: verdict, noise by phase and task, how it spreads over episodes, and the worst episode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlaad_ray import phases, smoothness, store
+from vlaad_ray.report import charts, page
+from vlaad_ray.report.charts import Frame, Series
+
+BINS = (0.0, 0.002, 0.01, 0.02, 0.05, 0.1, 0.2, 1.0)
+"""Edges of the histogram of episodes by their share of self-revoked targets."""
+WIDTH, LEFT, RIGHT = 1040.0, 76.0, 1030.0
+
+
+def sections(out: Path) -> list[str]:
+    """From OUT/summary.json and OUT/episodes.json, as jobs/audit.py wrote them."""
+    summary, episodes = store.read_json(out / "summary.json"), store.read_json(out / "episodes.json")
+    counted = summary["episodes"]
+    head = f"<h1>Noise in {escape(summary['source'])}</h1>"
+    head += "".join(f'<p class="headline">{escape(line)}</p>' for line in summary["verdict"])
+    head += (
+        f"<p class='soft'>{counted['audited']} episodes ({counted['failed']} failed), {summary['frames']:,} frames; "
+        f"a gripper command taken back within {summary['longest']} steps counts as self-revoking</p>"
+    )
+    source = "`summary.json` and `episodes.json`, by `jobs/audit.py`"
+    by_phase = page.bars(
+        {name: 100 * entry["self_revoked"] for name, entry in summary["phases"].items()},
+        "% self-revoking",
+        charts.PHASE_COLOURS,
+    )
+    rows = {"all": summary, **summary["suites"], **summary["phases"]}
+    by_task = {f"{name}: {entry['instruction']}": entry for name, entry in summary["tasks"].items()}
+    parts = [
+        head,
+        page.section("By phase", source, by_phase + _table(rows)),
+        page.section("By task", source, _table(by_task)),
+        page.section("Episodes by their share of self-revoking targets", source, histogram(episodes)),
+    ]
+    if summary["stated_phases"]:
+        parts.insert(2, page.section("By the phase that the teacher states", source, _table(summary["stated_phases"])))
+    worst = max(episodes, key=lambda line: line["self_revoked"])
+    if worst["self_revoked"] > 0:
+        drawn = f'<div class="wide">{gripper(Path(worst["path"]), summary["longest"])}</div>'
+        said = f"<p>{escape(worst['episode'])}: {100 * worst['self_revoked']:.1f} % self-revoking, as dots</p>"
+        parts.append(page.section("The worst episode", "the episode's file", said + drawn))
+    return parts
+
+
+def histogram(episodes: Sequence[Mapping[str, Any]]) -> str:
+    """A bar for each range of shares: how many episodes lie in it."""
+    counts, _ = np.histogram([line["self_revoked"] for line in episodes], BINS)
+    names = [f"{100 * low:g}-{100 * high:g} %" for low, high in pairwise(BINS)]
+    return page.bars(dict(zip(names, counts.astype(float).tolist(), strict=True)), "episodes")
+
+
+def gripper(path: Path, longest: int) -> str:
+    """SVG: phases by the rules, gripper target with its self-revoked steps as dots, and finger width."""
+    episode = store.read_episode(path, images=False)
+    target = episode.actions[:, 6]
+    revoked = smoothness.self_revoked(target, longest)
+    meant = smoothness.meant_gripper(target, longest)
+    steps = (0.0, float(len(episode)))
+    band = Frame(LEFT, RIGHT, 0, 22, steps, (0.0, 1.0))
+    parts = [charts.text(LEFT - 6, 15, "rules", "end")]
+    parts += charts.phase_band(band, phases.classify(episode.proprio, meant, episode.instruction))
+    width_mm = 1000 * np.abs(episode.proprio[:, 6:8]).sum(axis=1)
+    times = [float(step) for step in range(len(episode))]
+    top = 34.0
+    for label, values in (("target", target), ("width (mm)", width_mm)):
+        at = charts.covering_ticks(float(values.min()), float(values.max()))
+        frame = Frame(LEFT, RIGHT, top, top + 74, steps, (at[0], at[-1]))
+        parts += charts.y_axis(frame, at[:: max(1, len(at) // 3)], label)
+        parts.append(charts.polyline(frame, times, Series(label, values.tolist(), "currentColor")))
+        if label == "target":
+            parts += [
+                f'<circle cx="{frame.x(int(step)):.1f}" cy="{frame.y(target[step]):.1f}" r="3" '
+                f'fill="{charts.SERIES_COLOURS[1]}"><title>step {step}</title></circle>'
+                for step in np.flatnonzero(revoked)
+            ]
+        top += 90
+    parts += charts.x_axis(frame, charts.whole_ticks(*steps), "control step")
+    return charts.svg(WIDTH, top + 26, parts, f"Gripper of {episode.key.name}")
+
+
+def _table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    header = ["", "frames", "self-revoking %", "reversals / 240", "stalled %", "asked jerk", "moved jerk, m/s³"]
+    cells = [
+        [
+            escape(name),
+            f"{entry['frames']:,}",
+            f"{100 * entry['self_revoked']:.2f}",
+            f"{entry['reversals_per_240']:.1f}",
+            f"{100 * entry['stalled']:.1f}",
+            *(f"{entry[jerk]:.3g}" if entry[jerk] is not None else "" for jerk in ("asked_jerk", "moved_jerk")),
+        ]
+        for name, entry in rows.items()
+    ]
+    return page.table(header, cells)
