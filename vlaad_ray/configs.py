@@ -64,7 +64,7 @@ class TeacherNoiseConfig:
     flip_rate: float = 0.0
     """Expected share of steps whose gripper target is turned, to be taken back within the burst length."""
     flip_steps: int = 2
-    """A burst of flips lasts 1 to this many steps. Above 3 the fingers follow, and jobs/audit.py needs --longest."""
+    """A burst of flips lasts 1 to this many steps. Above 3, jobs/audit.py needs a --longest to match."""
     jitter: float = 0.0
     """Standard deviation of white noise on each translation (half on rotations)."""
     stall_rate: float = 0.0

@@ -11,7 +11,7 @@ from vlaad_ray.phases import MIN_COMMAND_FRAMES
 from vlaad_ray.types import CONTROL_HZ
 
 LONGEST_FLIP = MIN_COMMAND_FRAMES - 1
-"""A gripper command of up to this many steps that is then taken back was never meant: the fingers hardly move."""
+"""A gripper command of up to this many steps that is then taken back was not meant. Two steps open by 7 mm at most."""
 STILL_ACTION = 0.02
 """A target below this in all six motion components asks for no motion: under 0.3 mm and 3 mrad a step."""
 
