@@ -203,7 +203,7 @@ def test_fine_tunes_of_one_architecture_have_other_fingerprints(tmp_path):
         (tmp_path / name / "model.safetensors").write_bytes(b"header" + weight * 100)
         (tmp_path / name / "dataset_statistics.json").write_text(statistics)
     assert len({fingerprint(tmp_path / name) for name in "abc"}) == 3
-    with pytest.raises(UserError, match="holds no \\*.safetensors"):
+    with pytest.raises(UserError, match=r"holds no \*.safetensors"):
         fingerprint(tmp_path)
 
 
