@@ -200,7 +200,7 @@ def push_flat(scene: Scene, name: str, target: np.ndarray) -> Motion:
         closing = np.array([np.cos(angle), np.sin(angle), 0])
         return collisions(centre, closing, around) + 0.3 * abs(closing_along(closing)[1])
 
-    angle = min(np.arange(0, np.pi, np.pi / 12), key=cost)
+    angle = min(np.arange(0, np.pi, np.pi / 12).tolist(), key=cost)
     rotation, _ = closing_along(np.array([np.cos(angle), np.sin(angle)]))
     start = np.array([*(centre[:2] + way * 0.02), low[2] + 0.014])
     yield from travel(
