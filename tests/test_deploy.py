@@ -12,13 +12,13 @@ import torch
 
 from vlaad_ray import store
 from vlaad_ray.configs import UserError
-from vlaad_ray.deploy.policy import StudentPolicy
+from vlaad_ray.deploy.policy import SteadyGripper, StudentPolicy
 from vlaad_ray.students import checkpoint
 from vlaad_ray.students.data import episode_frames, survey
 from vlaad_ray.students.model import Student, StudentConfig
 from vlaad_ray.students.preprocess import bins_to_actions
 from vlaad_ray.students.text import train_tokenizer
-from vlaad_ray.types import Observation
+from vlaad_ray.types import ActionChunk, Observation
 
 torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
 
@@ -92,6 +92,35 @@ def test_a_new_instruction_is_not_answered_with_the_old_ones_encoding(directory)
     other.reset(synthetic.INSTRUCTIONS[1])
     expected = other.infer(observation(instruction=synthetic.INSTRUCTIONS[1])).actions
     assert np.array_equal(policy.infer(observation(instruction=synthetic.INSTRUCTIONS[1])).actions, expected)
+
+
+class Says:
+    """Answers with the gripper commands that it was made with, two at a time."""
+
+    needs_images = False
+
+    def __init__(self, *commands):
+        self.commands = commands
+
+    def reset(self, instruction):
+        self.answers = iter(np.array(self.commands, np.float32).reshape(-1, 2))
+
+    def infer(self, observation):
+        return ActionChunk(np.array([[0.5] * 6 + [command] for command in next(self.answers)], np.float32))
+
+
+def test_a_gripper_command_stands_for_a_while_once_it_has_changed():
+    """Open, close, open, close …: the fingers must get the time to close; and a new episode starts afresh."""
+    said = [-1, 1, -1, 1, -1, 1, -1, 1, 1, 1, 1, -1]
+    policy = SteadyGripper(Says(*said), dwell=3)
+    for _ in range(2):
+        policy.reset("")
+        done = np.concatenate([policy.infer(observation()).actions for _ in range(len(said) // 2)])
+        assert done[:, 6].tolist() == [-1, -1, -1, 1, 1, 1, -1, -1, -1, 1, 1, 1]
+        assert (done[:, :6] == 0.5).all()
+    unchanged = SteadyGripper(Says(*said), dwell=0)
+    unchanged.reset("")
+    assert np.concatenate([unchanged.infer(observation()).actions for _ in range(6)])[:, 6].tolist() == said
 
 
 GOOD = np.zeros((64, 64, 3), np.uint8)

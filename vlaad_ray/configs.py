@@ -196,6 +196,9 @@ class EvalConfig:
     execute: int = 0
     """Actions of a chunk executed before the policy is asked again; 0: 2 of a student's (docs/experiments.md), as its
     authors do for a teacher (openvla 1, remote 5)."""
+    gripper_dwell: int = 10
+    """Control steps that a student's gripper command stands once it has changed; 0: exactly as the student says.
+    Fingers take about 10 (0.5 s) to close on a thing (docs/experiments.md)."""
     budget: int = 0
     """Steps until success must have been reached; 0: the field's own (280 object, 220 spatial, 300 goal, 520 10)."""
     videos: int = 2

@@ -19,7 +19,7 @@ from vlaad_ray.configs import (
     parse_range,
     teacher_noise_content,
 )
-from vlaad_ray.deploy.policy import StudentPolicy
+from vlaad_ray.deploy.policy import SteadyGripper, StudentPolicy
 from vlaad_ray.envs import libero
 from vlaad_ray.episode import EpisodeSpec
 from vlaad_ray.fleet import check_images, run_policy
@@ -77,6 +77,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         "init_states": config.init_states,
         "seed": config.seed,
         "execute": policy.settings.get("execute"),
+        "gripper_dwell": policy.settings.get("gripper_dwell"),
         "budget": config.budget or STEP_BUDGETS[config.suite],
         "render": config.env.render,
         **summarise(list(results.values())),
@@ -106,14 +107,13 @@ def resolve_policy(config: EvalConfig) -> tuple[LocalPolicy | SharedPolicy, dict
     training = read_config(directory)["training"]
     execute = config.execute or STUDENT_EXECUTES
     StudentPolicy.from_pretrained(directory, execute)  # a broken checkpoint fails here, not on every actor
-    make = functools.partial(load_student, directory.resolve(), execute)
-    return LocalPolicy(
-        checkpoint_name(directory), make, {"execute": execute}, Trained(training.get("render"))
-    ), training
+    make = functools.partial(load_student, directory.resolve(), execute, config.gripper_dwell)
+    settings = {"execute": execute, "gripper_dwell": config.gripper_dwell}
+    return LocalPolicy(checkpoint_name(directory), make, settings, Trained(training.get("render"))), training
 
 
-def load_student(directory: Path, execute: int, _: libero.LiberoEnv) -> Policy:
-    return StudentPolicy.from_pretrained(directory, execute)
+def load_student(directory: Path, execute: int, gripper_dwell: int, _: libero.LiberoEnv) -> Policy:
+    return SteadyGripper(StudentPolicy.from_pretrained(directory, execute), gripper_dwell)
 
 
 def plan_episodes(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> list[EpisodeSpec]:
