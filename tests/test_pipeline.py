@@ -49,18 +49,22 @@ def test_pipeline_leaves_everything_it_promises(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text())["student"]["success"] == summary["student"]["success"]
 
 
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @pytest.fixture
 def head(tmp_path):
     """A Ray head of its own, as on a cluster; yields the address that jobs are submitted to."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        gcs_port = probe.getsockname()[1]
+    # A port of its own for each: another Ray on this machine has the default ones, the agent's too, without which no job
+    # can be started.
+    port, gcs_port, agent_port = (free_port() for _ in range(3))
     settings = environment(RAY_AUTH_MODE="disabled")
     ray = str(BIN / "ray")
     start = [ray, "start", "--head", f"--port={gcs_port}", f"--dashboard-port={port}", "--num-cpus=2", "--block"]
+    start += [f"--dashboard-agent-listen-port={agent_port}"]
     process = subprocess.Popen(
         [*start, "--include-dashboard=true", "--disable-usage-stats"],
         env=settings,
