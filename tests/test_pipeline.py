@@ -58,8 +58,7 @@ def free_port():
 @pytest.fixture
 def head(tmp_path):
     """A Ray head of its own, as on a cluster; yields the address that jobs are submitted to."""
-    # A port of its own for each: another Ray on this machine has the default ones, the agent's too, without which no job
-    # can be started.
+    # Ports of its own: another Ray on this machine has the default ones, the agent's too, without which no job starts.
     port, gcs_port, agent_port = (free_port() for _ in range(3))
     settings = environment(RAY_AUTH_MODE="disabled")
     ray = str(BIN / "ray")
