@@ -16,7 +16,7 @@ from vlaad_ray.batching import Rhythm
 from vlaad_ray.configs import EnvConfig, EvalConfig, FleetConfig, ServingConfig, TeacherConfig, UserError
 from vlaad_ray.episode import EpisodeSpec, run_episode
 from vlaad_ray.fleet import check_images
-from vlaad_ray.serving import PolicyUnavailable, Replica, placed
+from vlaad_ray.serving import PolicyUnavailable, Replica, placed, question
 from vlaad_ray.teachers import TEACHERS, fingerprint
 from vlaad_ray.types import Observation, SharedPolicy, Trained
 
@@ -39,15 +39,15 @@ def test_waiting_requests_share_a_batch_and_each_gets_its_own_answer(ray_local, 
     actor = ray.remote(Replica).options(num_cpus=0)
     replica = actor.remote(load, "cpu", ServingConfig(max_batch=4), Rhythm(4, 0.0))
     ray.get(replica.ready.remote())
-    answers = [replica.infer.remote(f"client {number}", seen(number / 10)) for number in range(8)]
+    answers = [replica.infer.remote(f"client {number}", question(seen(number / 10))) for number in range(8)]
     ray.get(replica.next_seat.remote())  # calls of one caller start in order: all eight wait by now
     (tmp_path / "gate").touch()
     chunks = ray.get(answers)
     ray.kill(replica)
-    sizes = Counter(int(chunk.phase) for chunk in chunks)  # each answer says how large its batch was
+    sizes = Counter(int(phase) for _, phase in chunks)  # each answer says how large its batch was
     assert sizes[4] >= 4
     assert all(count % size == 0 and size <= 4 for size, count in sizes.items())
-    assert [float(chunk.actions[0, 0]) for chunk in chunks] == [np.float32(number / 10) for number in range(8)]
+    assert [np.frombuffer(actions, np.float32)[0] for actions, _ in chunks] == [np.float32(n / 10) for n in range(8)]
 
 
 def run_line_episodes(make, count):

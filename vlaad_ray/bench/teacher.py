@@ -1,14 +1,15 @@
 """How near the batching of teacher requests (serving.py) comes to a perfect batcher.
 
 The teacher sleeps for fixed + item * b seconds over a batch of b, as a GPU would be busy. The environments are threads
-of one process: each sends a real observation with two camera images to the replica's actor, waits for the answer, and
-sleeps as long as a simulator would work. Everything else, Ray's included, is as in a real run and counts against us.
+of a few processes: each sends a real observation with two camera images to the replica's actor, waits for the answer,
+and sleeps as long as a simulator would work. All else, Ray's part included, is as in a real run and counts against us.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,11 +23,13 @@ from vlaad_ray import cli, cluster, store
 from vlaad_ray.batching import TICK, Rhythm
 from vlaad_ray.configs import BenchTeacherConfig, ServingConfig
 from vlaad_ray.provenance import software, write_run_record
-from vlaad_ray.serving import placed
+from vlaad_ray.serving import INLINE, placed
 from vlaad_ray.types import ACTION_DIM, CAMERAS, PROPRIO_DIM, ActionChunk, Observation, Policy, SharedPolicy
 
-WARM_UP = 3.0
+WARM_UP = 5.0
 """Seconds before counting: the rhythm is learnt in a few rounds."""
+HOSTS = 8
+"""Processes that the environments are spread over: one each would take Ray longer to start than to measure."""
 SET_WAIT = 0.01
 """Seconds that a batcher with a set time waits: Ray Serve's default batch_wait_timeout_s."""
 
@@ -83,15 +86,19 @@ def best_schedule(clients: int, think: float, fixed: float, item: float, max_bat
 
 
 class Environments:
-    """Threads that ask, wait and think, in a process of their own."""
+    """Some environments, a thread each, in a process of their own."""
 
-    def run(self, make: Callable[[Any], Policy], count: int, config: BenchTeacherConfig) -> tuple[int, float]:
-        """Requests answered within `config.seconds` after the warm-up, and the mean size of their batches."""
-        begin = time.monotonic() + WARM_UP
-        sizes: list[list[int]] = [[] for _ in range(count)]
+    def ready(self) -> None:
+        """Returns once the process runs."""
 
-        def act(index: int) -> None:
-            random = np.random.default_rng(index)
+    def run(
+        self, make: Callable[[Any], Policy], numbers: Sequence[int], begin: float, config: BenchTeacherConfig
+    ) -> list[int]:
+        """Ask, wait and think; for every request answered in `config.seconds` from `begin` on, its batch's size."""
+        sizes: list[int] = []
+
+        def act(number: int) -> None:
+            random = np.random.default_rng(number)
             pixels = random.integers(0, 256, (config.image_size, config.image_size, 3), dtype=np.uint8)
             observation = Observation(
                 "pick up the milk and place it in the basket",
@@ -102,22 +109,22 @@ class Environments:
             while time.monotonic() < begin + config.seconds:
                 chunk = policy.infer(observation)
                 if begin <= time.monotonic() < begin + config.seconds:
-                    sizes[index].append(int(chunk.phase or 0))
+                    sizes.append(int(chunk.phase or 0))
                 spread = config.think_spread * random.uniform(-1, 1)
                 time.sleep(config.think_ms / 1000 * (1 + spread))
 
-        threads = [threading.Thread(target=act, args=(index,)) for index in range(count)]
+        threads = [threading.Thread(target=act, args=(number,)) for number in numbers]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        every = [size for mine in sizes for size in mine]
-        return len(every), sum(every) / len(every)
+        return sizes
 
 
 def bench_teacher(config: BenchTeacherConfig) -> dict[str, Any]:
     """Measure each number of environments with our batching, with a set wait and with none."""
     write_run_record(config.out, config)
+    os.environ.setdefault(INLINE[0], str(INLINE[1]))
     cluster.connect()
     rows = {}
     with cli.progress("bench teacher", 3 * len(config.environments)) as advance:
@@ -152,14 +159,22 @@ def bench_count(count: int, config: BenchTeacherConfig, advance: Callable[[str],
         "ideal": ideal,
         "best_schedule": best_schedule(count, think, fixed, item, config.max_batch),
     }
+    numbers = [range(count)[first::HOSTS] for first in range(min(count, HOSTS))]
+    hosts: list[Any] = [ray.remote(Environments).options(num_cpus=0).remote() for _ in numbers]
+    ray.get([host.ready.remote() for host in hosts])
     for name, rhythm in ways.items():
-        host: Any = ray.remote(Environments).options(num_cpus=0).remote()
         with placed(teacher, serving, rhythm) as make:
-            answered, batch = ray.get(host.run.remote(make, count, config))
-        ray.kill(host)
+            begin = time.monotonic() + WARM_UP  # one clock for all processes of a machine
+            sizes = ray.get(
+                [host.run.remote(make, mine, begin, config) for host, mine in zip(hosts, numbers, strict=True)]
+            )
+        answered = sum(map(len, sizes))
+        batch = sum(map(sum, sizes)) / answered
         throughput = answered / config.seconds
         row[name] = {"requests_per_second": throughput, "ratio_to_ideal": throughput / ideal, "mean_batch": batch}
         advance(f"{count} environments, {name}: {throughput / ideal:.2f} of the ideal")
+    for host in hosts:
+        ray.kill(host)
     return row
 
 
