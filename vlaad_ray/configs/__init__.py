@@ -1,0 +1,73 @@
+"""One frozen dataclass a stage: what a user may set, with defaults for a laptop. Imports nothing heavy."""
+
+from vlaad_ray.configs.bench import (
+    BenchAnnotateConfig,
+    BenchAuditConfig,
+    BenchOpenVlaConfig,
+    BenchRolloutConfig,
+    BenchTeacherConfig,
+)
+from vlaad_ray.configs.common import (
+    EVAL_INIT_STATES,
+    STEP_BUDGETS,
+    SUITES,
+    TAXONOMIES,
+    EnvConfig,
+    Flat,
+    FleetConfig,
+    NoiseConfig,
+    TeacherNoiseConfig,
+    UserError,
+    config_hash,
+    parse_range,
+    teacher_noise_content,
+)
+from vlaad_ray.configs.deploy import (
+    ServeConfig,
+)
+from vlaad_ray.configs.stages import (
+    AnnotateConfig,
+    AuditConfig,
+    CollectConfig,
+    EvalConfig,
+    PipelineConfig,
+    TrainConfig,
+)
+from vlaad_ray.configs.teachers import (
+    ServingConfig,
+    TeacherConfig,
+)
+from vlaad_ray.configs.vlm import (
+    VlmConfig,
+)
+
+__all__ = [
+    "EVAL_INIT_STATES",
+    "STEP_BUDGETS",
+    "SUITES",
+    "TAXONOMIES",
+    "AnnotateConfig",
+    "AuditConfig",
+    "BenchAnnotateConfig",
+    "BenchAuditConfig",
+    "BenchOpenVlaConfig",
+    "BenchRolloutConfig",
+    "BenchTeacherConfig",
+    "CollectConfig",
+    "EnvConfig",
+    "EvalConfig",
+    "Flat",
+    "FleetConfig",
+    "NoiseConfig",
+    "PipelineConfig",
+    "ServeConfig",
+    "ServingConfig",
+    "TeacherConfig",
+    "TeacherNoiseConfig",
+    "TrainConfig",
+    "UserError",
+    "VlmConfig",
+    "config_hash",
+    "parse_range",
+    "teacher_noise_content",
+]

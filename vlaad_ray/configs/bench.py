@@ -1,0 +1,98 @@
+"""One config a benchmark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vlaad_ray.configs.common import Flat
+from vlaad_ray.configs.vlm import VlmConfig
+
+
+@dataclass(frozen=True)
+class BenchRolloutConfig:
+    """Control steps per second and core, against LIBERO's own loop in the same run."""
+
+    out: Path = Path("runs/bench/rollout")
+    """Where summary.json goes."""
+    suites: tuple[str, ...] = ("libero_object", "libero_spatial", "libero_goal", "libero_10")
+    """Suites to measure; the headline ratio is the worst of them."""
+    task: int = 0
+    """Task of each suite."""
+    steps: int = 25
+    """Control steps a block."""
+    repeats: int = 5
+    """Blocks of each contestant, in turn; medians are reported."""
+
+
+@dataclass(frozen=True)
+class BenchAnnotateConfig:
+    """Answers a second through Ray Data against vLLM alone, and questions a thousand frames."""
+
+    data: Path
+    """Dataset directory with real episodes."""
+    out: Path = Path("runs/bench/annotate")
+    """Where summary.json goes."""
+    questions: int = 400
+    """At most this many, the same for both."""
+    repeats: int = 2
+    """Measurements of each, in turn; medians are reported."""
+    vlm: Flat[VlmConfig] = VlmConfig()
+    """Without --model a Qwen2.5-VL with random weights is made."""
+
+
+@dataclass(frozen=True)
+class BenchAuditConfig:
+    """What the audit of a VLM's answers sees when the answers are true but for a known share of lies."""
+
+    data: Path
+    """Dataset directory with real episodes."""
+    out: Path = Path("runs/bench/audit")
+    """Where summary.json and the annotations of each run go."""
+    rates: tuple[float, ...] = (0, 5, 15, 40)
+    """Lies in per cent of the answers, one run each."""
+    seed: int = 0
+    """Which answers are lies."""
+
+
+@dataclass(frozen=True)
+class BenchOpenVlaConfig:
+    """OpenVLA's latency, throughput and memory, with random weights in its true shape, batched against one by one."""
+
+    out: Path = Path("runs/bench/openvla")
+    """Where summary.json goes."""
+    size: Literal["full", "tiny"] = "full"
+    """full: OpenVLA-7B. tiny: shows on any machine that the path works, not how fast."""
+    batches: tuple[int, ...] = (1, 8, 32)
+    """Environments that ask at once."""
+    device: str = "cuda"
+    dtype: Literal["bf16", "fp32"] = "bf16"
+    repeats: int = 20
+    """Timed calls of each batch size; medians are reported."""
+
+
+@dataclass(frozen=True)
+class BenchTeacherConfig:
+    """Throughput of batched teacher requests, against the ideal and against plainer batching in the same run.
+
+    The teacher sleeps as long as a model would compute; clients sleep as long as a simulator would.
+    """
+
+    out: Path = Path("runs/bench/teacher")
+    """Where summary.json goes."""
+    environments: tuple[int, ...] = (2, 8, 32)
+    """Numbers of environments to measure."""
+    fixed_ms: float = 100.0
+    """What a batch costs whatever its size."""
+    item_ms: float = 8.0
+    """What each observation in it adds."""
+    think_ms: float = 20.0
+    """Mean time between an answer and the next request: a control step, with images drawn on a GPU."""
+    think_spread: float = 0.1
+    """Thinking times are uniform within this fraction of the mean."""
+    image_size: int = 256
+    """Two camera images of so many pixels go with each request, as to a real teacher."""
+    seconds: float = 12.0
+    """Measured time for each number of environments and each way of batching."""
+    max_batch: int = 32

@@ -1,0 +1,109 @@
+"""What several stages share: the user's errors, ranges, environments, actors, noise."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeVar
+
+import tyro
+
+SUITES = ("libero_object", "libero_spatial", "libero_goal", "libero_10", "libero_90")
+STEP_BUDGETS = {
+    "libero_spatial": 220,
+    "libero_object": 280,
+    "libero_goal": 300,
+    "libero_10": 520,
+    "libero_90": 400,
+}
+"""Control steps a policy gets, after settling: the field's protocol (OpenVLA, openpi)."""
+EVAL_INIT_STATES = range(20, 50)
+"""Stored init states kept for evaluation. Collection refuses them unless told otherwise."""
+TAXONOMIES = (3, 5, 7, 9, 11, 13)
+
+
+T = TypeVar("T")
+Flat = Annotated[T, tyro.conf.arg(name="")]
+"""A nested config whose flags carry no prefix."""
+
+
+class UserError(Exception):
+    """Something the user can mend. Its text is one line: what is wrong, where, and what to do. Jobs print only that."""
+
+
+def parse_range(text: str, flag: str = "range") -> tuple[int, ...]:
+    """`0-9`, `0,3,7`, `0-4,8` -> sorted tuple of distinct integers; an empty text is an empty tuple."""
+    numbers: set[int] = set()
+    for part in filter(None, text.replace(" ", "").split(",")):
+        low, dash, high = part.partition("-")
+        if not low.isdigit() or (dash and not high.isdigit()) or (dash and int(high) < int(low)):
+            raise UserError(f"{flag}: {part!r} is not a range; write it as 0-9, 0,3,7 or 0-4,8")
+        numbers.update(range(int(low), int(high or low) + 1))
+    return tuple(sorted(numbers))
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    render: Literal["fast", "exact"] = "fast"
+    """exact: pixel-identical to LIBERO's own images (published checkpoints need it). fast: several times quicker,
+    no reflections or antialiasing; for students trained on data collected the same way."""
+    image_size: int = 128
+    """Height and width of both camera images, in pixels."""
+    settle_steps: int = 10
+    """No-op steps after a reset, before the policy acts (field protocol)."""
+
+
+@dataclass(frozen=True)
+class FleetConfig:
+    """How parallel work is spread over Ray actors. Never changes what an episode contains."""
+
+    actors: int = 0
+    """Simulator processes; 0: one for each CPU that Ray sees."""
+    cpus_per_actor: float = 1.0
+    gpus_per_actor: float = 0.0
+    """Fraction of a GPU for each actor: rendering (EGL) or a policy on the GPU."""
+    episode_timeout_s: float = 300.0
+    """An episode slower than this counts as stuck: its simulator is replaced and the episode retried."""
+    max_retries: int = 2
+    """Retries an episode gets after a dead or stuck simulator, before it is given up as lost."""
+
+
+@dataclass(frozen=True)
+class NoiseConfig:
+    """Noise on the *executed* action only; the recorded target stays clean, so data covers recovery (DART)."""
+
+    sigmas: tuple[float, ...] = (0.0,)
+    """An episode draws one of these: standard deviation of white noise on each translation (half on rotations)."""
+    burst_rate: float = 0.0
+    """Chance a step that a burst starts: a constant random push over 4-10 steps."""
+    burst_sigma: float = 0.5
+    """Standard deviation of a burst's translation push (0.3 of it on rotations)."""
+
+
+@dataclass(frozen=True)
+class TeacherNoiseConfig:
+    """What real teachers do, injected into what a teacher asks for: the *recorded* target is noisy, and executed."""
+
+    flip_rate: float = 0.0
+    """Expected share of steps whose gripper target is turned, to be taken back within the burst length."""
+    flip_steps: int = 2
+    """A burst of flips lasts 1 to this many steps. Above 3, jobs/audit.py needs a --longest to match."""
+    jitter: float = 0.0
+    """Standard deviation of white noise on each translation (half on rotations)."""
+    stall_rate: float = 0.0
+    """Expected share of steps on which the teacher asks for no motion though it meant to move."""
+    stall_steps: int = 5
+    """A stall lasts 1 to this many steps."""
+
+
+def teacher_noise_content(config: TeacherNoiseConfig) -> dict[str, TeacherNoiseConfig]:
+    """What teacher noise adds to the settings that `config_hash` is over: nothing without noise, so names stay."""
+    return {} if config == TeacherNoiseConfig() else {"teacher_noise": config}
+
+
+def config_hash(**settings: object) -> str:
+    """8 hex digits over settings that determine content. Values must be JSON-able or dataclasses."""
+    text = json.dumps(settings, sort_keys=True, default=dataclasses.asdict)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,236 @@
+"""One config a stage, in the order of the pipeline, and the pipeline's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vlaad_ray.configs.common import EnvConfig, Flat, FleetConfig, NoiseConfig, TeacherNoiseConfig
+from vlaad_ray.configs.teachers import ServingConfig, TeacherConfig
+from vlaad_ray.configs.vlm import VlmConfig
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """Roll out a teacher in LIBERO and keep the successful episodes.
+
+    Rerunning the same command completes what is missing and repeats nothing.
+    """
+
+    out: Path
+    """Dataset directory (shared by all nodes on a cluster)."""
+    suite: str = "libero_object"
+    """libero_object, libero_spatial, libero_goal, libero_10 or libero_90."""
+    tasks: str = "0-9"
+    """Tasks of the suite, as 0-9 or 0,3,7."""
+    init_states: str = "0-19"
+    """Stored init states to start from; 20-49 are kept for evaluation."""
+    placements: int = 0
+    """Fresh random placements a task, beside the stored init states."""
+    teacher: str = "scripted"
+    """Which teacher acts: scripted, openvla (--checkpoint) or remote (--url)."""
+    execute: int = 0
+    """Actions of a teacher's chunk executed before it is asked again; 0: as its authors do (openvla 1, remote 5)."""
+    seed: int = 0
+    """Seed of noise and placements."""
+    image_every: int = 1
+    """Render the cameras every n-th control step; every step is stored, images only where rendered."""
+    keep_failed: bool = False
+    """Store failed episodes too (marked; training leaves them out)."""
+    allow_eval_states: bool = False
+    """Permit collecting from the init states kept for evaluation."""
+    noise: NoiseConfig = NoiseConfig()
+    teacher_config: Flat[TeacherConfig] = TeacherConfig()
+    serving: Flat[ServingConfig] = ServingConfig()
+    teacher_noise: TeacherNoiseConfig = TeacherNoiseConfig()
+    env: Flat[EnvConfig] = EnvConfig()
+    fleet: Flat[FleetConfig] = FleetConfig()
+
+
+@dataclass(frozen=True)
+class AnnotateConfig:
+    """Say for every frame of a dataset what is going on: phase, direction of motion, a short description.
+
+    Rerunning the same command annotates what is missing and repeats nothing. The dataset itself is never written to.
+    """
+
+    data: Path
+    """Dataset directory, as jobs/collect.py wrote it."""
+    out: Path
+    """Annotation directory (shared by all nodes on a cluster)."""
+    annotator: Literal["rules", "vlm"] = "rules"
+    """rules: on proprioception. vlm: a VLM within the rules' phases, audited against the robot's own motion."""
+    phases: Literal[3, 5, 7, 9, 11, 13] = 9
+    """Number of phases in the taxonomy; 9 is the paper's choice."""
+    vlm: Flat[VlmConfig] = VlmConfig()
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a student on successful episodes, with their annotations (dual_path) or without (bc).
+
+    Rerunning the same command continues an interrupted run; after a finished one it only shows its summary.
+    """
+
+    data: Path
+    """Dataset directory, as jobs/collect.py wrote it."""
+    out: Path
+    """Run directory: metrics.jsonl, summary.json, config.json and checkpoint/ (shared by all nodes on a cluster)."""
+    annotations: Path | None = None
+    """Annotation directory, as jobs/annotate.py wrote it. bc needs none."""
+    student: Literal["small"] = "small"
+    """Preset of the network."""
+    objective: Literal["dual_path", "bc"] = "dual_path"
+    """dual_path: L_full + alpha * L_img. bc: images and instruction alone."""
+    alpha: float = 1.0
+    """Weight of the path without description."""
+    chunk: int = 5
+    """K, actions the student answers with."""
+    image_size: int = 96
+    """Pixels the student sees, a multiple of 16; stored images are resized."""
+    proprio: bool = True
+    """Let the student see proprioception."""
+    epochs: int = 20
+    batch_size: int = 128
+    """Frames a step, over all workers together."""
+    lr: float = 1e-3
+    """Peak learning rate: short warm-up, then cosine to nearly zero."""
+    weight_decay: float = 1e-2
+    target_sigma: float = 1.5
+    """Gaussian smoothing of the target bins, in bins; 0: plain cross-entropy."""
+    proprio_noise: float = 0.02
+    """Noise on proprioception in training, in standard deviations of the data."""
+    validation_fraction: float = 0.1
+    """Share of each task's episodes held out, chosen by episode name."""
+    max_minutes: float | None = None
+    """Stop after this much training (loading not counted); the learning rate falls to its end within it."""
+    seed: int = 0
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """bf16 was 1.8 times as fast as fp32 on CPUs with AVX512-BF16."""
+    workers: int = 0
+    """Data-parallel training processes; 0: one with a GPU, else one for each CPU (threads of one process wait for each
+    other: as soon as anything else runs, two threads are slower than one, two processes are not)."""
+    cpus_per_worker: int = 0
+    """Threads of a worker; 0: the cluster's CPUs shared equally."""
+    gpus_per_worker: float = 0.0
+    checkpoint_every: int = 1
+    """Epochs between checkpoints to resume from."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Run a policy closed loop on held-out init states and report its success with intervals.
+
+    Rerunning the same command completes what is missing and repeats nothing.
+    """
+
+    policy: str
+    """A teacher's name (scripted, openvla, remote), or a checkpoint directory written by jobs/train.py."""
+    out: Path
+    """Where results go."""
+    suite: str = "libero_object"
+    """libero_object, libero_spatial, libero_goal, libero_10 or libero_90."""
+    tasks: str = "0-9"
+    """Tasks of the suite, as 0-9 or 0,3,7."""
+    init_states: str = "20-39"
+    """Stored init states, one episode each."""
+    seed: int = 0
+    """Only names the run: stored init states and a greedy policy leave nothing to chance."""
+    execute: int = 0
+    """Actions of a chunk executed before the policy is asked again; 0: 2 of a student's (docs/experiments.md), as its
+    authors do for a teacher (openvla 1, remote 5)."""
+    gripper_dwell: int = 10
+    """Control steps that a student's gripper command stands once it has changed; 0: exactly as the student says.
+    Fingers take about 10 (0.5 s) to close on a thing (docs/experiments.md)."""
+    budget: int = 0
+    """Steps until success must have been reached; 0: the field's own (280 object, 220 spatial, 300 goal, 520 10)."""
+    videos: int = 2
+    """Successes and failures, this many each, to record as MP4 afterwards."""
+    compare_to: Path | None = None
+    """Another evaluation's --out: paired comparison on the shared init states (exact McNemar test)."""
+    teacher_config: Flat[TeacherConfig] = TeacherConfig()
+    serving: Flat[ServingConfig] = ServingConfig()
+    teacher_noise: TeacherNoiseConfig = TeacherNoiseConfig()
+    """Injected into what the policy asks for: how a teacher fares with the noise that its data has."""
+    env: Flat[EnvConfig] = EnvConfig()
+    fleet: Flat[FleetConfig] = FleetConfig()
+
+
+@dataclass(frozen=True)
+class AuditConfig:
+    """Measure the noise in what a teacher asks for: in a dataset, or live. The dataset itself is never written to."""
+
+    out: Path
+    """Where summary.json, episodes.json and noise.html go; with --teacher, its episodes too (data/)."""
+    data: Path | None = None
+    """Dataset directory, as jobs/collect.py wrote it."""
+    teacher: str | None = None
+    """Or a teacher to run: scripted, openvla (--checkpoint) or remote (--url)."""
+    longest: int = 3
+    """A gripper command of up to this many steps that is then taken back counts as self-revoking."""
+    repair: Path | None = None
+    """Also write a copy of the dataset here, with the gripper targets that were meant."""
+    suite: str = "libero_object"
+    """Of a live teacher, as all below."""
+    tasks: str = "0-9"
+    episodes: int = 50
+    """Spread evenly over the tasks (rounded up): stored init states 0-19, then fresh placements."""
+    seed: int = 0
+    execute: int = 0
+    """Actions of a teacher's chunk executed before it is asked again; 0: as its authors do (openvla 1, remote 5)."""
+    image_every: int = 1000
+    """Render every n-th control step: an audit needs no pictures, a look at them may help."""
+    teacher_config: Flat[TeacherConfig] = TeacherConfig()
+    serving: Flat[ServingConfig] = ServingConfig()
+    teacher_noise: TeacherNoiseConfig = TeacherNoiseConfig()
+    env: Flat[EnvConfig] = EnvConfig()
+    fleet: Flat[FleetConfig] = FleetConfig()
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """Collect, annotate, train, evaluate teacher and student, report. The defaults are the demo: one task, one laptop.
+
+    Rerunning the same command continues where it stopped.
+    """
+
+    out: Path
+    """Run directory: data/, annotations/, train/, eval_teacher/, eval_student/, summary.json, report.html."""
+    suite: str = "libero_object"
+    tasks: str = "0"
+    """Tasks of the suite, as 0-9 or 0,3,7: one student learns them all."""
+    init_states: str = "0-19"
+    """Stored init states to learn from; 20-49 are kept for evaluation."""
+    placements: int = 80
+    """Fresh random placements a task to learn from, beside the stored init states."""
+    eval_init_states: str = "20-49"
+    """Held-out init states for teacher and student."""
+    teacher: str = "scripted"
+    """Which teacher acts: scripted, openvla (--checkpoint) or remote (--url)."""
+    teacher_execute: int = 0
+    """Actions of a teacher's chunk executed before it is asked again; 0: as its authors do (openvla 1, remote 5)."""
+    seed: int = 0
+    image_every: int = 2
+    """Render every n-th control step in collection."""
+    phases: Literal[3, 5, 7, 9, 11, 13] = 9
+    objective: Literal["dual_path", "bc"] = "dual_path"
+    alpha: float = 1.0
+    """Weight of the path without description."""
+    epochs: int = 45
+    max_minutes: float | None = 14.0
+    """Cap on training time, for slow machines: the learning rate falls to its end within it. None: no cap."""
+    workers: int = 0
+    """Training processes; 0: one with a GPU, else one for each CPU."""
+    gpus_per_worker: float = 0.0
+    """GPUs of each training process."""
+    execute: int = 2
+    """How many of the student's K actions are executed before it is asked again."""
+    noise: NoiseConfig = NoiseConfig(sigmas=(0.0, 0.1, 0.2, 0.3), burst_rate=0.02)
+    """Noise on executed actions while collecting, so that the data covers recovery."""
+    teacher_config: Flat[TeacherConfig] = TeacherConfig()
+    serving: Flat[ServingConfig] = ServingConfig()
+    teacher_noise: TeacherNoiseConfig = TeacherNoiseConfig()
+    """Noise in what the teacher asks for, in collection and in its own evaluation."""
+    env: Flat[EnvConfig] = EnvConfig()
+    fleet: Flat[FleetConfig] = FleetConfig()

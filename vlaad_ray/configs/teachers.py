@@ -1,0 +1,45 @@
+"""A teacher's weights and the replicas that answer for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """Where a teacher's weights are and how they are run. The scripted teacher needs none of this."""
+
+    checkpoint: Path | None = None
+    """openvla: directory with config.json, *.safetensors and dataset_statistics.json (readable on all nodes)."""
+    unnorm_key: str | None = None
+    """openvla: data set whose statistics un-normalise the actions; None: the suite's own."""
+    dtype: Literal["bf16", "fp32"] = "bf16"
+    """openvla: precision of weights and activations."""
+    url: str = "ws://127.0.0.1:8000"
+    """remote: address of a policy server that speaks openpi's protocol."""
+    label: str = ""
+    """remote: what to call the served policy in names of episodes; needed if the server does not tell."""
+    connect_timeout_s: float = 60.0
+    """remote: how long to keep trying to reach the server, at the start and after it went away."""
+    infer_timeout_s: float = 120.0
+    """remote: longest wait for one answer (a server's first one may compile for a minute)."""
+
+
+@dataclass(frozen=True)
+class ServingConfig:
+    """Replicas of a teacher that answers batches (openvla). Never changes what an episode contains, beyond rounding."""
+
+    replicas: int = 1
+    """Copies of the teacher; environments are dealt out among them."""
+    gpus_per_replica: float = 0.0
+    """GPUs, or the fraction of one, for each copy; 0: it computes on CPUs."""
+    cpus_per_replica: float = 1.0
+    """CPUs set aside for each copy: its threads, when it computes on CPUs."""
+    max_batch: int = 32
+    """Most observations in one batch: lower it when a copy runs out of memory."""
+    max_wait_ms: float = 250.0
+    """Longest that an idle copy holds requests back for a larger batch. It usually waits for much less."""
+    batch_timeout_s: float = 300.0
+    """A batch slower than this counts as hung: the copy is replaced and its requests are sent again."""
