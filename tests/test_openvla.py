@@ -19,11 +19,10 @@ from vlaad_ray.teachers.openvla import preprocess, random_checkpoint
 from vlaad_ray.teachers.openvla.actions import ActionStatistics, tokens_to_actions
 from vlaad_ray.teachers.openvla.checkpoint import parse_config
 from vlaad_ray.teachers.openvla.model import OpenVlaModel
-from vlaad_ray.teachers.openvla.policy import OpenVla, load_openvla
+from vlaad_ray.teachers.openvla.policy import OpenVla, load_openvla, normalise
 from vlaad_ray.teachers.openvla.vision import Tower, TowerConfig
 from vlaad_ray.types import Observation
 
-CPU = torch.device("cpu")
 INSTRUCTIONS = (
     "pick up the milk and place it in the basket",
     "Open the middle drawer of the cabinet",
@@ -62,8 +61,8 @@ def observation(number: int) -> Observation:
 
 
 def inputs(policy: OpenVla, observations: list[Observation]) -> tuple[torch.Tensor, list[list[int]]]:
-    images = [preprocess.prepare_image(each.images["agentview"], 224, CPU) for each in observations]
-    pixels = preprocess.normalise(torch.stack(images), policy._normalisation).to(policy._dtype)
+    images = [preprocess.prepare_image(each.images["agentview"], 224) for each in observations]
+    pixels = normalise(torch.from_numpy(np.stack(images)), policy._normalisation).to(policy._dtype)
     return pixels, [policy._encode(each.instruction) for each in observations]
 
 
@@ -189,7 +188,7 @@ def test_batched_equals_one_by_one_in_fp32(checkpoint: Path) -> None:
         alone_tokens, alone_logits = policy._model.decode(pixels[row : row + 1], prompts[row : row + 1], 7)
         assert alone_tokens[0].tolist() == tokens[row].tolist()
         torch.testing.assert_close(alone_logits[0], logits[row], atol=1e-5, rtol=1e-5)
-    together = policy.infer_batch(observations)
+    together = policy.infer_batch([preprocess.prepare(each, policy.image_size) for each in observations])
     for chunk, each in zip(together, observations, strict=True):
         np.testing.assert_array_equal(chunk.actions, policy.infer(each).actions)
 
@@ -247,7 +246,7 @@ def test_an_upright_image_is_mirrored() -> None:
     raw[:128, :128] = 255  # a corner of the raw image
     rotated = np.rot90(raw, 2)
     upright = raw[::-1]
-    prepared = preprocess.prepare_image(upright, 224, CPU).numpy()
+    prepared = preprocess.prepare_image(upright, 224)
     assert prepared[200, 200].tolist() == rotated[230, 230].tolist() == [255, 255, 255]
     assert prepared[20, 20].max() == prepared[20, 200].max() == prepared[200, 20].max() == 0
 
@@ -262,7 +261,7 @@ def lanczos3(x: float) -> float:
 def test_resize_is_lanczos3_with_antialiasing() -> None:
     """Pillow's resize of that name rounds between its passes; cubic, or not antialiased, is off by tens of levels."""
     image = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-    resized = preprocess.resize_lanczos3(torch.from_numpy(image), 224).numpy()
+    resized = preprocess.resize_lanczos3(image, 224)
     scale = 256 / 224
     for row, column in ((0, 0), (0, 223), (1, 100), (57, 3), (112, 112), (223, 223)):
         weights = [
@@ -278,12 +277,10 @@ def test_resize_is_lanczos3_with_antialiasing() -> None:
 def test_centre_crop_box() -> None:
     """sqrt(0.9) of each side, worked out by hand: pixel i of the result lies at 5.721746 + 0.948683 i of the source."""
     ramp = np.tile(np.arange(224, dtype=np.uint8)[None, :, None], (224, 1, 3))
-    cropped = preprocess.centre_crop(torch.from_numpy(ramp)).numpy()
+    cropped = preprocess.centre_crop(ramp)
     for i, at in ((0, 5.721746), (100, 100.590076), (223, 217.278254)):
         assert cropped[50, i].tolist() == [math.floor(at / 255 * 255.5)] * 3
-    np.testing.assert_array_equal(
-        cropped, np.swapaxes(preprocess.centre_crop(torch.from_numpy(ramp.swapaxes(0, 1))), 0, 1)
-    )
+    np.testing.assert_array_equal(cropped, np.swapaxes(preprocess.centre_crop(ramp.swapaxes(0, 1)), 0, 1))
 
 
 def pattern() -> np.ndarray:
@@ -309,7 +306,7 @@ def test_prepared_image_is_tensorflows() -> None:
         [[81, 120, 161], [123, 162, 203], [179, 218, 30], [14, 57, 98]],
         [[224, 47, 86], [128, 168, 205], [45, 27, 67], [151, 197, 231]],
     ]
-    prepared = preprocess.prepare_image(pattern()[:, ::-1], 224, CPU).numpy()
+    prepared = preprocess.prepare_image(pattern()[:, ::-1], 224)
     # One level: sums in another order may round the other way.
     np.testing.assert_allclose(prepared[5::70, 9::70].astype(int), expected, atol=1)
 
@@ -318,7 +315,7 @@ def test_channels_are_stacked_tower_by_tower() -> None:
     """By hand: a pixel of 128, 64, 255, normalised with the published means and deviations."""
     image = torch.tensor([128, 64, 255], dtype=torch.uint8).expand(1, 2, 2, 3)
     means, stds = random_checkpoint.PREPROCESSOR_JSON["means"], random_checkpoint.PREPROCESSOR_JSON["stds"]
-    pixels = preprocess.normalise(image, preprocess.Normalisation(means, stds))
+    pixels = normalise(image, preprocess.Normalisation(means, stds))
     assert pixels.shape == (1, 6, 2, 2)
     expected = [0.076957, -0.912647, 2.643478, 0.003922, -0.498039, 1.0]
     np.testing.assert_allclose(pixels[0, :, 1, 1], expected, atol=2e-6)

@@ -151,9 +151,9 @@ class Replica:
 class ServedPolicy:
     """A client of one replica, behind the interface of a policy."""
 
-    def __init__(self, replica: Any, needs_images: bool, execute: int):
+    def __init__(self, replica: Any, needs_images: bool, policy: SharedPolicy):
         self.needs_images = needs_images
-        self._replica, self._execute = replica, execute
+        self._replica, self._prepare, self._execute = replica, policy.prepare, policy.execute
         self._client = uuid.uuid4().hex
 
     def reset(self, instruction: str) -> None:
@@ -162,7 +162,8 @@ class ServedPolicy:
     def infer(self, observation: Observation) -> ActionChunk:
         """Raises PolicyUnavailable when the replica died over the request, UserError when it is dead for good."""
         try:
-            actions, phase = ray.get(self._replica.infer.remote(self._client, question(observation)))
+            prepared = question(self._prepare(observation))
+            actions, phase = ray.get(self._replica.infer.remote(self._client, prepared))
         except RayTaskError as error:
             raise error.cause from None
         except ActorUnavailableError as error:
@@ -202,7 +203,7 @@ def placed(
     device = "cuda" if config.gpus_per_replica > 0 else "cpu"
     replicas: list[Any] = [actor.remote(policy.load, device, config, rhythm) for _ in range(config.replicas)]
     try:
-        yield functools.partial(join, replicas, wait_until_loaded(replicas), policy.execute)
+        yield functools.partial(join, replicas, wait_until_loaded(replicas), policy)
     finally:
         for replica in replicas:
             ray.kill(replica)
@@ -226,10 +227,10 @@ def dead(error: ActorDiedError) -> UserError:
     )
 
 
-def join(replicas: list[Any], needs_images: bool, execute: int, _: Any) -> ServedPolicy:
+def join(replicas: list[Any], needs_images: bool, policy: SharedPolicy, _: Any) -> ServedPolicy:
     """In an environment's process: become a client of the next replica in turn."""
     seat = ray.get(replicas[0].next_seat.remote())
-    return ServedPolicy(replicas[seat % len(replicas)], needs_images, execute)
+    return ServedPolicy(replicas[seat % len(replicas)], needs_images, policy)
 
 
 def check_placement(config: ServingConfig) -> None:

@@ -81,13 +81,20 @@ class Policy(Protocol):
     def infer(self, observation: Observation) -> ActionChunk: ...
 
 
+def _as_it_is(observation: Observation) -> Observation:
+    return observation
+
+
 class BatchPolicy(Protocol):
     """A policy without memory that answers the observations of many environments at once."""
 
     needs_images: bool
 
     def infer_batch(self, observations: Sequence[Observation]) -> list[ActionChunk]:
-        """One answer for each observation, in order. Whatever else is in the batch must not matter beyond rounding."""
+        """One answer for each observation (as SharedPolicy.prepare left it), in order.
+
+        Whatever else is in the batch must not matter beyond rounding.
+        """
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,9 @@ class SharedPolicy:
     """Called once in each replica's process with the torch device to use."""
     execute: int
     """How many actions of a chunk are executed before the policy is asked again."""
+    prepare: Callable[[Observation], Observation] = _as_it_is
+    """Called in the environment's process before an observation is sent. Preprocessing belongs here: the environments
+    do it side by side, a replica would do it one by one, and what the policy does not look at stays at home."""
     settings: Mapping[str, object] = field(default_factory=dict)
     trained: Trained = Trained()
 

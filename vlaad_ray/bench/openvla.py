@@ -18,8 +18,8 @@ from vlaad_ray.configs import BenchOpenVlaConfig, UserError
 from vlaad_ray.provenance import software, write_run_record
 from vlaad_ray.teachers.openvla.actions import parse_statistics
 from vlaad_ray.teachers.openvla.checkpoint import parse_normalisation
-from vlaad_ray.teachers.openvla.policy import CAMERA, DTYPES, OpenVla
-from vlaad_ray.teachers.openvla.preprocess import RAW_SIZE
+from vlaad_ray.teachers.openvla.policy import DTYPES, OpenVla
+from vlaad_ray.teachers.openvla.preprocess import CAMERA, RAW_SIZE, prepare
 from vlaad_ray.teachers.openvla.random_checkpoint import (
     PREPROCESSOR_JSON,
     make_tokenizer,
@@ -77,10 +77,10 @@ def bench_openvla(config: BenchOpenVlaConfig) -> dict[str, Any]:
 def measure(policy: OpenVla, batch: int, repeats: int, device: torch.device) -> dict[str, float]:
     """Medians over alternating blocks: `batch` observations at once, then the same one by one.
 
-    Times include everything from the camera's image to the action. Memory is the most that this process has held: on
-    the GPU since the block began, otherwise (resident) since it started.
+    Times are a replica's: from prepared images, as environments send them, to actions. Memory is the most that this
+    process has held: on the GPU since the block began, otherwise (resident) since it started.
     """
-    observations = random_observations(batch)
+    observations = [prepare(each, policy.image_size) for each in random_observations(batch)]
     together: list[float] = []
     one_by_one: list[float] = []
     policy.infer_batch(observations)  # the first call chooses kernels and grows the allocator's pools
@@ -93,7 +93,7 @@ def measure(policy: OpenVla, batch: int, repeats: int, device: torch.device) -> 
         start = time.perf_counter()
         singles = observations[:SINGLES]
         for observation in singles:
-            policy.infer(observation)
+            policy.infer_batch([observation])
         one_by_one.append((time.perf_counter() - start) / len(singles) * batch)
     latency = statistics.median(together)
     return {

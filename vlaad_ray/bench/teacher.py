@@ -1,7 +1,7 @@
 """How near the batching of teacher requests (serving.py) comes to a perfect batcher.
 
 The teacher sleeps for fixed + item * b seconds over a batch of b, as a GPU would be busy. The environments are threads
-of a few processes: each sends a real observation with two camera images to the replica's actor, waits for the answer,
+of a few processes: each sends a real observation with a camera image to the replica's actor, waits for the answer,
 and sleeps as long as a simulator would work. All else, Ray's part included, is as in a real run and counts against us.
 """
 
@@ -103,7 +103,7 @@ class Environments:
             observation = Observation(
                 "pick up the milk and place it in the basket",
                 np.zeros(PROPRIO_DIM, np.float32),
-                {camera: pixels for camera in CAMERAS},
+                {CAMERAS[0]: pixels},
             )
             policy = make(None)
             while time.monotonic() < begin + config.seconds:

@@ -91,8 +91,8 @@ class BenchTeacherConfig:
     """Mean time between an answer and the next request: a control step, with images drawn on a GPU."""
     think_spread: float = 0.1
     """Thinking times are uniform within this fraction of the mean."""
-    image_size: int = 256
-    """Two camera images of so many pixels go with each request, as to a real teacher."""
+    image_size: int = 224
+    """A camera image of so many pixels goes with each request: what OpenVLA's environments send, prepared."""
     seconds: float = 12.0
     """Measured time for each number of environments and each way of batching."""
     max_batch: int = 32

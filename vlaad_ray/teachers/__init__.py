@@ -31,11 +31,16 @@ def openvla(config: TeacherConfig, suite: str, execute: int) -> SharedPolicy:
         raise UserError("--teacher openvla needs --checkpoint DIR, an OpenVLA checkpoint as on the Hugging Face hub")
     if execute > 1:
         raise UserError(f"--execute {execute}: openvla answers with one action")
+    from vlaad_ray.teachers.openvla.checkpoint import read_checkpoint
+    from vlaad_ray.teachers.openvla.preprocess import prepare
+
     checkpoint = config.checkpoint.resolve()
+    image_size = read_checkpoint(checkpoint).config.image_size
     return SharedPolicy(
         name=f"openvla-{fingerprint(checkpoint)}",
         load=functools.partial(_load_openvla, checkpoint, suite, config.unnorm_key, config.dtype),
         execute=1,
+        prepare=functools.partial(prepare, size=image_size),
         settings={"execute": 1, "unnorm_key": config.unnorm_key, "dtype": config.dtype},
         trained=Trained("exact", 256),
     )

@@ -9,16 +9,16 @@ from typing import Literal
 import numpy as np
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from vlaad_ray.teachers.openvla.actions import ActionStatistics, choose_key, parse_statistics, tokens_to_actions
 from vlaad_ray.teachers.openvla.checkpoint import load_model, read_checkpoint
 from vlaad_ray.teachers.openvla.model import OpenVlaModel
-from vlaad_ray.teachers.openvla.preprocess import RAW_SIZE, Normalisation, normalise, prepare_image, prompt
+from vlaad_ray.teachers.openvla.preprocess import CAMERA, Normalisation, prepare, prompt
 from vlaad_ray.types import ACTION_DIM, ActionChunk, Observation
 
 EMPTY_TOKEN = 29871
 """Llama's lone space. In training it stood between "Out:" and the first action token; the prompt alone lacks it."""
-CAMERA = "agentview"
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -39,22 +39,24 @@ class OpenVla:
         weight = model.projector.fc1.weight
         self._device, self._dtype = weight.device, weight.dtype
 
+    @property
+    def image_size(self) -> int:
+        """What `prepare` must resize to, in pixels."""
+        return self._model.config.image_size
+
     def reset(self, instruction: str) -> None:
         """Nothing to do: every observation brings its instruction."""
 
     def infer(self, observation: Observation) -> ActionChunk:
-        return self.infer_batch([observation])[0]
+        return self.infer_batch([prepare(observation, self.image_size)])[0]
 
     @torch.inference_mode()
     def infer_batch(self, observations: Sequence[Observation]) -> list[ActionChunk]:
-        """One action, a chunk of length 1, for each observation. Instructions may differ.
-
-        Raises ValueError for an observation without the agentview image, or one of another size than LIBERO's protocol.
-        """
+        """One action, a chunk of length 1, for each observation (as `prepare` left it). Instructions may differ."""
         if not observations:
             return []
-        images = [prepare_image(_image(each), self._model.config.image_size, self._device) for each in observations]
-        pixels = normalise(torch.stack(images), self._normalisation).to(self._dtype)
+        images = torch.from_numpy(np.stack([observation.images[CAMERA] for observation in observations]))
+        pixels = normalise(images.to(self._device), self._normalisation).to(self._dtype)
         prompts = [self._encode(observation.instruction) for observation in observations]
         tokens, _ = self._model.decode(pixels, prompts, ACTION_DIM)
         config = self._model.config
@@ -89,14 +91,17 @@ def load_openvla(
     return OpenVla(model, described.tokenizer, described.normalisation, statistics)
 
 
-def _image(observation: Observation) -> np.ndarray:
-    image = observation.images.get(CAMERA)
-    if image is None:
-        got = ", ".join(observation.images) or "none"
-        raise ValueError(f"camera {CAMERA!r} is missing: OpenVLA looks through it (got: {got})")
-    if image.dtype != np.uint8 or image.shape != (RAW_SIZE, RAW_SIZE, 3):
-        raise ValueError(
-            f"camera {CAMERA!r}: expected [{RAW_SIZE}, {RAW_SIZE}, 3] uint8, got {list(image.shape)} {image.dtype}; "
-            f"OpenVLA's LIBERO checkpoints were trained on exact rendering at image size {RAW_SIZE}"
-        )
-    return image
+def normalise(images: Tensor, normalisation: Normalisation) -> Tensor:
+    """[B, S, S, 3] uint8 -> [B, 6, S, S] float32: the first tower's channels, then the second's."""
+    pixels = images.permute(0, 3, 1, 2).float() / 255
+    return torch.cat(
+        [
+            (pixels - _channels(mean, pixels)) / _channels(std, pixels)
+            for mean, std in zip(normalisation.means, normalisation.stds, strict=True)
+        ],
+        dim=1,
+    )
+
+
+def _channels(values: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]

@@ -4,21 +4,25 @@ Theirs (experiments/robot/libero/libero_utils.py, openvla_utils.py): rotate LIBE
 and decode it as JPEG; resize to 224 pixels with Lanczos3; crop the middle 90 % of the area and resize that back,
 bilinear. Each step rounds to 8 bits. Against TensorFlow 2.21 the JPEG step is equal to the bit; in resizing and
 cropping a few pixels in ten thousand round the other way (1 of 255), since float32 sums depend on their order.
+
+All in numpy: it runs in the environments' processes, many side by side, which need no torch for it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
-from torch import Tensor
+
+from vlaad_ray.types import Observation
+
+CAMERA = "agentview"
 
 RAW_SIZE = 256
 """Pixels of LIBERO's camera in the authors' evaluation and, recorded afresh, in their training data."""
@@ -40,14 +44,30 @@ def prompt(instruction: str) -> str:
     return f"In: What action should the robot take to {instruction.lower()}?\nOut:"
 
 
-def prepare_image(image: np.ndarray, size: int, device: torch.device) -> Tensor:
-    """[256, 256, 3] uint8, upright (Observation.images) -> [size, size, 3] uint8 on `device`, for `normalise`.
+def prepare(observation: Observation, size: int) -> Observation:
+    """What OpenVLA needs of an observation: its one camera, prepared; a third of the bytes of both cameras.
+
+    Raises ValueError for an observation without the agentview image, or one of another size than LIBERO's protocol.
+    """
+    image = observation.images.get(CAMERA)
+    if image is None:
+        got = ", ".join(observation.images) or "none"
+        raise ValueError(f"camera {CAMERA!r} is missing: OpenVLA looks through it (got: {got})")
+    if image.dtype != np.uint8 or image.shape != (RAW_SIZE, RAW_SIZE, 3):
+        raise ValueError(
+            f"camera {CAMERA!r}: expected [{RAW_SIZE}, {RAW_SIZE}, 3] uint8, got {list(image.shape)} {image.dtype}; "
+            f"OpenVLA's LIBERO checkpoints were trained on exact rendering at image size {RAW_SIZE}"
+        )
+    return dataclasses.replace(observation, images={CAMERA: prepare_image(image, size)})
+
+
+def prepare_image(image: np.ndarray, size: int) -> np.ndarray:
+    """[256, 256, 3] uint8, upright (Observation.images) -> [size, size, 3] uint8.
 
     LIBERO's raw image is upside down. The authors rotate it by 180 degrees, which sets it upright *and* mirrors it left
     to right: so an upright image only has to be mirrored.
     """
-    mirrored = torch.from_numpy(jpeg_round_trip(image[:, ::-1])).to(device)
-    return centre_crop(resize_lanczos3(mirrored, size))
+    return centre_crop(resize_lanczos3(jpeg_round_trip(image[:, ::-1]), size))
 
 
 def jpeg_round_trip(image: np.ndarray) -> np.ndarray:
@@ -90,15 +110,14 @@ def _fixed(factor: float) -> int:
     return int(factor * (1 << 16) + 0.5)
 
 
-def resize_lanczos3(image: Tensor, size: int) -> Tensor:
+def resize_lanczos3(image: np.ndarray, size: int) -> np.ndarray:
     """[H, W, 3] uint8 -> [size, size, 3] uint8, as tf.image.resize(method="lanczos3", antialias=True), rounded."""
     height, width, channels = image.shape
-    rows = torch.from_numpy(lanczos3_weights(height, size)).to(image.device)
-    columns = torch.from_numpy(lanczos3_weights(width, size)).to(image.device)
-    # One image at a time: batched products may round otherwise, and an image must not depend on others in its batch.
-    resized = (rows @ image.float().reshape(height, width * channels)).reshape(size, width, channels)
-    resized = (columns @ resized.transpose(0, 1).reshape(width, size * channels)).reshape(size, size, channels)
-    return resized.transpose(0, 1).round().clamp(0, 255).to(torch.uint8)
+    pixels = image.astype(np.float32).reshape(height, width * channels)
+    resized = (lanczos3_weights(height, size) @ pixels).reshape(size, width, channels)
+    resized = np.ascontiguousarray(resized.swapaxes(0, 1)).reshape(width, size * channels)
+    resized = (lanczos3_weights(width, size) @ resized).reshape(size, size, channels)
+    return resized.swapaxes(0, 1).round().clip(0, 255).astype(np.uint8)
 
 
 @functools.cache
@@ -115,7 +134,7 @@ def lanczos3_weights(source: int, target: int) -> np.ndarray:
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def centre_crop(image: Tensor) -> Tensor:
+def centre_crop(image: np.ndarray) -> np.ndarray:
     """[S, S, 3] uint8 -> its middle CROP_AREA, resized back to [S, S, 3] uint8.
 
     As tf.image.crop_and_resize does: corner pixels' centres of the crop become those of the result, bilinear. The way
@@ -123,28 +142,15 @@ def centre_crop(image: Tensor) -> Tensor:
     """
     size = len(image)
     side = math.sqrt(CROP_AREA)
-    first, step = (1 - side) / 2 * (size - 1), side
-    at = first + step * torch.arange(size, dtype=torch.float64, device=image.device)
-    low = at.floor().long()
-    high, share = low + 1, (at - low).float()
+    at = (1 - side) / 2 * (size - 1) + side * np.arange(size)
+    low = np.floor(at).astype(np.int64)
+    share = (at - low).astype(np.float32)
 
-    pixels = image.float() / 255
-    across = torch.lerp(pixels[:, low], pixels[:, high], share[None, :, None])
-    cropped = torch.lerp(across[low], across[high], share[:, None, None])
-    return (cropped.clamp(0, 1) * 255.5).clamp(max=255).to(torch.uint8)
-
-
-def normalise(images: Tensor, normalisation: Normalisation) -> Tensor:
-    """[B, S, S, 3] uint8 -> [B, 6, S, S] float32: the first tower's channels, then the second's."""
-    pixels = images.permute(0, 3, 1, 2).float() / 255
-    return torch.cat(
-        [
-            (pixels - _channels(mean, pixels)) / _channels(std, pixels)
-            for mean, std in zip(normalisation.means, normalisation.stds, strict=True)
-        ],
-        dim=1,
-    )
+    pixels = image.astype(np.float32) / 255
+    across = _lerp(pixels[:, low], pixels[:, low + 1], share[None, :, None])
+    cropped = _lerp(across[low], across[low + 1], share[:, None, None])
+    return (cropped.clip(0, 1) * np.float32(255.5)).clip(max=255).astype(np.uint8)
 
 
-def _channels(values: Sequence[float], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+def _lerp(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
+    return first + share * (second - first)
