@@ -63,8 +63,9 @@ def ask_all(works: Sequence[Work], config: AnnotateConfig, engine: engines.Engin
                         store.write_answers(config.out, work.episode, list(work.answers.values()))
                     if settled(work.answers[row["request"]], retries):
                         advance("")
-            except (RayError, RuntimeError) as error:
-                _check_cause(error, engine)
+            except RayError as error:
+                if not config.vlm.server:
+                    _check_cause(error, engine)
                 spent.engine_failures += 1
                 reason = "engine broke down" if not config.vlm.server else "server broke down"
                 spent.lost = dict.fromkeys(spent.lost, reason)
