@@ -10,6 +10,8 @@ os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 # The tests' own Ray, never a cluster that happens to run on this machine.
 os.environ.pop("RAY_ADDRESS", None)
+# A server's token, if somebody has one set: tests bring their own.
+os.environ.pop("VLAAD_TOKEN", None)
 
 import pytest
 import ray

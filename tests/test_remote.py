@@ -11,7 +11,7 @@ from websockets.sync.client import connect
 from websockets.sync.server import serve
 
 from vlaad_ray import evaluate, wire
-from vlaad_ray.configs import EnvConfig, EvalConfig, FleetConfig, TeacherConfig, UserError
+from vlaad_ray.configs import EnvConfig, EvalConfig, FleetConfig, ServerConfig, TeacherConfig, UserError
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.deploy.server import PolicyServer
 from vlaad_ray.episode import EpisodeSpec, run_episode
@@ -29,6 +29,23 @@ HELLO = wire.pack(METADATA)
 def drive(observation):
     """Ten actions towards the goal of LineEnv, faster from further away: a wrong observation would show."""
     return ActionChunk(np.full((10, 7), 1 - observation.proprio[0], np.float32))
+
+
+class Served:
+    """A policy of one function."""
+
+    needs_images = True
+    cameras = ()
+
+    def __init__(self, infer=drive):
+        self.infer = infer
+
+    def infer_batch(self, observations):
+        return [self.infer(observation) for observation in observations]
+
+
+def server_of(infer=drive, metadata=METADATA, **config):
+    return PolicyServer(Served(infer), metadata, ServerConfig(**{"port": 0, "gripper_dwell": 0, **config}))
 
 
 def client(server, execute=5, **changes):
@@ -55,7 +72,7 @@ class Local:
 
 def test_an_episode_over_the_network_is_the_same_as_without():
     here = run_episode(fakes.LineEnv(), Local(), EpisodeSpec(fakes.key()))
-    with PolicyServer(drive, METADATA) as server:
+    with server_of() as server:
         there = run_episode(fakes.LineEnv(), client(server), EpisodeSpec(fakes.key()))
     assert there.success_ever
     np.testing.assert_array_equal(there.actions, here.actions)
@@ -63,7 +80,7 @@ def test_an_episode_over_the_network_is_the_same_as_without():
 
 def test_the_served_policy_sees_upright_images_of_224_pixels_and_the_instruction():
     asked = []
-    with PolicyServer(lambda observation: asked.append(observation) or drive(observation), METADATA) as server:
+    with server_of(lambda observation: asked.append(observation) or drive(observation)) as server:
         client(server).infer(seen(224))
         client(server).infer(seen(64))
     np.testing.assert_array_equal(asked[0].images["wrist"], seen(224).images["wrist"])
@@ -74,12 +91,12 @@ def test_the_served_policy_sees_upright_images_of_224_pixels_and_the_instruction
 def test_a_server_that_restarts_in_mid_episode_costs_nothing():
     """The client finds its connection closed, waits for the new server and asks again."""
     with contextlib.ExitStack() as running:
-        server = running.enter_context(PolicyServer(drive, METADATA))
+        server = running.enter_context(server_of())
         teacher = client(server)
         env, infer, asked = fakes.LineEnv(), teacher.infer, []
 
         def start_again(port):
-            running.enter_context(PolicyServer(drive, METADATA, port=port))
+            running.enter_context(server_of(port=port))
 
         def infer_after_restart(observation):
             asked.append(observation)
@@ -98,7 +115,7 @@ def test_a_server_that_restarts_in_mid_episode_costs_nothing():
 
 def test_no_answer_in_time_is_an_error_that_names_the_server():
     answer = threading.Event()
-    with PolicyServer(lambda observation: answer.wait() and drive(observation), METADATA) as server:
+    with server_of(lambda observation: answer.wait() and drive(observation)) as server:
         teacher = client(server, infer_timeout_s=0.2)
         with pytest.raises(UserError, match=rf"{server.url} did not answer within 0.2 s"):
             teacher.infer(seen())
@@ -172,13 +189,36 @@ def test_a_request_that_kills_the_server_again_and_again_is_given_up():
         client(url).infer(seen())
 
 
+def test_each_episode_has_a_connection_of_its_own():
+    """A server that remembers (a gripper's dwell) would carry the end of one episode into the next."""
+    with server_of() as server:
+        teacher, names = client(server), set()
+        for _ in range(2):
+            teacher.reset("go")
+            teacher.infer(seen())
+            names.add(teacher._connection.local_address)
+    assert len(names) == 2
+
+
+def test_a_server_with_a_token_wants_it(tmp_path):
+    (tmp_path / "token").write_text("0123456789abcdef\n")
+    (tmp_path / "other").write_text("0123456789abcdeF\n")
+    with server_of(token_file=tmp_path / "token") as server:
+        assert client(server, token_file=tmp_path / "token").infer(seen()).actions.shape == (5, 7)
+        for other in (tmp_path / "other", None):
+            with pytest.raises(UserError, match="wants another token"):
+                client(server, token_file=other)
+    with pytest.raises(UserError, match=r"--token-file: .*missing does not exist"):
+        client(server, token_file=tmp_path / "missing")
+
+
 def test_actions_beyond_the_range_are_clipped():
     with serving_bytes(actions(np.full((5, 7), 1.3))) as url:
         assert client(url).infer(seen()).actions.max() == 1.0
 
 
 def test_bad_requests_are_refused_with_a_reason_and_others_are_served_on():
-    with PolicyServer(drive, METADATA) as server:
+    with server_of() as server:
         good = client(server)
         for message in (b"\xc1", "text", wire.pack({}), wire.pack({"prompt": "go", "observation/state": np.zeros(3)})):
             with connect(server.url, compression=None, proxy=None) as bad:
@@ -190,10 +230,10 @@ def test_bad_requests_are_refused_with_a_reason_and_others_are_served_on():
 
 def test_the_name_tells_policies_apart_or_has_to_be_given():
     """Episodes of two checkpoints under one name would be taken for the same and never collected."""
-    with PolicyServer(drive, METADATA) as one, PolicyServer(drive, {**METADATA, "policy": "other"}) as other:
+    with server_of() as one, server_of(metadata={**METADATA, "policy": "other"}) as other:
         names = [find_teacher("remote", TeacherConfig(url=each.url), "libero_object", 0).name for each in (one, other)]
     assert len(set(names)) == 2
-    with PolicyServer(drive, {}) as server:
+    with server_of(metadata={}) as server:
         with pytest.raises(UserError, match="name it, say --label"):
             find_teacher("remote", TeacherConfig(url=server.url), "libero_object", 0)
         with pytest.raises(UserError, match="goes into file names"):
@@ -205,7 +245,7 @@ def test_the_name_tells_policies_apart_or_has_to_be_given():
 
 def test_openpi_client_drives_our_server():
     theirs = pytest.importorskip("openpi_client.websocket_client_policy")
-    with PolicyServer(drive, METADATA) as server:
+    with server_of() as server:
         policy = theirs.WebsocketClientPolicy("127.0.0.1", server.port)
         assert policy.get_server_metadata() == METADATA
         request = wire.pack_observation(seen())
@@ -217,7 +257,7 @@ def test_real_libero_with_a_served_student_and_images_unlike_its_own_are_reporte
     student = Student(small(image_size=32, width=8, hidden=32, vocabulary=tokenizer.vocabulary, text_length=16))
     save_pretrained(tmp_path / "student", student, tokenizer, {"render": "exact"})
     policy = StudentPolicy.from_pretrained(tmp_path / "student")
-    with PolicyServer(policy.infer, {"policy": "student-test", "render": "exact", "image_size": 0}) as server:
+    with PolicyServer(policy, {"policy": "student-test", "render": "exact", "image_size": 0}) as server:
         config = EvalConfig(
             policy="remote",
             out=tmp_path / "out",

@@ -67,6 +67,11 @@ class Rhythm:
             self._costs[len(clients)] = before + (seconds - before) / 4
         self._warm = True
 
+    def left(self, client: str) -> None:
+        """`client` has gone for good: nobody waits for it, and what was learnt of it is forgotten."""
+        for known in (self._waiting, self._answered, self._thinks):
+            known.pop(client, None)
+
     def hold(self, now: float) -> float:
         """Seconds to wait for more requests before the machine, now idle, should start; 0: start."""
         waiting = len(self._waiting)

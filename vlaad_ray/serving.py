@@ -1,8 +1,8 @@
 """Teachers too large for one copy an environment: a few replicas on Ray actors answer batches of many environments.
 
 Each environment is a client of one replica and has one request in flight, which bounds all queues by the number of
-environments. A replica collects requests while its model is busy and starts the next batch by `batching.Rhythm`. It
-runs batches in one thread of its own, so requests keep coming in meanwhile.
+environments. A replica collects requests while its model is busy (`batcher.Batcher`) and starts the next batch by
+`batching.Rhythm`.
 
 A replica that dies or hangs is restarted by Ray, with the requests that it had. Past its restarts the run stops.
 
@@ -21,12 +21,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -34,6 +32,7 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
 from vlaad_ray import cluster
+from vlaad_ray.batcher import Batcher
 from vlaad_ray.batching import Rhythm
 from vlaad_ray.configs import ServingConfig, UserError
 from vlaad_ray.types import ACTION_DIM, ActionChunk, BatchPolicy, LocalPolicy, Observation, Policy, SharedPolicy
@@ -63,13 +62,6 @@ def question(observation: Observation) -> Question:
     return observation.instruction, observation.proprio.astype(np.float32).tobytes(), observation.images
 
 
-@dataclass(frozen=True)
-class Request:
-    client: str
-    observation: Observation
-    answer: asyncio.Future[ActionChunk]
-
-
 class Replica:
     """One copy of a shared policy, in an async actor."""
 
@@ -77,9 +69,7 @@ class Replica:
         self._load, self._device, self._config, self._rhythm = load, device, config, rhythm
         self._thread = ThreadPoolExecutor(1)
         self._loading: asyncio.Future[BatchPolicy] | None = None
-        self._waiting: list[Request] = []
-        self._arrival = asyncio.Event()
-        self._batches: asyncio.Task[None] | None = None
+        self._batcher: Batcher | None = None
         self._seats = 0
 
     async def ready(self) -> bool:
@@ -93,59 +83,21 @@ class Replica:
 
     async def infer(self, client: str, question: Question) -> Answer:
         """The answer to one client, after the batch that it came to be in."""
-        await self._policy()  # a restarted replica loads again
+        policy = await self._policy()  # a restarted replica loads again
+        if self._batcher is None:
+            config = self._config
+            self._batcher = Batcher(
+                policy.infer_batch, config.max_batch, self._rhythm, self._thread, config.batch_timeout_s
+            )
         instruction, proprio, images = question
         observation = Observation(instruction, np.frombuffer(proprio, np.float32), images)
-        answer: asyncio.Future[ActionChunk] = asyncio.get_running_loop().create_future()
-        self._waiting.append(Request(client, observation, answer))
-        self._rhythm.arrived(client, time.monotonic())
-        self._arrival.set()
-        if self._batches is None:
-            self._batches = asyncio.create_task(self._run())
-            self._batches.add_done_callback(lambda _: os._exit(1))  # nobody would answer any more
-        chunk = await answer
+        chunk = await self._batcher.infer(client, observation)
         return chunk.actions.astype(np.float32).tobytes(), chunk.phase
 
     async def _policy(self) -> BatchPolicy:
         if self._loading is None:
             self._loading = asyncio.get_running_loop().run_in_executor(self._thread, self._load, self._device)
         return await self._loading
-
-    async def _run(self) -> None:
-        """Batch after batch."""
-        while True:
-            self._arrival.clear()
-            if not self._waiting:
-                await self._arrival.wait()
-            elif (hold := self._rhythm.hold(time.monotonic())) > 0:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._arrival.wait(), hold)
-            else:
-                batch, self._waiting = self._waiting[: self._config.max_batch], self._waiting[self._config.max_batch :]
-                await self._answer(batch)
-
-    async def _answer(self, batch: list[Request]) -> None:
-        """Run one batch and tell each client its part."""
-        policy, clients = await self._policy(), [request.client for request in batch]
-        self._rhythm.started(clients)
-        start = time.monotonic()
-        work = asyncio.get_running_loop().run_in_executor(
-            self._thread, policy.infer_batch, [request.observation for request in batch]
-        )
-        finished, _ = await asyncio.wait([work], timeout=self._config.batch_timeout_s)
-        if not finished:
-            print(f"a batch of {len(batch)} hung for {self._config.batch_timeout_s:.0f} s", flush=True)
-            os._exit(1)  # a thread can't be stopped; Ray starts the process again
-        error = work.exception()
-        if error is None and len(work.result()) != len(batch):
-            error = ValueError(f"the policy gave {len(work.result())} answers to {len(batch)} observations")
-        for index, request in enumerate(batch):
-            if error is not None:
-                request.answer.set_exception(error)  # the policy's bug: it stops the run, at every client
-            else:
-                request.answer.set_result(work.result()[index])
-        end = time.monotonic()
-        self._rhythm.finished(clients, end - start, end)
 
 
 class ServedPolicy:

@@ -13,7 +13,7 @@ upright but mirrored; `observation/state` [8], our proprioception; `prompt`, the
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgpack
@@ -26,6 +26,8 @@ IMAGE_KEYS = {"agentview": "observation/image", "wrist": "observation/wrist_imag
 STATE, PROMPT, ACTIONS = "observation/state", "prompt", "actions"
 MAX_MESSAGE = 16 * 2**20
 """Bytes; two uncompressed images of 1,000 pixels are 6 MB."""
+MAX_PROMPT = 2000
+"""Characters; students read at most a few hundred."""
 
 
 class MessageError(ValueError):
@@ -55,22 +57,52 @@ def pack_observation(observation: Observation) -> dict[str, Any]:
     return {**images, STATE: observation.proprio, PROMPT: observation.instruction}
 
 
-def unpack_observation(message: Mapping[str, Any]) -> Observation:
-    """The observation in a message. Images may be left out. Raises MessageError naming the key at fault."""
-    prompt, state = message.get(PROMPT), message.get(STATE)
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise MessageError(f"{PROMPT!r} must be the instruction, got {prompt!r}")
-    if not isinstance(state, np.ndarray) or state.shape != (PROPRIO_DIM,) or not np.isfinite(state).all():
-        raise MessageError(f"{STATE!r} must be [{PROPRIO_DIM}] finite numbers, got {describe(state)}")
-    images = {}
-    for camera, key in IMAGE_KEYS.items():
-        if key not in message:
-            continue
-        image = message[key]
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise MessageError(f"{key!r} must be [H, W, 3] uint8, got {describe(image)}")
-        images[camera] = np.ascontiguousarray(image[:, ::-1])
-    return Observation(prompt, state.astype(np.float32), images)
+def unpack_observation(message: Mapping[str, Any], cameras: Sequence[str] = ()) -> Observation:
+    """The observation in a message. Raises MessageError naming the key at fault.
+
+    `cameras`: those whose images must be there; others may be. Keys that say nothing to us are ignored, as openpi does,
+    unless they hold an image: a camera under a wrong name must not pass for one that is not there.
+    """
+    images = {camera: _image(key, message[key]) for camera, key in IMAGE_KEYS.items() if key in message}
+    for key in message.keys() - IMAGE_KEYS.values():
+        if isinstance(message[key], np.ndarray) and message[key].ndim == 3:
+            raise MessageError(f"{key[:80]!r} is no camera's key; those are {', '.join(IMAGE_KEYS.values())}")
+    for camera in cameras:
+        if camera not in images:
+            raise MessageError(f"{IMAGE_KEYS[camera]!r} is missing: the policy looks through this camera")
+    return Observation(_prompt(message.get(PROMPT)), _state(message.get(STATE)), images)
+
+
+def _prompt(value: object) -> str:
+    if not isinstance(value, str):
+        raise MessageError(f"{PROMPT!r} must be the instruction, got {describe(value)}")
+    if not value.strip() or len(value) > MAX_PROMPT:
+        what = f"text of {len(value)} characters" if value.strip() else "an empty one"
+        raise MessageError(f"{PROMPT!r} must be the instruction, of 1 to {MAX_PROMPT} characters, got {what}")
+    return value
+
+
+def _state(value: object) -> np.ndarray:
+    if not isinstance(value, np.ndarray) or value.shape != (PROPRIO_DIM,):
+        raise MessageError(f"{STATE!r} must be [{PROPRIO_DIM}] finite numbers, got {describe(value)}")
+    with np.errstate(over="ignore"):
+        state = value.astype(np.float32)
+    if not np.isfinite(state).all():
+        raise MessageError(f"{STATE!r} must be [{PROPRIO_DIM}] finite numbers, got {value}")
+    return state
+
+
+def _image(key: str, value: object) -> np.ndarray:
+    """Turned back to our upright: [H, W, 3] uint8."""
+    if (
+        not isinstance(value, np.ndarray)
+        or value.dtype != np.uint8
+        or value.ndim != 3
+        or value.shape[2] != 3
+        or value.size == 0
+    ):
+        raise MessageError(f"{key!r} must be [H, W, 3] uint8, got {describe(value)}")
+    return np.ascontiguousarray(value[:, ::-1])
 
 
 def describe(value: object) -> str:

@@ -23,7 +23,10 @@ from vlaad_ray.configs.common import (
     teacher_noise_content,
 )
 from vlaad_ray.configs.deploy import (
+    ServeClusterConfig,
     ServeConfig,
+    ServedStudentConfig,
+    ServerConfig,
 )
 from vlaad_ray.configs.stages import (
     AnnotateConfig,
@@ -60,7 +63,10 @@ __all__ = [
     "FleetConfig",
     "NoiseConfig",
     "PipelineConfig",
+    "ServeClusterConfig",
     "ServeConfig",
+    "ServedStudentConfig",
+    "ServerConfig",
     "ServingConfig",
     "TeacherConfig",
     "TeacherNoiseConfig",

@@ -6,17 +6,64 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from vlaad_ray.configs.common import Flat
+
+
+@dataclass(frozen=True)
+class ServedStudentConfig:
+    """Which student answers, and how."""
+
+    checkpoint: Path
+    """Checkpoint directory, as jobs/train.py wrote it."""
+    execute: int = 0
+    """Actions in an answer; 0: all K of the student's. Clients must execute all of them before they ask again, or set
+    --gripper-dwell 0."""
+    dtype: Literal["bf16", "fp32"] = "fp32"
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Where a policy server listens, whom it lets in, and how it collects requests."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Any but this machine's own needs a token."""
+    port: int = 8000
+    """0: any free one."""
+    token_file: Path | None = None
+    """File with the token that clients must present; else the environment variable VLAAD_TOKEN, if there is one."""
+    allow_no_token: bool = False
+    """Listen to other machines without a token: whoever reaches the port may ask."""
+    gripper_dwell: int = 10
+    """Control steps that a gripper command stands once it has changed, as in jobs/eval.py; 0: as the student says."""
+    max_connections: int = 64
+    """Clients at once; more are turned away (HTTP 503)."""
+    max_batch: int = 32
+    """Most observations in one batch: lower it when memory runs out."""
+    max_wait_ms: float = 20.0
+    """Longest that the idle student holds requests back for clients that are about to ask. It usually waits for less;
+    0: it starts as soon as anybody asks."""
+
 
 @dataclass(frozen=True)
 class ServeConfig:
     """Serve a trained student over openpi's websocket protocol. No Ray, no LIBERO."""
 
-    checkpoint: Path
-    """Checkpoint directory, as jobs/train.py wrote it."""
-    host: str = "127.0.0.1"
-    """Address to listen on. There is no authentication: keep it private."""
-    port: int = 8000
-    """0: any free one."""
+    student: Flat[ServedStudentConfig]
     device: str = "cpu"
     """torch device."""
-    dtype: Literal["bf16", "fp32"] = "fp32"
+    server: Flat[ServerConfig] = ServerConfig()
+
+
+@dataclass(frozen=True)
+class ServeClusterConfig:
+    """Serve a trained student over openpi's websocket protocol from replicas on a cluster, through Ray Serve."""
+
+    student: Flat[ServedStudentConfig]
+    replicas: int = 1
+    """Copies of the student; connections are dealt out among them."""
+    gpus_per_replica: float = 0.0
+    """GPUs, or the fraction of one, for each copy; 0: it computes on CPUs."""
+    cpus_per_replica: float = 1.0
+    """CPUs set aside for each copy."""
+    server: Flat[ServerConfig] = ServerConfig()
+    """Limits are a replica's. Every node of the cluster listens."""

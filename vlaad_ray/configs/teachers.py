@@ -21,6 +21,8 @@ class TeacherConfig:
     """remote: address of a policy server that speaks openpi's protocol."""
     label: str = ""
     """remote: what to call the served policy in names of episodes; needed if the server does not tell."""
+    token_file: Path | None = None
+    """remote: file with the token (API key) that the server asks for, readable on all nodes."""
     connect_timeout_s: float = 60.0
     """remote: how long to keep trying to reach the server, at the start and after it went away."""
     infer_timeout_s: float = 120.0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +15,12 @@ from vlaad_ray.students.checkpoint import Pretrained, from_pretrained
 from vlaad_ray.students.preprocess import bins_to_actions, stack_cameras
 from vlaad_ray.types import PROPRIO_DIM, ActionChunk, Observation, Policy
 
+MAX_TEXTS = 64
+"""Instructions whose encodings are kept: a server's clients are at different tasks."""
+
 
 class StudentPolicy:
-    """Deterministic: the same observations give the same actions. The text is encoded once an episode."""
+    """Deterministic: the same observations give the same actions. A text is encoded once, and kept while it is used."""
 
     needs_images = True
 
@@ -35,10 +39,14 @@ class StudentPolicy:
         """The checkpoint's record of its training: objective, data, render mode, init states."""
         self._student = pretrained.student.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._tokenizer = pretrained.tokenizer
-        self._execute = execute or chunk
+        self.cameras: Sequence[str] = pretrained.student.config.cameras
+        """Those that the student looks through."""
+        self.execute = execute or chunk
+        """How many actions an answer holds."""
         self._device = device
         self._autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=dtype == "bf16")
-        self._instruction: tuple[str, torch.Tensor] | None = None
+        self._texts: OrderedDict[str, torch.Tensor] = OrderedDict()
+        """Instruction -> its encoding [1, D], the latest used last."""
 
     @classmethod
     def from_pretrained(
@@ -51,30 +59,43 @@ class StudentPolicy:
         """Load OUT/checkpoint of a training run. Raises UserError for a missing, corrupt or foreign checkpoint."""
         return cls(from_pretrained(Path(directory)), execute, device, dtype)
 
-    @torch.inference_mode()
     def reset(self, instruction: str) -> None:
-        if not instruction.strip():
-            raise ValueError("the instruction is empty; say what to do, as in the training data")
-        tokens = torch.from_numpy(self._tokenizer([instruction])).to(self._device)
-        with self._autocast:
-            self._instruction = (instruction, self._student.encode_text(tokens))
+        """Encode the instruction, so that the first `infer` is as quick as the others."""
+        self._text(instruction)
 
-    @torch.inference_mode()
     def infer(self, observation: Observation) -> ActionChunk:
         """Raises ValueError for a missing camera, a wrong shape or dtype, or proprioception that is not finite."""
-        if self._instruction is None or self._instruction[0] != observation.instruction:
-            self.reset(observation.instruction)
-        assert self._instruction is not None
-        images = stack_cameras(self._checked_images(observation), self._student.config.cameras, self._size)
-        proprio = torch.from_numpy(self._checked_proprio(observation)).to(self._device)
+        return self.infer_batch([observation])[0]
+
+    @torch.inference_mode()
+    def infer_batch(self, observations: Sequence[Observation]) -> list[ActionChunk]:
+        """The same for many at once. What else is in a batch changes an answer by rounding alone."""
+        cameras = self._student.config.cameras
+        images = np.stack([stack_cameras(self._checked_images(each), cameras, self._size) for each in observations])
+        proprio = np.stack([self._checked_proprio(each) for each in observations])
+        text = torch.cat([self._text(each.instruction) for each in observations])
         with self._autocast:
             features = self._student.perceive(
-                torch.from_numpy(images)[None].to(self._device), proprio[None], self._instruction[1]
+                torch.from_numpy(images).to(self._device), torch.from_numpy(proprio).to(self._device), text
             )
             logits = self._student.decide(features)
         if not torch.isfinite(logits).all():
             raise FloatingPointError("the student's logits are not finite: its weights are broken, train it again")
-        return ActionChunk(bins_to_actions(logits)[0, : self._execute].cpu().numpy())
+        actions = bins_to_actions(logits)[:, : self.execute].cpu().numpy()
+        return [ActionChunk(chunk) for chunk in actions]
+
+    @torch.inference_mode()
+    def _text(self, instruction: str) -> torch.Tensor:
+        if not instruction.strip():
+            raise ValueError("the instruction is empty; say what to do, as in the training data")
+        if instruction not in self._texts:
+            tokens = torch.from_numpy(self._tokenizer([instruction])).to(self._device)
+            with self._autocast:
+                self._texts[instruction] = self._student.encode_text(tokens)
+            if len(self._texts) > MAX_TEXTS:
+                self._texts.popitem(last=False)
+        self._texts.move_to_end(instruction)
+        return self._texts[instruction]
 
     @property
     def _size(self) -> int:
@@ -99,29 +120,44 @@ class StudentPolicy:
         return proprio
 
 
-class SteadyGripper:
+class GripperDwell:
     """Lets a gripper command stand for at least `dwell` control steps once it has changed; else as the policy says.
 
     A student has no memory. Where it says "open now, close next" it opens, begins to close, sees open fingers, and says
     the same again, for ever: 9 of 11 failures on ten tasks of libero_object (docs/experiments.md).
     """
 
-    def __init__(self, policy: Policy, dwell: int) -> None:
-        self._policy, self._dwell = policy, dwell
-        self.needs_images = policy.needs_images
+    def __init__(self, dwell: int) -> None:
+        self._dwell = dwell
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget: an episode begins."""
         self._command, self._stood = 0.0, 0
 
-    def reset(self, instruction: str) -> None:
-        self._policy.reset(instruction)
-        self._command, self._stood = 0.0, 0
-
-    def infer(self, observation: Observation) -> ActionChunk:
-        """All actions handed out count as executed."""
-        chunk = self._policy.infer(observation)
-        actions = chunk.actions.copy()
+    def hold(self, actions: np.ndarray) -> np.ndarray:
+        """[K, 7] -> [K, 7], the gripper's commands held. All K count as executed."""
+        actions = actions.copy()
         for action in actions:
             if self._command == 0 or (action[6] != self._command and self._stood >= self._dwell):
                 self._command, self._stood = float(action[6]), 0
             action[6] = self._command
             self._stood += 1
-        return ActionChunk(actions, chunk.phase)
+        return actions
+
+
+class SteadyGripper:
+    """A policy with a GripperDwell."""
+
+    def __init__(self, policy: Policy, dwell: int) -> None:
+        self._policy, self._gripper = policy, GripperDwell(dwell)
+        self.needs_images = policy.needs_images
+
+    def reset(self, instruction: str) -> None:
+        self._policy.reset(instruction)
+        self._gripper.reset()
+
+    def infer(self, observation: Observation) -> ActionChunk:
+        """All actions handed out count as executed."""
+        chunk = self._policy.infer(observation)
+        return ActionChunk(self._gripper.hold(chunk.actions), chunk.phase)

@@ -5,95 +5,168 @@ python -m vlaad_ray.deploy.server --checkpoint RUN/checkpoint --port 8000
 
 from __future__ import annotations
 
-import logging
-import threading
-import time
-from collections.abc import Callable, Mapping
+import asyncio
+import http
+import json
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 
 import tyro
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.server import ServerConnection, serve
+from websockets.http11 import Request, Response
 
 from vlaad_ray import wire
-from vlaad_ray.types import ActionChunk, Observation
+from vlaad_ray.batcher import Batcher
+from vlaad_ray.batching import Rhythm
+from vlaad_ray.configs import ServeConfig, ServedStudentConfig, ServerConfig, UserError
+from vlaad_ray.deploy import access
+from vlaad_ray.deploy.policy import StudentPolicy
+from vlaad_ray.deploy.session import Counts, ServablePolicy, Session
+from vlaad_ray.students.checkpoint import checkpoint_name
 
-log = logging.getLogger(__name__)
+HEALTH, STATS = "/healthz", "/stats"
 
 
 class PolicyServer:
-    """Answers any number of connections, one request at a time, until the context ends.
+    """Answers any number of clients, those that ask together in one batch, from when the context begins to its end.
 
-    `infer` must answer from the observation alone: connections share it. A request that it can't answer (ValueError)
-    and a message that is none get an error as text and close their connection; the server goes on.
+    `GET /healthz` says OK, to anybody; `GET /stats` what has been done, as JSON, to who has the token.
     """
 
     def __init__(
         self,
-        infer: Callable[[Observation], ActionChunk],
+        policy: ServablePolicy,
         metadata: Mapping[str, Any],
-        host: str = "127.0.0.1",
-        port: int = 0,
+        config: ServerConfig = ServerConfig(port=0),  # noqa: B008  it is frozen
     ):
-        """`metadata`: sent to each client that connects; {} or what tells policies apart. Port 0: any free one."""
-        self._infer, self._metadata = infer, wire.pack(metadata)
-        self._one_at_a_time = threading.Lock()
-        self._server = serve(
-            self._handle, host, port, compression=None, max_size=wire.MAX_MESSAGE, ping_interval=None, close_timeout=1
-        )
-        self.host, self.port = self._server.socket.getsockname()[:2]
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        """`metadata`: sent to each client that connects; {} or what tells policies apart. Raises UserError."""
+        check_server(config)
+        self._policy, self._metadata, self._config = policy, wire.pack(metadata), config
+        self._token = access.read_token(config)
+        family, address = access.resolve(config.host, config.port)
+        try:
+            self._socket = socket.create_server(address, family=family)
+        except OSError as error:
+            raise UserError(
+                f"cannot listen on {config.host} port {config.port} ({error.strerror}); choose another --port"
+            ) from None
+        self.host, self.port = self._socket.getsockname()[:2]
+        self.counts = Counts()
+        self._thread = ThreadPoolExecutor(1)
 
     @property
     def url(self) -> str:
-        return f"ws://{self.host}:{self.port}"
+        return f"ws://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     def __enter__(self) -> PolicyServer:
-        self._thread.start()
+        """Clients that connect from now on are served."""
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._running: Future[None] = self._thread.submit(self._loop.run_until_complete, self._run())
         return self
 
     def __exit__(self, *_: object) -> None:
         """Close all connections and stop."""
-        self._server.shutdown()
-        self._thread.join()
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.shutdown()
+        self._loop.close()
 
     def wait(self) -> None:
-        """Until another thread, or a signal, ends it."""
-        self._thread.join()
+        """Until a signal ends it. Raises what ended the server."""
+        self._running.result()
 
-    def _handle(self, connection: ServerConnection) -> None:
+    async def _run(self) -> None:
+        with ThreadPoolExecutor(1) as thread:
+            rhythm = Rhythm(self._config.max_batch, self._config.max_wait_ms / 1000)
+            self._batcher = Batcher(self._policy.infer_batch, self._config.max_batch, rhythm, thread)
+            listening = serve(
+                self._converse,
+                sock=self._socket,
+                process_request=self._admit,
+                # Browsers name the page that asks, other clients nothing: no page may use its visitor's server.
+                origins=[None],
+                compression=None,
+                max_size=wire.MAX_MESSAGE,
+                max_queue=1,  # a client has one request in flight; what it sends beyond that waits at its end
+                close_timeout=1,
+            )
+            async with listening:
+                await self._stop.wait()
+            self._batcher.close()
+
+    def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Before the handshake: None lets the client in."""
+        if request.path == HEALTH:
+            return connection.respond(http.HTTPStatus.OK, "OK\n")
+        if not access.may_enter(request.headers.get_all("Authorization"), self._token):
+            response = connection.respond(http.HTTPStatus.UNAUTHORIZED, "the token is missing or wrong\n")
+            response.headers["WWW-Authenticate"] = access.SCHEME.strip()
+            return response
+        clients = len(connection.server.connections)
+        if request.path == STATS:
+            stats = {**asdict(self.counts), "batches": self._batcher.batches, "connections": clients}
+            return connection.respond(http.HTTPStatus.OK, json.dumps(stats) + "\n")
+        if clients >= self._config.max_connections:
+            return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, f"{clients} clients are connected\n")
+        return None
+
+    async def _converse(self, connection: ServerConnection) -> None:
+        session = Session(
+            connection.remote_address, self._batcher, self._policy.cameras, self._config.gripper_dwell, self.counts
+        )
         try:
-            connection.send(self._metadata)
-            for message in connection:
-                try:
-                    connection.send(self._answer(message))
-                except ValueError as error:
-                    log.warning("refused a request of %s: %s", connection.remote_address, error)
-                    connection.send(str(error))
-                    connection.close(1008, "bad request")
+            await connection.send(self._metadata)
+            async for message in connection:
+                await connection.send(await session.reply(message))
+                session.sent()
         except ConnectionClosed:
             pass  # the client has gone; others go on
+        finally:
+            session.close()
 
-    def _answer(self, message: str | bytes) -> bytes:
-        if isinstance(message, str):
-            raise wire.MessageError("expected a binary message")
-        observation = wire.unpack_observation(wire.unpack(message))
-        start = time.monotonic()
-        with self._one_at_a_time:
-            chunk = self._infer(observation)
-        return wire.pack(
-            {wire.ACTIONS: chunk.actions, "server_timing": {"infer_ms": 1000 * (time.monotonic() - start)}}
-        )
+
+def check_server(config: ServerConfig) -> None:
+    for flag, value in (("--max-connections", config.max_connections), ("--max-batch", config.max_batch)):
+        if value < 1:
+            raise UserError(f"{flag} must be 1 or more, not {value}")
+    if config.gripper_dwell < 0 or config.max_wait_ms < 0:
+        raise UserError("--gripper-dwell and --max-wait-ms must not be negative")
+
+
+def student_metadata(student: ServedStudentConfig, server: ServerConfig, policy: StudentPolicy) -> dict[str, Any]:
+    """What a client is told: enough to tell served students apart, and what they expect."""
+    return {
+        "policy": checkpoint_name(student.checkpoint),
+        "render": policy.training.get("render"),
+        "image_size": 0,
+        "cameras": [wire.IMAGE_KEYS[camera] for camera in policy.cameras],
+        "actions": policy.execute,
+        "gripper_dwell": server.gripper_dwell,
+    }
+
+
+def main(config: ServeConfig) -> None:
+    """Serve until SIGTERM or Ctrl-C."""
+    student = config.student
+    policy = StudentPolicy.from_pretrained(student.checkpoint, student.execute or None, config.device, student.dtype)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    metadata = student_metadata(student, config.server, policy)
+    with PolicyServer(policy, metadata, config.server) as server:
+        print(f"serving {student.checkpoint} at {server.url}", flush=True)
+        server.wait()
 
 
 if __name__ == "__main__":
-    from vlaad_ray.configs import ServeConfig
-    from vlaad_ray.deploy.policy import StudentPolicy
-    from vlaad_ray.students.checkpoint import checkpoint_name
-
-    config = tyro.cli(ServeConfig)
-    policy = StudentPolicy.from_pretrained(config.checkpoint, device=config.device, dtype=config.dtype)
-    metadata = {"policy": checkpoint_name(config.checkpoint), "render": policy.training.get("render"), "image_size": 0}
-    with PolicyServer(policy.infer, metadata, config.host, config.port) as server:
-        print(f"serving {config.checkpoint} at {server.url}", flush=True)
-        server.wait()
+    try:
+        main(tyro.cli(ServeConfig))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,7 +1,8 @@
 """A teacher behind a policy server that speaks openpi's websocket protocol: π0, π0.5, or anything else that does.
 
-Every environment holds a connection of its own, so at most as many as there are simulators. A request that a dying
-server left unanswered is sent again: such servers answer from the observation alone.
+Every environment holds a connection of its own, so at most as many as there are simulators, and opens it anew for each
+episode: the protocol has no other way to say that one begins. A request that a dying server left unanswered is sent
+again: such servers answer from the observation alone (ours, but for the gripper's dwell, which then begins anew).
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import json
 import re
 import time
 from contextlib import ExitStack
+from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.sync.client import ClientConnection, connect
 
 from vlaad_ray import wire
@@ -72,17 +75,21 @@ class RemoteTeacher:
         self._config, self._execute = config, execute
         self.metadata: dict[str, Any] = {}
         """What the server says about itself."""
+        self._headers = {"Authorization": f"Api-Key {_token(config.token_file)}"} if config.token_file else {}
         self._open = ExitStack()
         self._connection = self._connect()
 
     def reset(self, instruction: str) -> None:
-        """Nothing to do: the server has no memory, and every observation brings its instruction."""
+        """Make the server forget what it may remember of the last episode. The instruction goes with each request."""
+        if self._used:
+            self._connection = self._connect()
 
     def infer(self, observation: Observation) -> ActionChunk:
         """Raises UserError, naming the server, for no answer in time, its own error, or an answer that is no action."""
         images = {camera: resize_with_pad(image, IMAGE_SIZE) for camera, image in observation.images.items()}
         request = wire.pack(wire.pack_observation(Observation(observation.instruction, observation.proprio, images)))
         for _ in range(MAX_RESENDS + 1):
+            self._used = True
             try:
                 self._connection.send(request)
                 reply = self._connection.recv(self._config.infer_timeout_s)
@@ -120,15 +127,19 @@ class RemoteTeacher:
                     close_timeout=1,
                     ping_interval=None,
                     proxy=None,
+                    additional_headers=self._headers,
                 )
                 connection = self._open.enter_context(opening)
                 self.metadata = wire.unpack(_binary(connection.recv(left)))
+                self._used = False
                 return connection
             except InvalidURI:
                 raise UserError(f"--url: {config.url!r} is not a websocket address, like ws://host:8000") from None
             except wire.MessageError as error:
                 raise UserError(f"{config.url} does not speak openpi's protocol: {error}") from None
             except (OSError, ConnectionClosed, InvalidHandshake) as error:
+                if isinstance(error, InvalidStatus) and error.response.status_code == HTTPStatus.UNAUTHORIZED:
+                    raise UserError(f"{config.url} wants another token: give its own with --token-file") from None
                 if time.monotonic() + pause > deadline:
                     raise UserError(
                         f"no policy server at {config.url} within {config.connect_timeout_s:g} s "
@@ -155,6 +166,12 @@ class RemoteTeacher:
         if len(actions) < self._execute:
             raise UserError(f"--execute {self._execute}: {url} answers with {len(actions)} actions")
         return ActionChunk(np.clip(actions[: self._execute], -1, 1).astype(np.float32))
+
+
+def _token(path: Path) -> str:
+    if not path.is_file():
+        raise UserError(f"--token-file: {path} does not exist; give the file that holds the server's token")
+    return path.read_text().strip()
 
 
 def _binary(message: str | bytes) -> bytes:

@@ -1,0 +1,98 @@
+"""One client's conversation with a policy server, whatever carries its messages (server.py, and serve.py on Ray)."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from vlaad_ray import wire
+from vlaad_ray.batcher import Batcher
+from vlaad_ray.deploy.policy import GripperDwell
+from vlaad_ray.types import ACTION_DIM, BatchPolicy
+
+log = logging.getLogger(__name__)
+
+
+class ServablePolicy(BatchPolicy, Protocol):
+    cameras: Sequence[str]
+    """Those whose images must come with each request."""
+
+
+@dataclass
+class Counts:
+    """What a server has done since it started."""
+
+    answered: int = 0
+    refused: int = 0
+    """Messages that were no request."""
+    failed: int = 0
+    """Requests over which the policy failed, or to which it gave something that is no action."""
+
+
+class Session:
+    """What is a client's own: the state of its gripper. Nothing else is kept between its requests."""
+
+    def __init__(self, name: object, batcher: Batcher, cameras: Sequence[str], dwell: int, counts: Counts):
+        """`name`: for the log. `dwell`: GripperDwell's."""
+        self._name, self._batcher, self._cameras, self._counts = name, batcher, cameras, counts
+        self._gripper = GripperDwell(dwell)
+        self._client, self._instruction = uuid.uuid4().hex, ""
+        self._refused = 0
+        self._began = self._previous = 0.0
+
+    async def reply(self, message: str | bytes) -> str | bytes:
+        """What to send back: the answer, or as text one line on what is wrong, after which the client may ask again.
+
+        Exceptions that don't say that the observation or the weights are bad are bugs, and propagate.
+        """
+        self._began = time.monotonic()
+        try:
+            if isinstance(message, str):
+                raise wire.MessageError("expected a binary message, got text")
+            observation = wire.unpack_observation(wire.unpack(message), self._cameras)
+        except wire.MessageError as error:
+            if not self._refused:  # once a client, so that nobody can flood the log
+                log.warning("refused a message of %s: %s", self._name, error)
+            self._refused += 1
+            self._counts.refused += 1
+            return str(error)
+        try:
+            chunk = await self._batcher.infer(self._client, observation)
+            check_actions(chunk.actions)
+        except (ValueError, FloatingPointError) as error:
+            log.error("could not answer %s: %s", self._name, error)
+            self._counts.failed += 1
+            return str(error)
+        if observation.instruction != self._instruction:
+            self._gripper.reset()
+            self._instruction = observation.instruction
+        actions = self._gripper.hold(chunk.actions)
+        self._counts.answered += 1
+        timing = {"infer_ms": 1000 * (time.monotonic() - self._began)}
+        if self._previous:
+            timing["prev_total_ms"] = 1000 * self._previous
+        return wire.pack({wire.ACTIONS: actions, "server_timing": timing})
+
+    def sent(self) -> None:
+        """The reply is on its way: so long the whole took, which the next answer will tell, as openpi's does."""
+        self._previous = time.monotonic() - self._began
+
+    def close(self) -> None:
+        """The client has gone."""
+        self._batcher.leave(self._client)
+        if self._refused > 1:
+            log.warning("refused %d messages of %s", self._refused, self._name)
+
+
+def check_actions(actions: np.ndarray) -> None:
+    """Raises ValueError for anything but [K, 7] finite numbers in [-1, 1]."""
+    if actions.ndim != 2 or actions.shape[1] != ACTION_DIM:
+        raise ValueError(f"the policy answered with {wire.describe(actions)}, not [K, {ACTION_DIM}] actions")
+    if not np.isfinite(actions).all() or np.abs(actions).max(initial=0) > 1:
+        raise ValueError("the policy answered with actions that are not finite numbers in [-1, 1]")

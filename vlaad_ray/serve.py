@@ -1,0 +1,144 @@
+"""Serve a student from replicas on a cluster, through Ray Serve: the protocol, token and limits of deploy/server.py.
+
+A connection belongs to one replica for as long as it lasts, and with it its client's state; a replica batches the
+requests of its own connections. When a replica goes, its connections break: clients connect again, to another one.
+
+Why not `@serve.batch`: it forms batches also while the student computes, of whatever came within a set time, and
+these then queue behind each other. Batcher collects meanwhile, and learns how long waiting pays (docs/experiments.md).
+"""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import tyro
+from ray import serve
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from vlaad_ray import cluster, wire
+from vlaad_ray.batcher import Batcher
+from vlaad_ray.batching import Rhythm
+from vlaad_ray.configs import ServeClusterConfig, UserError
+from vlaad_ray.deploy import access
+from vlaad_ray.deploy.policy import StudentPolicy
+from vlaad_ray.deploy.server import HEALTH, check_server, student_metadata
+from vlaad_ray.deploy.session import Counts, Session
+from vlaad_ray.students.checkpoint import read_config
+
+NAME = "vlaad_ray"
+SPARE_REQUESTS = 8
+"""What a replica takes beside its connections: health checks, and clients to be told that it is full."""
+
+
+@serve.ingress()
+class StudentReplica:
+    """One copy of the student and the connections that fell to it."""
+
+    def __init__(self, config: ServeClusterConfig):
+        student, device = config.student, "cuda" if config.gpus_per_replica > 0 else "cpu"
+        self._policy = StudentPolicy.from_pretrained(student.checkpoint, student.execute or None, device, student.dtype)
+        self._metadata = wire.pack(student_metadata(student, config.server, self._policy))
+        self._config, self._token = config.server, access.read_token(config.server)
+        self._batcher: Batcher | None = None
+        self._connections, self._counts = 0, Counts()
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        return Starlette(routes=[WebSocketRoute("/", self._enter), Route(HEALTH, _health)])
+
+    async def _enter(self, connection: WebSocket) -> None:
+        """Let a client in, or answer with an HTTP status instead of the handshake."""
+        if not access.may_enter(connection.headers.getlist("authorization"), self._token):
+            await connection.send_denial_response(PlainTextResponse("the token is missing or wrong\n", 401))
+        elif "origin" in connection.headers:  # a page in a browser, see server.py
+            await connection.send_denial_response(PlainTextResponse("not for browsers\n", 403))
+        elif self._connections >= self._config.max_connections:
+            await connection.send_denial_response(PlainTextResponse(f"{self._connections} clients are connected\n", 503))
+        else:
+            self._connections += 1
+            try:
+                await self._converse(connection)
+            finally:
+                self._connections -= 1
+
+    async def _converse(self, connection: WebSocket) -> None:
+        if self._batcher is None:
+            rhythm = Rhythm(self._config.max_batch, self._config.max_wait_ms / 1000)
+            thread = ThreadPoolExecutor(1)
+            self._batcher = Batcher(self._policy.infer_batch, self._config.max_batch, rhythm, thread)
+        await connection.accept()
+        session = Session(
+            connection.client, self._batcher, self._policy.cameras, self._config.gripper_dwell, self._counts
+        )
+        try:
+            await connection.send_bytes(self._metadata)
+            while (message := await connection.receive())["type"] == "websocket.receive":
+                text = message.get("text")
+                reply = await session.reply(message["bytes"] if text is None else text)
+                await (connection.send_text(reply) if isinstance(reply, str) else connection.send_bytes(reply))
+                session.sent()
+        except WebSocketDisconnect:
+            pass  # the client has gone; others go on
+        finally:
+            session.close()
+
+
+def deployment(config: ServeClusterConfig) -> serve.Application:
+    """The replicas as Ray Serve wants them. Raises UserError for what cannot be served."""
+    check_server(config.server)
+    if config.replicas < 1 or config.gpus_per_replica < 0 or config.cpus_per_replica < 0:
+        raise UserError("--replicas must be 1 or more, --gpus-per-replica and --cpus-per-replica not negative")
+    read_config(config.student.checkpoint)
+    access.read_token(config.server)
+    return serve.deployment(
+        StudentReplica,
+        num_replicas=config.replicas,
+        ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
+        max_ongoing_requests=config.server.max_connections + SPARE_REQUESTS,
+        graceful_shutdown_timeout_s=1,  # connections never end by themselves
+    ).bind(config)
+
+
+def application(args: Mapping[str, str]) -> serve.Application:
+    """For `serve deploy` and KubeRay's RayService: `args` holds jobs/serve.py's flags, as {"flags": "--checkpoint …"}.
+
+    Where proxies listen, Ray Serve then takes from the file's `http_options`, which --host and --port must repeat.
+    """
+    return deployment(tyro.cli(ServeClusterConfig, args=shlex.split(args["flags"])))
+
+
+def start(config: ServeClusterConfig) -> str:
+    """Serve on the cluster, or on this machine, and return the address for clients there. `stop` ends it."""
+    replicas = deployment(config)
+    if config.server.port == 0:
+        raise UserError("--port 0: Ray Serve does not say which port it chose; name one")
+    cluster.connect()
+    serve.start(
+        proxy_location="EveryNode", http_options={"host": config.server.host, "port": config.server.port}
+    )
+    serve.run(replicas, name=NAME, route_prefix="/")
+    return f"ws://{config.server.host}:{config.server.port}"
+
+
+def stop() -> None:
+    serve.shutdown()
+
+
+def run(config: ServeClusterConfig) -> None:
+    """Serve until SIGTERM or Ctrl-C."""
+    url = start(config)
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    print(f"serving {config.student.checkpoint} at {url}", flush=True)
+    signal.sigwait(signals)
+    stop()
+
+
+async def _health(_: Request) -> Response:
+    return PlainTextResponse("OK\n")
