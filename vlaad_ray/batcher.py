@@ -50,6 +50,11 @@ class Batcher:
         self._loop = asyncio.create_task(self._run())
         self._loop.add_done_callback(_end_process_after_a_bug)
 
+    @property
+    def waiting(self) -> int:
+        """Requests that no batch has taken up yet."""
+        return len(self._waiting)
+
     async def infer(self, client: str, observation: Observation) -> ActionChunk:
         """The answer to one client, after the batch that it came to be in. Raises what the policy raised over it."""
         answer: asyncio.Future[ActionChunk] = asyncio.get_running_loop().create_future()

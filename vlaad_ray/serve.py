@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import shlex
 import signal
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 
 import tyro
 from ray import serve
@@ -54,18 +56,25 @@ class StudentReplica:
 
     async def _enter(self, connection: WebSocket) -> None:
         """Let a client in, or answer with an HTTP status instead of the handshake."""
+        refusal = self._refusal(connection)
+        if refusal is not None:
+            await connection.send_denial_response(refusal)
+            return
+        self._connections += 1
+        try:
+            await self._converse(connection)
+        finally:
+            self._connections -= 1
+
+    def _refusal(self, connection: WebSocket) -> Response | None:
+        """As PolicyServer does it."""
         if not access.may_enter(connection.headers.getlist("authorization"), self._token):
-            await connection.send_denial_response(PlainTextResponse("the token is missing or wrong\n", 401))
-        elif "origin" in connection.headers:  # a page in a browser, see server.py
-            await connection.send_denial_response(PlainTextResponse("not for browsers\n", 403))
-        elif self._connections >= self._config.max_connections:
-            await connection.send_denial_response(PlainTextResponse(f"{self._connections} clients are connected\n", 503))
-        else:
-            self._connections += 1
-            try:
-                await self._converse(connection)
-            finally:
-                self._connections -= 1
+            return PlainTextResponse(access.REFUSED, HTTPStatus.UNAUTHORIZED, access.CHALLENGE)
+        if "origin" in connection.headers:
+            return PlainTextResponse("no page in a browser may ask\n", HTTPStatus.FORBIDDEN)
+        if self._connections >= self._config.max_connections:
+            return PlainTextResponse(f"{self._connections} clients are connected\n", HTTPStatus.SERVICE_UNAVAILABLE)
+        return None
 
     async def _converse(self, connection: WebSocket) -> None:
         if self._batcher is None:
@@ -97,12 +106,11 @@ def deployment(config: ServeClusterConfig) -> serve.Application:
     read_config(config.student.checkpoint)
     access.read_token(config.server)
     return serve.deployment(
-        StudentReplica,
         num_replicas=config.replicas,
         ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
         max_ongoing_requests=config.server.max_connections + SPARE_REQUESTS,
         graceful_shutdown_timeout_s=1,  # connections never end by themselves
-    ).bind(config)
+    )(StudentReplica).bind(config)
 
 
 def application(args: Mapping[str, str]) -> serve.Application:
@@ -119,9 +127,7 @@ def start(config: ServeClusterConfig) -> str:
     if config.server.port == 0:
         raise UserError("--port 0: Ray Serve does not say which port it chose; name one")
     cluster.connect()
-    serve.start(
-        proxy_location="EveryNode", http_options={"host": config.server.host, "port": config.server.port}
-    )
+    serve.start(proxy_location="EveryNode", http_options={"host": config.server.host, "port": config.server.port})
     serve.run(replicas, name=NAME, route_prefix="/")
     return f"ws://{config.server.host}:{config.server.port}"
 
@@ -132,11 +138,11 @@ def stop() -> None:
 
 def run(config: ServeClusterConfig) -> None:
     """Serve until SIGTERM or Ctrl-C."""
-    url = start(config)
-    signals = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    url, ended = start(config), threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
     print(f"serving {config.student.checkpoint} at {url}", flush=True)
-    signal.sigwait(signals)
+    ended.wait()
     stop()
 
 

@@ -13,6 +13,9 @@ from vlaad_ray.configs import ServerConfig, UserError
 VARIABLE = "VLAAD_TOKEN"
 SCHEME = "Api-Key "
 """openpi-client sends `Authorization: Api-Key KEY` when it is given an api_key."""
+CHALLENGE = {"WWW-Authenticate": SCHEME.strip()}
+REFUSED = "the token is missing or wrong\n"
+"""With HTTP status 401 and the header of CHALLENGE, what a client without it is told."""
 MIN_LENGTH = 16
 MAKE_ONE = "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
 

@@ -6,7 +6,6 @@ python -m vlaad_ray.deploy.server --checkpoint RUN/checkpoint --port 8000
 from __future__ import annotations
 
 import asyncio
-import http
 import json
 import signal
 import socket
@@ -14,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
+from http import HTTPStatus
 from typing import Any
 
 import tyro
@@ -103,17 +103,18 @@ class PolicyServer:
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
         """Before the handshake: None lets the client in."""
         if request.path == HEALTH:
-            return connection.respond(http.HTTPStatus.OK, "OK\n")
+            return connection.respond(HTTPStatus.OK, "OK\n")
         if not access.may_enter(request.headers.get_all("Authorization"), self._token):
-            response = connection.respond(http.HTTPStatus.UNAUTHORIZED, "the token is missing or wrong\n")
-            response.headers["WWW-Authenticate"] = access.SCHEME.strip()
+            response = connection.respond(HTTPStatus.UNAUTHORIZED, access.REFUSED)
+            response.headers.update(access.CHALLENGE)
             return response
         clients = len(connection.server.connections)
         if request.path == STATS:
-            stats = {**asdict(self.counts), "batches": self._batcher.batches, "connections": clients}
-            return connection.respond(http.HTTPStatus.OK, json.dumps(stats) + "\n")
+            batcher = self._batcher
+            stats = {**asdict(self.counts), "batches": batcher.batches, "waiting": batcher.waiting, "clients": clients}
+            return connection.respond(HTTPStatus.OK, json.dumps(stats) + "\n")
         if clients >= self._config.max_connections:
-            return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, f"{clients} clients are connected\n")
+            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, f"{clients} clients are connected\n")
         return None
 
     async def _converse(self, connection: ServerConnection) -> None:
