@@ -1,7 +1,7 @@
 # Every target does its own set-up, once; it is repeated when pyproject.toml changes.
 SHELL := /bin/bash
 VENV ?= .venv
-EXTRAS := sim,train,openvla,annotate-cpu,dev
+EXTRAS := sim,train,openvla,annotate-cpu,serve,dev
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
@@ -29,7 +29,7 @@ demo: $(READY) ## Teacher to student on real LIBERO: runs/demo/report.html
 test: $(READY) ## All tests, on real LIBERO and real Ray
 	$(RUN) -m pytest -q
 
-test-slow: $(READY) ## The tests that `make test` leaves out: annotation as a submitted job
+test-slow: $(READY) ## The tests that `make test` leaves out: annotation as a submitted job, deployment in a fresh environment
 	$(RUN) -m pytest -q -m slow
 
 check: $(READY) ## Lint, format, types and import contract

@@ -70,6 +70,14 @@ case ",$extras," in
     fi
     ;;
 esac
+case ",$extras," in
+*,dev,*)
+    # What drives our policy server in the tests. It pins numpy below 2, with which pyarrow fails to import; it works with
+    # numpy 2 all the same.
+    "$venv/bin/python" -m pip install --disable-pip-version-check --quiet --no-deps openpi-client==0.1.2 </dev/null ||
+        fail "pip could not install openpi-client; its last lines are above"
+    ;;
+esac
 say "Packages are in place after $((SECONDS - start)) s"
 
 case ",$extras," in *,sim,*) ;; *) exit 0 ;; esac

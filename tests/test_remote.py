@@ -243,15 +243,6 @@ def test_the_name_tells_policies_apart_or_has_to_be_given():
     assert (named.trained.render, named.trained.image_size) == ("exact", 256)
 
 
-def test_openpi_client_drives_our_server():
-    theirs = pytest.importorskip("openpi_client.websocket_client_policy")
-    with server_of() as server:
-        policy = theirs.WebsocketClientPolicy("127.0.0.1", server.port)
-        assert policy.get_server_metadata() == METADATA
-        request = wire.pack_observation(seen())
-        np.testing.assert_array_equal(policy.infer(request)["actions"], drive(seen()).actions)
-
-
 def test_real_libero_with_a_served_student_and_images_unlike_its_own_are_reported(ray_local, tmp_path):
     tokenizer = train_tokenizer(("pick up the milk",), 16)
     student = Student(small(image_size=32, width=8, hidden=32, vocabulary=tokenizer.vocabulary, text_length=16))
