@@ -16,9 +16,11 @@ import pytest
 import tyro
 import yaml
 from ray.autoscaler._private import util as cluster_launcher
+from ray.serve.schema import ServeDeploySchema
 
 import vlaad_ray
-from vlaad_ray import configs
+from vlaad_ray import configs, serve
+from vlaad_ray.deploy import access
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -125,13 +127,10 @@ def test_no_job_shadows_a_package(script: Path) -> None:
     assert spec is None or Path(spec.origin or "").parent == ROOT / "jobs"
 
 
-def test_rayjob_is_complete() -> None:
-    claim, job = load_yaml("rayjob.yaml")
-    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
-    cluster = job["spec"]["rayClusterSpec"]
+def check_ray_cluster(cluster: dict[str, Any], claim: str) -> None:
+    """What would only show when the cluster is wanted."""
     assert cluster["rayVersion"] == PINS["ray"], "KubeRay chooses the autoscaler's image by rayVersion"
-    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
-    for group in groups:
+    for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
         pod = group["template"]["spec"]
         (container,) = pod["containers"]
         assert container["image"] == f"vlaad-ray:{vlaad_ray.__version__}"
@@ -139,11 +138,45 @@ def test_rayjob_is_complete() -> None:
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         assert mounts.keys() == {volume["name"] for volume in pod["volumes"]}
         assert mounts["shared"] == "/shared"
-        assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
-    assert claim["spec"]["accessModes"] == ["ReadWriteMany"], "all nodes write into --out"
+        assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim
     for group in cluster["workerGroupSpecs"]:
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+
+
+def test_rayjob_is_complete() -> None:
+    claim, job = load_yaml("rayjob.yaml")
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    cluster = job["spec"]["rayClusterSpec"]
+    check_ray_cluster(cluster, claim["metadata"]["name"])
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"], "all nodes write into --out"
     assert any(group["minReplicas"] > 0 for group in cluster["workerGroupSpecs"]), "the fleet counts the CPUs it sees"
+
+
+def test_rayservice_is_complete_and_wants_a_token() -> None:
+    (service,) = load_yaml("rayservice.yaml")
+    assert (service["apiVersion"], service["kind"]) == ("ray.io/v1", "RayService")
+    cluster = service["spec"]["rayClusterConfig"]
+    check_ray_cluster(cluster, load_yaml("rayjob.yaml")[0]["metadata"]["name"])
+    settings = ServeDeploySchema.model_validate(yaml.safe_load(service["spec"]["serveConfigV2"]))
+    (application,) = settings.applications
+    assert application.import_path == f"{serve.application.__module__}:{serve.application.__name__}"
+    config = tyro.cli(configs.ServeClusterConfig, args=shlex.split(application.args["flags"]))
+    http = settings.http_options
+    assert (config.server.host, config.server.port) == (http.host, http.port)
+    gpus = [group["template"]["spec"]["containers"][0]["resources"] for group in cluster["workerGroupSpecs"]]
+    there = sum(int(each["limits"].get("nvidia.com/gpu", 0)) for each in gpus)
+    assert config.replicas * config.gpus_per_replica <= there
+    for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
+        (container,) = group["template"]["spec"]["containers"]
+        assert http.port in [port["containerPort"] for port in container["ports"]]
+        assert [each["name"] for each in container["env"]] == [access.VARIABLE]
+    with pytest.raises(configs.UserError, match="lets other machines in"):
+        access.read_token(config.server)
+
+
+def test_every_cluster_file_is_looked_at() -> None:
+    tested = {"rayjob.yaml", "rayservice.yaml", "autoscaler.yaml"}
+    assert {path.name for path in (ROOT / "cluster").glob("*.y*ml")} == tested
 
 
 def test_rayjob_entrypoint_sets_machines_only() -> None:

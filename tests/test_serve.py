@@ -1,0 +1,123 @@
+"""A student on a real, local Ray Serve, asked by openpi-client and by whoever should not."""
+
+import shlex
+import socket
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from openpi_client.websocket_client_policy import WebsocketClientPolicy
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+from vlaad_ray import serve, wire
+from vlaad_ray.configs import ServeClusterConfig, ServedStudentConfig, ServerConfig, UserError
+from vlaad_ray.deploy.policy import GripperDwell, StudentPolicy
+from vlaad_ray.students.checkpoint import checkpoint_name, save_pretrained
+from vlaad_ray.students.model import Student, small
+from vlaad_ray.students.text import train_tokenizer
+from vlaad_ray.types import Observation
+
+TOKEN = "a-token-of-sufficient-length"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("serve") / "student"
+    tokenizer = train_tokenizer(("pick up the milk",), 16)
+    torch.manual_seed(0)
+    student = Student(small(image_size=32, width=8, hidden=32, vocabulary=tokenizer.vocabulary, text_length=16))
+    torch.nn.init.normal_(student.head[-1].weight, std=1.0)
+    save_pretrained(directory, student, tokenizer, {"render": "fast"})
+    return directory
+
+
+@pytest.fixture(scope="module")
+def port(ray_local, checkpoint, tmp_path_factory):
+    """Two replicas with a token, three clients each."""
+    token = tmp_path_factory.mktemp("token") / "token"
+    token.write_text(TOKEN)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = ServerConfig(port=port, token_file=token, gripper_dwell=5, max_connections=3)
+    config = ServeClusterConfig(ServedStudentConfig(checkpoint), replicas=2, cpus_per_replica=0.5, server=server)
+    assert serve.start(config) == f"ws://127.0.0.1:{port}"
+    yield port
+    serve.stop()
+
+
+def seen(number):
+    pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    proprio = np.full(8, number / 10, np.float32)
+    return Observation("pick up the milk", proprio, {"agentview": pixels, "wrist": pixels})
+
+
+def test_openpi_clients_get_the_answers_of_the_student_and_none_of_anothers_state(port, checkpoint):
+    """Four at once, over two replicas: each compares its own episode with that of a student of its own."""
+    policy = StudentPolicy.from_pretrained(checkpoint)
+    said = [policy.infer(seen(number)).actions for number in range(24)]
+    assert len({tuple(actions[:, 6]) for actions in said}) > 1, "the gripper must have something to hold"
+
+    def act(first):
+        client, gripper = WebsocketClientPolicy("127.0.0.1", port, api_key=TOKEN), GripperDwell(5)
+        metadata = client.get_server_metadata()
+        assert (metadata["policy"], metadata["actions"]) == (checkpoint_name(checkpoint), 5)
+        for number in range(first, 24, 4):
+            answer = client.infer(wire.pack_observation(seen(number)))
+            # A batch of another size adds floats in another order.
+            np.testing.assert_allclose(answer["actions"], gripper.hold(said[number]), atol=1e-5)
+        return client
+
+    with ThreadPoolExecutor(4) as pool:
+        clients = list(pool.map(act, range(4)))
+    for client in clients:
+        client._ws.close()
+
+
+def knock(port, token=TOKEN, **headers):
+    authorization = {"Authorization": f"Api-Key {token}"} if token else {}
+    return connect(f"ws://127.0.0.1:{port}", compression=None, proxy=None, additional_headers=authorization | headers)
+
+
+def test_who_has_not_the_token_is_refused_at_the_handshake(port):
+    for token in (None, TOKEN + "x"):
+        with pytest.raises(InvalidStatus, match="HTTP 401"), knock(port, token):
+            raise AssertionError("let in")
+    with pytest.raises(InvalidStatus, match="HTTP 403"), knock(port, Origin="https://example.com"):
+        raise AssertionError("let in")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=20) as health:
+        assert health.read() == b"OK\n"
+
+
+def test_a_bad_message_gets_a_line_and_an_oversized_one_ends_its_connection_alone(port):
+    with knock(port) as good, knock(port) as bad:
+        for connection in (good, bad):
+            assert wire.unpack(connection.recv(20))["render"] == "fast"
+        for message, says in (
+            (b"\xc1", "not a MessagePack message"),
+            ("hello", "got text"),
+            (wire.pack({**wire.pack_observation(seen(0)), "prompt": ""}), "'prompt' must be the instruction"),
+        ):
+            bad.send(message)
+            assert says in bad.recv(20)
+        with pytest.raises(ConnectionClosed, match="1009"):
+            bad.send(bytes(wire.MAX_MESSAGE + 1))
+            bad.recv(20)
+        good.send(wire.pack(wire.pack_observation(seen(1))))
+        assert wire.unpack(good.recv(20))["actions"].shape == (5, 7)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--checkpoint /nowhere", "/nowhere/config.json does not exist"),
+        ("--checkpoint {checkpoint} --host 0.0.0.0", "lets other machines in"),
+        ("--checkpoint {checkpoint} --replicas 0", "--replicas must be 1 or more"),
+        ("--checkpoint {checkpoint} --max-batch 0", "--max-batch must be 1 or more"),
+    ],
+)
+def test_what_cannot_be_served_is_said_before_anything_starts(checkpoint, flags, says):
+    with pytest.raises(UserError, match=says):
+        serve.application({"flags": flags.format(checkpoint=shlex.quote(str(checkpoint)))})
