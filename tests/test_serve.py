@@ -1,5 +1,6 @@
 """A student on a real, local Ray Serve, asked by openpi-client and by whoever should not."""
 
+import contextlib
 import shlex
 import socket
 import urllib.request
@@ -107,6 +108,13 @@ def test_a_bad_message_gets_a_line_and_an_oversized_one_ends_its_connection_alon
             bad.recv(20)
         good.send(wire.pack(wire.pack_observation(seen(1))))
         assert wire.unpack(good.recv(20))["actions"].shape == (5, 7)
+
+
+def test_a_full_replica_turns_clients_away(port):
+    """Two replicas of three: the seventh client at the latest. Ray Serve by itself would let it wait without a word."""
+    with pytest.raises(InvalidStatus, match="HTTP 503"), contextlib.ExitStack() as stack:
+        for _ in range(7):
+            stack.enter_context(knock(port)).recv(20)
 
 
 @pytest.mark.parametrize(
