@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from vlaad_ray.batching import Rhythm
 from vlaad_ray.types import ActionChunk, Observation
 
+BAD_OBSERVATION = (ValueError, FloatingPointError)
+"""What a policy raises over one observation. Anything else, memory that runs out say, concerns the whole batch."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -109,7 +112,7 @@ class Batcher:
             print(f"a batch of {len(observations)} hung for {self._timeout_s:.0f} s", flush=True)
             os._exit(1)
         error = work.exception()
-        if error is not None and len(observations) > 1:
+        if isinstance(error, BAD_OBSERVATION) and len(observations) > 1:
             return [(await self._compute([observation]))[0] for observation in observations]
         if error is None and len(work.result()) != len(observations):
             error = ValueError(f"the policy gave {len(work.result())} answers to {len(observations)} observations")

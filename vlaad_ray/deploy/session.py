@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from vlaad_ray import wire
-from vlaad_ray.batcher import Batcher
+from vlaad_ray.batcher import BAD_OBSERVATION, Batcher
 from vlaad_ray.deploy.policy import GripperDwell
 from vlaad_ray.types import ACTION_DIM, BatchPolicy
 
@@ -49,7 +49,7 @@ class Session:
     async def reply(self, message: str | bytes) -> str | bytes:
         """What to send back: the answer, or as text one line on what is wrong, after which the client may ask again.
 
-        Exceptions that don't say that the observation or the weights are bad are bugs, and propagate.
+        Other exceptions than BAD_OBSERVATION are bugs or a lack of memory, and propagate: the connection breaks.
         """
         self._began = time.monotonic()
         try:
@@ -65,7 +65,7 @@ class Session:
         try:
             chunk = await self._batcher.infer(self._client, observation)
             check_actions(chunk.actions)
-        except (ValueError, FloatingPointError) as error:
+        except BAD_OBSERVATION as error:
             log.error("could not answer %s: %s", self._name, error)
             self._counts.failed += 1
             return str(error)
