@@ -309,6 +309,7 @@ def test_tokens_come_from_a_file_or_the_environment_and_other_machines_need_one(
     ("config", "says"),
     [
         ({"host": "no.such.host.invalid"}, "is no address"),
+        ({"port": 70000}, "--port must be 0 to 65535"),
         ({"max_connections": 0}, "--max-connections must be 1 or more"),
         ({"max_batch": 0}, "--max-batch must be 1 or more"),
         ({"gripper_dwell": -1}, "must not be negative"),
@@ -347,7 +348,7 @@ def test_clients_that_left_are_forgotten():
                 for _ in range(3):
                     await batcher.infer(f"client {number}", Observation("", np.zeros(8, np.float32)))
                 batcher.leave(f"client {number}")
-            batcher.close()
+            await batcher.close()
 
     asyncio.run(come_and_go())
     assert not rhythm._thinks

@@ -70,9 +70,10 @@ class Batcher:
         """A client that will not come back."""
         self._rhythm.left(client)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Stop. Whoever still waits is never answered."""
         self._loop.cancel()
+        await asyncio.wait([self._loop])
 
     async def _run(self) -> None:
         """Batch after batch."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import signal
 import socket
 import sys
@@ -98,7 +99,7 @@ class PolicyServer:
             )
             async with listening:
                 await self._stop.wait()
-            self._batcher.close()
+            await self._batcher.close()
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
         """Before the handshake: None lets the client in."""
@@ -136,6 +137,8 @@ def check_server(config: ServerConfig) -> None:
     for flag, value in (("--max-connections", config.max_connections), ("--max-batch", config.max_batch)):
         if value < 1:
             raise UserError(f"{flag} must be 1 or more, not {value}")
+    if not 0 <= config.port < 2**16:
+        raise UserError(f"--port must be 0 to 65535, not {config.port}")
     if config.gripper_dwell < 0 or config.max_wait_ms < 0:
         raise UserError("--gripper-dwell and --max-wait-ms must not be negative")
 
@@ -154,6 +157,7 @@ def student_metadata(student: ServedStudentConfig, server: ServerConfig, policy:
 
 def main(config: ServeConfig) -> None:
     """Serve until SIGTERM or Ctrl-C."""
+    logging.basicConfig(format="%(asctime)s %(message)s")
     student = config.student
     policy = StudentPolicy.from_pretrained(student.checkpoint, student.execute or None, config.device, student.dtype)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
