@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from vlaad_ray import store
+from vlaad_ray.students.checkpoint import save_pretrained
+from vlaad_ray.students.model import Student, small
+from vlaad_ray.students.text import train_tokenizer
 from vlaad_ray.types import CAMERAS, Annotation, Episode, EpisodeKey, InitState
 
 COLOURS = ("red", "green")
@@ -62,3 +66,13 @@ def write_dataset(root: Path, count: int, steps: int = 30, size: int = 32) -> tu
         store.write_episode(data, each, {"render": "fast"})
         store.write_annotation(annotations, annotation(each), {"annotator": "rules", "taxonomy": 9})
     return data, annotations
+
+
+def write_student(directory: Path) -> Path:
+    """Store a small student whose random weights say something else about every picture -> `directory`."""
+    tokenizer = train_tokenizer(INSTRUCTIONS, 16)
+    torch.manual_seed(0)
+    student = Student(small(image_size=32, width=8, hidden=32, vocabulary=tokenizer.vocabulary, text_length=16))
+    torch.nn.init.normal_(student.head[-1].weight, std=1.0)
+    save_pretrained(directory, student, tokenizer, {"render": "fast"})
+    return directory

@@ -11,14 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import synthetic
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from websockets.sync.client import connect
 
 from vlaad_ray import wire
-from vlaad_ray.students.checkpoint import save_pretrained
-from vlaad_ray.students.model import Student, small
-from vlaad_ray.students.text import train_tokenizer
 from vlaad_ray.types import Observation
 
 ROOT = Path(__file__).parent.parent
@@ -27,10 +25,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    tokenizer = train_tokenizer(("pick up the milk",), 16)
-    student = Student(small(image_size=32, width=8, hidden=32, vocabulary=tokenizer.vocabulary, text_length=16))
-    save_pretrained(tmp_path / "student", student, tokenizer, {"render": "fast"})
-    return tmp_path / "student"
+    return synthetic.write_student(tmp_path / "student")
 
 
 def distributions_of_deploy() -> set[str]:

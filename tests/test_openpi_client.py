@@ -5,7 +5,7 @@ scripts/setup.sh installs it. Nothing in here is our own client.
 
 import numpy as np
 import pytest
-import torch
+import synthetic
 from openpi_client.action_chunk_broker import ActionChunkBroker
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from websockets.exceptions import InvalidStatus
@@ -15,9 +15,6 @@ from vlaad_ray.deploy.policy import SteadyGripper, StudentPolicy
 from vlaad_ray.deploy.server import PolicyServer
 from vlaad_ray.envs.libero import LiberoEnv
 from vlaad_ray.episode import EpisodeSpec, run_episode
-from vlaad_ray.students.checkpoint import save_pretrained
-from vlaad_ray.students.model import Student, small
-from vlaad_ray.students.text import train_tokenizer
 from vlaad_ray.types import ActionChunk, EpisodeKey, InitState
 
 BUDGET, HORIZON, DWELL = 60, 3, 10
@@ -26,13 +23,7 @@ METADATA = {"policy": "student", "actions": HORIZON}
 
 @pytest.fixture
 def policy(tmp_path):
-    """A student whose random weights say something else at every step."""
-    tokenizer = train_tokenizer(("pick up the milk",), 16)
-    torch.manual_seed(0)
-    student = Student(small(image_size=32, width=8, hidden=32, vocabulary=tokenizer.vocabulary, text_length=16))
-    torch.nn.init.normal_(student.head[-1].weight, std=1.0)
-    save_pretrained(tmp_path, student, tokenizer, {"render": "fast"})
-    return StudentPolicy.from_pretrained(tmp_path, execute=HORIZON)
+    return StudentPolicy.from_pretrained(synthetic.write_student(tmp_path / "student"), execute=HORIZON)
 
 
 class OpenpiExample:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import torch
+import synthetic
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -16,9 +16,7 @@ from websockets.sync.client import connect
 from vlaad_ray import serve, wire
 from vlaad_ray.configs import ServeClusterConfig, ServedStudentConfig, ServerConfig, UserError
 from vlaad_ray.deploy.policy import GripperDwell, StudentPolicy
-from vlaad_ray.students.checkpoint import checkpoint_name, save_pretrained
-from vlaad_ray.students.model import Student, small
-from vlaad_ray.students.text import train_tokenizer
+from vlaad_ray.students.checkpoint import checkpoint_name
 from vlaad_ray.types import Observation
 
 TOKEN = "a-token-of-sufficient-length"
@@ -26,13 +24,7 @@ TOKEN = "a-token-of-sufficient-length"
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("serve") / "student"
-    tokenizer = train_tokenizer(("pick up the milk",), 16)
-    torch.manual_seed(0)
-    student = Student(small(image_size=32, width=8, hidden=32, vocabulary=tokenizer.vocabulary, text_length=16))
-    torch.nn.init.normal_(student.head[-1].weight, std=1.0)
-    save_pretrained(directory, student, tokenizer, {"render": "fast"})
-    return directory
+    return synthetic.write_student(tmp_path_factory.mktemp("serve") / "student")
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgpack
 import numpy as np
 import pytest
+import synthetic
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -26,9 +27,6 @@ from vlaad_ray.batching import Rhythm
 from vlaad_ray.configs import ServerConfig, UserError
 from vlaad_ray.deploy import access
 from vlaad_ray.deploy.server import PolicyServer
-from vlaad_ray.students.checkpoint import save_pretrained
-from vlaad_ray.students.model import Student, small
-from vlaad_ray.students.text import train_tokenizer
 from vlaad_ray.types import ActionChunk, Observation
 
 TOKEN = "a-token-of-sufficient-length"
@@ -357,12 +355,7 @@ def test_clients_that_left_are_forgotten():
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A student with random weights."""
-    path = tmp_path_factory.mktemp("student")
-    tokenizer = train_tokenizer(("pick up the milk",), 16)
-    student = Student(small(image_size=32, width=8, hidden=32, vocabulary=tokenizer.vocabulary, text_length=16))
-    save_pretrained(path, student, tokenizer, {"render": "fast"})
-    return path
+    return synthetic.write_student(tmp_path_factory.mktemp("student"))
 
 
 def command(*flags):
