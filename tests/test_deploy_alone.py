@@ -93,15 +93,18 @@ def test_a_fresh_environment_with_the_extra_alone_serves(checkpoint, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     bare = size(tmp_path / "venv")
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, f"{ROOT}[deploy]"], check=True, cwd=tmp_path)
+    alone = {"PYTHONPATH": "", "PYTHONSAFEPATH": "1"}
+    subprocess.run([*pip, f"{ROOT}[deploy]"], check=True, cwd=tmp_path, env={**os.environ, **alone})
     installed = time.monotonic() - start
     (torch,) = (tmp_path / "venv").glob("lib/*/site-packages/torch")
     grown = size(tmp_path / "venv") - bare
     print(f"installed in {installed:.0f} s: {grown / 1e6:.0f} MB, of which torch {size(torch) / 1e6:.0f} MB")
-    listed = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        [python, "-m", "pip", "list"], capture_output=True, text=True, check=True, env={**os.environ, **alone}
+    ).stdout
     assert not re.search(r"^(ray|mujoco|pyarrow|transformers) ", listed, re.MULTILINE)
     command = [str(python), "-m", "vlaad_ray.deploy.server", "--checkpoint", str(checkpoint), "--port", "0"]
-    print(f"listening after {serve_and_ask(command, PYTHONPATH='', PYTHONSAFEPATH='1'):.1f} s")
+    print(f"listening after {serve_and_ask(command, **alone):.1f} s")
 
 
 def size(path: Path) -> int:

@@ -51,7 +51,7 @@ def test_openpi_clients_get_the_answers_of_the_student_and_none_of_anothers_stat
     """Four at once, over two replicas: each compares its own episode with that of a student of its own."""
     policy = StudentPolicy.from_pretrained(checkpoint)
     said = [policy.infer(seen(number)).actions for number in range(24)]
-    assert len({tuple(actions[:, 6]) for actions in said}) > 1, "the gripper must have something to hold"
+    assert len(np.unique([actions[:, 6] for actions in said])) == 2, "the gripper must have something to hold"
 
     def act(first):
         client, gripper = WebsocketClientPolicy("127.0.0.1", port, api_key=TOKEN), GripperDwell(5)
@@ -95,7 +95,7 @@ def test_a_bad_message_gets_a_line_and_an_oversized_one_ends_its_connection_alon
         ):
             bad.send(message)
             assert says in bad.recv(20)
-        with pytest.raises(ConnectionClosed, match="1009"):
+        with pytest.raises(ConnectionClosed):  # code 1009, if that arrives before the line goes dead
             bad.send(bytes(wire.MAX_MESSAGE + 1))
             bad.recv(20)
         good.send(wire.pack(wire.pack_observation(seen(1))))
