@@ -114,9 +114,9 @@ def resize_lanczos3(image: np.ndarray, size: int) -> np.ndarray:
     """[H, W, 3] uint8 -> [size, size, 3] uint8, as tf.image.resize(method="lanczos3", antialias=True), rounded."""
     height, width, channels = image.shape
     pixels = image.astype(np.float32).reshape(height, width * channels)
-    resized = (lanczos3_weights(height, size) @ pixels).reshape(size, width, channels)
-    resized = np.ascontiguousarray(resized.swapaxes(0, 1)).reshape(width, size * channels)
-    resized = (lanczos3_weights(width, size) @ resized).reshape(size, size, channels)
+    rows = (lanczos3_weights(height, size) @ pixels).reshape(size, width, channels)
+    columns = np.ascontiguousarray(rows.swapaxes(0, 1)).reshape(width, size * channels)
+    resized = (lanczos3_weights(width, size) @ columns).reshape(size, size, channels)
     return resized.swapaxes(0, 1).round().clip(0, 255).astype(np.uint8)
 
 
