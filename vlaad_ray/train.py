@@ -36,7 +36,8 @@ from vlaad_ray.provenance import software, write_run_record
 from vlaad_ray.students import checkpoint
 from vlaad_ray.students.data import EpisodeSource, Survey, episode_frames, gather, survey
 from vlaad_ray.students.fit import Progress, Setup, Worker, fit, make_optimiser
-from vlaad_ray.students.model import PRESETS, Student, StudentConfig
+from vlaad_ray.students.model import Student, StudentConfig
+from vlaad_ray.students.small import SmallConfig, SmallStudent
 from vlaad_ray.students.text import TextTokenizer, load_tokenizer, train_tokenizer
 
 RESUMABLE = ("out", "data", "annotations", "workers", "cpus_per_worker", "gpus_per_worker", "checkpoint_every")
@@ -108,7 +109,7 @@ def run_identity(config: TrainConfig, facts: Survey) -> dict[str, Any]:
 
 def run_workers(config: TrainConfig, facts: Survey) -> ray.train.Checkpoint:
     """Train on Ray; returns the last checkpoint. Continues from OUT/ray when there is one."""
-    student_config = PRESETS[config.student](image_size=config.image_size, proprio=config.proprio, chunk=config.chunk)
+    student_config = SmallConfig(image_size=config.image_size, proprio=config.proprio, chunk=config.chunk)
     tokenizer = train_tokenizer(facts.texts, student_config.text_length)
     student_config = dataclasses.replace(student_config, vocabulary=tokenizer.vocabulary)
     all_cpus = int(ray.cluster_resources().get("CPU", 1))
@@ -197,7 +198,7 @@ def train_worker(job: dict[str, Any]) -> None:
         path.write_text(job["tokenizer"])
         tokenizer = load_tokenizer(path, job["student_config"].text_length)
     torch.manual_seed(config.seed)
-    student = Student(job["student_config"])
+    student = SmallStudent(job["student_config"])
     student.proprio_mean.copy_(torch.tensor(facts.proprio_mean))
     student.proprio_std.copy_(torch.tensor(facts.proprio_std))
     student.to(device=worker.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
