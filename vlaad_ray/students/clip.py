@@ -57,6 +57,33 @@ class ClipConfig(StudentConfig):
     mlp: int = 896
 
 
+def vision_config(config: ClipConfig) -> CLIPVisionConfig:
+    return CLIPVisionConfig(
+        hidden_size=config.vision_width,
+        intermediate_size=config.vision_mlp,
+        num_hidden_layers=config.vision_layers,
+        num_attention_heads=config.vision_heads,
+        image_size=config.image_size,
+        patch_size=config.patch_size,
+        hidden_act=config.activation,
+        layer_norm_eps=config.layer_norm_eps,
+    )
+
+
+def text_config(config: ClipConfig) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=config.vocabulary,
+        hidden_size=config.text_width,
+        intermediate_size=config.text_mlp,
+        num_hidden_layers=config.text_layers,
+        num_attention_heads=config.text_heads,
+        max_position_embeddings=config.text_length,
+        hidden_act=config.activation,
+        layer_norm_eps=config.layer_norm_eps,
+        eos_token_id=config.end_token,
+    )
+
+
 class Attention(nn.Module):
     """Multi-head attention of x [B, Q, W] over memory [B, T, W]."""
 
@@ -101,31 +128,8 @@ class ClipStudent(Student):
     def __init__(self, config: ClipConfig) -> None:
         super().__init__(config)
         width = config.width
-        self.vision = CLIPVisionModel(
-            CLIPVisionConfig(
-                hidden_size=config.vision_width,
-                intermediate_size=config.vision_mlp,
-                num_hidden_layers=config.vision_layers,
-                num_attention_heads=config.vision_heads,
-                image_size=config.image_size,
-                patch_size=config.patch_size,
-                hidden_act=config.activation,
-                layer_norm_eps=config.layer_norm_eps,
-            )
-        )
-        self.text = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=config.vocabulary,
-                hidden_size=config.text_width,
-                intermediate_size=config.text_mlp,
-                num_hidden_layers=config.text_layers,
-                num_attention_heads=config.text_heads,
-                max_position_embeddings=config.text_length,
-                hidden_act=config.activation,
-                layer_norm_eps=config.layer_norm_eps,
-                eos_token_id=config.end_token,
-            )
-        )
+        self.vision = CLIPVisionModel(vision_config(config))
+        self.text = CLIPTextModel(text_config(config))
         self.from_vision = nn.Linear(config.vision_width, width)
         self.from_text = nn.Linear(config.text_width, width)
         if config.proprio:
