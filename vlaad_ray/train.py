@@ -79,7 +79,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     if (config.out / "run.json").exists():
         _refuse_other_run(config.out, identity)
     else:
-        shutil.rmtree(config.out / "ray", ignore_errors=True)
+        for left_behind in ("ray", "backbone"):
+            shutil.rmtree(config.out / left_behind, ignore_errors=True)
         write_run_record(config.out, config)
         store.write_json(config.out / "run.json", identity)
     cluster.connect()

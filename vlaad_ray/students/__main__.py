@@ -10,6 +10,7 @@ import tyro
 
 from vlaad_ray.cli import console, key_value_table
 from vlaad_ray.configs import TAXONOMIES, TrainConfig
+from vlaad_ray.students import prepare
 from vlaad_ray.students.learner import AuxiliaryHeads
 from vlaad_ray.students.presets import PRESETS, network
 
@@ -43,16 +44,13 @@ class Counts:
 
 def count(config: CountConfig) -> Counts:
     """Built on torch's meta device: shapes without memory."""
-    config_type, make = network(PRESETS[config.preset])
+    config_type, network_type = network(PRESETS[config.preset])
     student_config = config_type()
     student_config = replace(student_config, cameras=config.cameras or student_config.cameras, proprio=config.proprio)
     with torch.device("meta"):
-        student = make(student_config)
+        student = network_type(student_config)
         deployed = _count(student)
-        if PRESETS[config.preset] == "clip":
-            from vlaad_ray.students.lora import add_lora
-
-            add_lora(student, config.lora_rank)
+        prepare.adapt(student, config.lora_rank)
         heads = AuxiliaryHeads(student.summary_width, max(TAXONOMIES), student_config.text_width)
     total = _count(student)
     trainable = sum(parameter.numel() for parameter in student.parameters() if parameter.requires_grad)

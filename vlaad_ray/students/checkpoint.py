@@ -60,13 +60,13 @@ def save_pretrained(directory: Path, student: Student, tokenizer: TextTokenizer,
 def from_pretrained(directory: Path) -> Pretrained:
     """Load a checkpoint directory onto the CPU, in fp32. Raises UserError naming the file at fault."""
     config = read_config(directory)
-    config_type, make = network(config["architecture"])
+    config_type, network_type = network(config["architecture"])
     try:
         student_config = config_type(**{**config["student"], "cameras": tuple(config["student"]["cameras"])})
     except (TypeError, KeyError) as error:
         names = ", ".join(field.name for field in fields(config_type))
         raise UserError(f"{directory / CONFIG}: 'student' doesn't fit ({error}); its fields are {names}") from None
-    student = make(student_config)
+    student = network_type.unfilled(student_config)
     tensors = load_tensors(directory / WEIGHTS)
     expected = {name: tensor.shape for name, tensor in student.state_dict().items()}
     wrong = sorted(name for name in expected.keys() | tensors.keys() if _shape(tensors, name) != expected.get(name))
@@ -75,7 +75,8 @@ def from_pretrained(directory: Path) -> Pretrained:
             f"{directory / WEIGHTS} doesn't match its {CONFIG}: {len(wrong)} tensors missing, extra or of another "
             f"shape, first {wrong[0]!r}; copy the whole checkpoint again"
         )
-    student.load_state_dict(tensors)
+    # A clip's weights stay where the file is mapped: copied, a process would hold its 630 MB twice for a moment.
+    student.load_state_dict(tensors, assign=student_config.architecture == "clip")
     student.eval()
     return Pretrained(student, load_tokenizer(directory / TOKENIZER, student_config.text_length), config["training"])
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
+from transformers.initialization import no_init_weights
 
 from vlaad_ray.students.model import Student, StudentConfig
 from vlaad_ray.students.preprocess import normalise_images
@@ -145,6 +146,12 @@ class ClipStudent(Student):
         shift = [[[mean / std]] for mean, std in zip(PIXEL_MEAN, PIXEL_STD, strict=True)]
         self.register_buffer("pixel_scale", torch.tensor(scale), persistent=False)
         self.register_buffer("pixel_shift", torch.tensor(shift), persistent=False)
+
+    @classmethod
+    def unfilled(cls, config: StudentConfig) -> Student:
+        """Drawing random weights takes seconds, and touches memory that loading then replaces."""
+        with no_init_weights():
+            return super().unfilled(config)
 
     def embed_text(self, tokens: Tensor) -> Tensor:
         """[B, L] -> [B, D]: the last layer's state of the first end token. What follows it is never looked at."""

@@ -67,6 +67,11 @@ class Student(nn.Module):
         self.register_buffer("proprio_mean", torch.zeros(PROPRIO_DIM))
         self.register_buffer("proprio_std", torch.ones(PROPRIO_DIM))
 
+    @classmethod
+    def unfilled(cls, config: StudentConfig) -> Student:
+        """One whose weights are yet to be loaded."""
+        return cls(config)
+
     def embed_text(self, tokens: Tensor) -> Tensor:
         """[B, L] -> [B, D]."""
         raise NotImplementedError

@@ -61,17 +61,27 @@ def make_student(student_config: StudentConfig, config: TrainConfig) -> Student:
     torch.manual_seed(config.seed)
     if isinstance(student_config, SmallConfig):
         return SmallStudent(student_config)
-    from vlaad_ray.students import backbone, clip, lora
+    from vlaad_ray.students import backbone, clip
 
     assert isinstance(student_config, clip.ClipConfig)
     student = clip.ClipStudent(student_config)
     backbone.load(student, backbone.locate(config.backbone))
-    lora.add_lora(student, config.lora_rank)
+    adapt(student, config.lora_rank)
     return student
 
 
+def adapt(student: Student, lora_rank: int) -> None:
+    """Leave trainable what is trained. A small student stays as it is."""
+    if isinstance(student, SmallStudent):
+        return
+    from vlaad_ray.students import clip, lora
+
+    assert isinstance(student, clip.ClipStudent)
+    lora.add_lora(student, lora_rank)
+
+
 def finish(student: Student) -> None:
-    """Make of a trained student the one that is deployed: without adapters."""
+    """Make of a trained student the one that is deployed: without adapters. A small student stays as it is."""
     if isinstance(student, SmallStudent):
         return
     from vlaad_ray.students import clip, lora

@@ -4,7 +4,6 @@ users of the small student need no transformers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 from vlaad_ray.students.model import Student, StudentConfig
@@ -14,8 +13,8 @@ PRESETS: dict[str, Architecture] = {"small": "small", "vlaad_158m": "clip"}
 """A preset is the config of its architecture as it is by default."""
 
 
-def network(architecture: Architecture) -> tuple[type[StudentConfig], Callable[..., Student]]:
-    """Its config, and what makes a network from one."""
+def network(architecture: Architecture) -> tuple[type[StudentConfig], type[Student]]:
+    """Its config and its network."""
     if architecture == "small":
         from vlaad_ray.students import small
 
