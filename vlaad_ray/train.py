@@ -66,7 +66,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         data=config.data.resolve(),
         out=config.out.resolve(),
         annotations=config.annotations.resolve() if config.annotations and config.objective != "bc" else None,
-        backbone=str(Path(config.backbone).resolve()) if Path(config.backbone).is_dir() else config.backbone,
+        backbone=prepare.absolute(config.backbone),
     )
     check(config)
     began = time.monotonic()

@@ -18,6 +18,11 @@ RANDOM = "random"
 """As TrainConfig.backbone: random weights, made once and kept beside the run."""
 
 
+def absolute(backbone: str) -> str:
+    """A directory's whole path, as workers run elsewhere; any other word as it is."""
+    return str(Path(backbone).resolve()) if backbone not in ("", RANDOM) and Path(backbone).is_dir() else backbone
+
+
 def backbone_identity(config: TrainConfig) -> str:
     """What must not change under a run: name and hash of the backbone's weights. "" for a student without one."""
     if PRESETS[config.student] == "small" or config.backbone == RANDOM:
