@@ -10,7 +10,7 @@ import pytest
 
 from vlaad_ray import store
 from vlaad_ray.students.checkpoint import save_pretrained
-from vlaad_ray.students.model import Student, small
+from vlaad_ray.students.small import SmallConfig, SmallStudent
 from vlaad_ray.students.text import train_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +28,9 @@ def folder(tmp_path_factory):
     victim.write_bytes(victim.read_bytes()[:-200])
 
     tokenizer = train_tokenizer(("pick up the milk",), 16)
-    student = Student(small(image_size=32, width=8, hidden=32, vocabulary=tokenizer.vocabulary, text_length=16))
+    student = SmallStudent(
+        SmallConfig(image_size=32, width=8, hidden=32, vocabulary=tokenizer.vocabulary, text_length=16)
+    )
     for name in ("newer", "broken"):
         save_pretrained(root / name, student, tokenizer, {})
     config = json.loads((root / "newer" / "config.json").read_text())

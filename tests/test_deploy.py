@@ -15,8 +15,8 @@ from vlaad_ray.configs import UserError
 from vlaad_ray.deploy.policy import MAX_TEXTS, SteadyGripper, StudentPolicy
 from vlaad_ray.students import checkpoint
 from vlaad_ray.students.data import episode_frames, survey
-from vlaad_ray.students.model import Student, StudentConfig
 from vlaad_ray.students.preprocess import bins_to_actions
+from vlaad_ray.students.small import SmallConfig, SmallStudent
 from vlaad_ray.students.text import train_tokenizer
 from vlaad_ray.types import ActionChunk, Observation
 
@@ -29,7 +29,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("student")
     tokenizer = train_tokenizer(synthetic.INSTRUCTIONS, 24)
     torch.manual_seed(0)
-    student = Student(StudentConfig(image_size=48, width=8, hidden=32, text_length=24, vocabulary=tokenizer.vocabulary))
+    student = SmallStudent(
+        SmallConfig(image_size=48, width=8, hidden=32, text_length=24, vocabulary=tokenizer.vocabulary)
+    )
     torch.nn.init.normal_(student.head[-1].weight, std=1.0)
     checkpoint.save_pretrained(path, student, tokenizer, {"render": "fast"})
     return path

@@ -7,7 +7,7 @@ from vlaad_ray import evaluate, store
 from vlaad_ray.configs import EnvConfig, EvalConfig, FleetConfig, UserError
 from vlaad_ray.fleet import check_images
 from vlaad_ray.students.checkpoint import save_pretrained
-from vlaad_ray.students.model import Student, small
+from vlaad_ray.students.small import SmallConfig, SmallStudent
 from vlaad_ray.students.text import train_tokenizer
 
 SMALL = {"suite": "libero_object", "env": EnvConfig(image_size=32), "fleet": FleetConfig(actors=2)}
@@ -32,7 +32,9 @@ def checkpoint(tmp_path_factory):
     """An untrained student with a record of what it was "trained" on."""
     directory = tmp_path_factory.mktemp("student")
     tokenizer = train_tokenizer(("pick up the milk", "approaching the milk"), 16)
-    student = Student(small(image_size=32, width=8, hidden=32, vocabulary=tokenizer.vocabulary, text_length=16))
+    student = SmallStudent(
+        SmallConfig(image_size=32, width=8, hidden=32, vocabulary=tokenizer.vocabulary, text_length=16)
+    )
     training = {"render": "fast", "init_states": {"libero_object": {"0": ["s0021"]}}}
     save_pretrained(directory, student, tokenizer, training)
     return directory

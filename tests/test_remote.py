@@ -16,7 +16,7 @@ from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.deploy.server import PolicyServer
 from vlaad_ray.episode import EpisodeSpec, run_episode
 from vlaad_ray.students.checkpoint import save_pretrained
-from vlaad_ray.students.model import Student, small
+from vlaad_ray.students.small import SmallConfig, SmallStudent
 from vlaad_ray.students.text import train_tokenizer
 from vlaad_ray.teachers import find_teacher
 from vlaad_ray.teachers.remote import RemoteTeacher
@@ -245,7 +245,9 @@ def test_the_name_tells_policies_apart_or_has_to_be_given():
 
 def test_real_libero_with_a_served_student_and_images_unlike_its_own_are_reported(ray_local, tmp_path):
     tokenizer = train_tokenizer(("pick up the milk",), 16)
-    student = Student(small(image_size=32, width=8, hidden=32, vocabulary=tokenizer.vocabulary, text_length=16))
+    student = SmallStudent(
+        SmallConfig(image_size=32, width=8, hidden=32, vocabulary=tokenizer.vocabulary, text_length=16)
+    )
     save_pretrained(tmp_path / "student", student, tokenizer, {"render": "exact"})
     policy = StudentPolicy.from_pretrained(tmp_path / "student")
     with PolicyServer(policy, {"policy": "student-test", "render": "exact", "image_size": 0}) as server:

@@ -17,14 +17,15 @@ from vlaad_ray.configs import TrainConfig, UserError
 from vlaad_ray.students import checkpoint
 from vlaad_ray.students.data import NO_PHASE, episode_frames, gather, survey
 from vlaad_ray.students.fit import Progress, Setup, fit, learning_rate, make_optimiser
-from vlaad_ray.students.losses import LossWeights, loss_weights, path_loss, student_loss
-from vlaad_ray.students.model import Student, StudentConfig, StudentLogits, small
+from vlaad_ray.students.learner import Answers, Learner
+from vlaad_ray.students.losses import LossWeights, Targets, loss_weights, path_loss, student_loss
 from vlaad_ray.students.preprocess import actions_to_bins, bins_to_actions, chunk_targets, random_shift, resize_image
+from vlaad_ray.students.resume import restore, save
+from vlaad_ray.students.small import SmallConfig, SmallStudent
 from vlaad_ray.students.text import TextTokenizer, train_tokenizer
-from vlaad_ray.train import restore, save
 
 torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
-TINY = StudentConfig(image_size=32, width=8, feature_width=32, hidden=32, text_width=32, text_length=24)
+TINY = SmallConfig(image_size=32, width=8, feature_width=32, hidden=32, text_width=32, text_length=24)
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +34,9 @@ def tokenizer() -> TextTokenizer:
 
 
 @pytest.fixture
-def student(tokenizer: TextTokenizer) -> Student:
+def student(tokenizer: TextTokenizer) -> SmallStudent:
     torch.manual_seed(0)
-    student = Student(dataclasses.replace(TINY, vocabulary=tokenizer.vocabulary))
+    student = SmallStudent(dataclasses.replace(TINY, vocabulary=tokenizer.vocabulary))
     for block in (block for camera in student.cameras for block in camera.blocks):
         torch.nn.init.normal_(block.film.weight)  # as after training: at the start the text doesn't steer yet
         torch.nn.init.normal_(block.second.weight, std=0.1)
@@ -84,19 +85,19 @@ def test_each_text_is_encoded_as_if_it_were_alone(student, tokenizer):
 
 
 def test_without_proprioception_it_is_ignored(tokenizer):
-    blind = Student(dataclasses.replace(TINY, proprio=False, vocabulary=tokenizer.vocabulary)).eval()
+    blind = SmallStudent(dataclasses.replace(TINY, proprio=False, vocabulary=tokenizer.vocabulary)).eval()
     images, proprio = inputs()
     red = tokens(tokenizer, *["red cup"] * 3)
     assert torch.equal(blind(images, proprio, red).image, blind(images, proprio * torch.nan, red).image)
 
 
 def test_the_small_preset_stays_small():
-    assert 5e6 < sum(parameter.numel() for parameter in Student(small()).parameters()) < 9e6
+    assert 5e6 < sum(parameter.numel() for parameter in SmallStudent(SmallConfig()).parameters()) < 9e6
 
 
 def test_an_image_size_that_the_trunk_cannot_halve_is_refused():
     with pytest.raises(ValueError, match="multiple of 16"):
-        Student(small(image_size=100))
+        SmallStudent(SmallConfig(image_size=100))
 
 
 # -------------------------------------------------------------------------------------------------- text, bins, pixels
@@ -190,18 +191,19 @@ def test_smoothing_prefers_a_near_miss():
 
 
 def test_alpha_weighs_the_image_path():
-    logits = StudentLogits(torch.randn(2, 5, 7, 256), torch.randn(2, 5, 7, 256))
-    targets = torch.randint(0, 256, (2, 5, 7))
-    total, parts = student_loss(logits, targets, loss_weights("dual_path", 0.3), 1.5)
+    answers = Answers(torch.randn(2, 5, 7, 256), torch.randn(2, 5, 7, 256))
+    targets = Targets(torch.randint(0, 256, (2, 5, 7)), torch.zeros(2, dtype=torch.int64))
+    config = TrainConfig(Path("data"), Path("out"), alpha=0.3)
+    total, parts = student_loss(answers, targets, loss_weights(config), 1.5)
     assert total.item() == pytest.approx((parts["full"] + 0.3 * parts["image"]).item(), rel=1e-5)
-    assert loss_weights("bc", 0.3) == LossWeights(full=0.0, image=1.0)
+    assert loss_weights(dataclasses.replace(config, objective="bc")) == LossWeights(full=0.0, image=1.0)
 
 
 # -------------------------------------------------------------------------------------------------------- checkpoints
 
 
 @pytest.fixture
-def saved(student: Student, tokenizer: TextTokenizer, tmp_path: Path) -> Path:
+def saved(student: SmallStudent, tokenizer: TextTokenizer, tmp_path: Path) -> Path:
     student.proprio_mean += 0.5
     checkpoint.save_pretrained(tmp_path / "student", student, tokenizer, {"render": "fast"})
     return tmp_path / "student"
@@ -259,7 +261,7 @@ def test_a_damaged_or_foreign_checkpoint_is_one_clear_line(saved, damage, messag
 # --------------------------------------------------------------------------------------------------- data and training
 
 
-def frames_of(data: Path, annotations: Path | None, config: StudentConfig, reverse: bool = False):
+def frames_of(data: Path, annotations: Path | None, config: SmallConfig, reverse: bool = False):
     facts = survey(data, annotations, 0.25)
     texts = {text: index for index, text in enumerate(facts.texts)}
     phases = {phase: index for index, phase in enumerate(facts.phases)}
@@ -333,7 +335,7 @@ def run(setup: Setup, progress: Progress, stop_after: int | None = None) -> dict
 
     with contextlib.suppress(Stop):
         fit(setup, progress, on_epoch)
-    return {name: tensor.clone() for name, tensor in setup.student.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in setup.learner.state_dict().items()}
 
 
 def test_training_stopped_and_continued_equals_training_in_one_go(tmp_path, tokenizer):
@@ -345,16 +347,16 @@ def test_training_stopped_and_continued_equals_training_in_one_go(tmp_path, toke
 
     def fresh() -> Setup:
         torch.manual_seed(0)
-        student = Student(dataclasses.replace(TINY, vocabulary=tokenizer.vocabulary))
-        return Setup(student, student, make_optimiser(student, config), frames, texts, facts.phases, config)
+        learner = Learner(SmallStudent(dataclasses.replace(TINY, vocabulary=tokenizer.vocabulary)), 0)
+        return Setup(learner, learner, make_optimiser(learner, config), frames, texts, facts.phases, config)
 
     whole = run(fresh(), Progress())
     interrupted, progress = fresh(), Progress()
     run(interrupted, progress, stop_after=1)
-    save(tmp_path / "saved", interrupted.student, tokenizer, interrupted.optimiser, progress, {})
+    save(tmp_path / "saved", interrupted.learner, interrupted.optimiser, progress)
     torch.rand(7)  # another process
     again = fresh()
-    progress = restore(tmp_path / "saved", again.student, again.optimiser)
+    progress = restore(tmp_path / "saved", again.learner, again.optimiser)
     resumed = run(again, progress)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert [record["epoch"] for record in progress.history] == [1, 2, 3]
@@ -366,11 +368,11 @@ def test_a_time_limit_ends_training_with_the_learning_rate_at_its_end(tmp_path, 
     data, annotations = synthetic.write_dataset(tmp_path, 2, steps=10)
     config = TrainConfig(data, tmp_path / "out", annotations, epochs=10**6, batch_size=8, max_minutes=0.5)
     facts, frames = frames_of(data, annotations, TINY)
-    student = Student(dataclasses.replace(TINY, vocabulary=tokenizer.vocabulary))
+    learner = Learner(SmallStudent(dataclasses.replace(TINY, vocabulary=tokenizer.vocabulary)), 0)
     texts = torch.from_numpy(tokenizer(facts.texts))
     progress = Progress()
-    optimiser = make_optimiser(student, config)
-    fit(Setup(student, student, optimiser, frames, texts, facts.phases, config), progress, lambda _: None)
+    optimiser = make_optimiser(learner, config)
+    fit(Setup(learner, learner, optimiser, frames, texts, facts.phases, config), progress, lambda _: None)
     assert progress.finished
     assert 30 <= progress.seconds <= 35
     assert len(progress.history) > 1

@@ -9,14 +9,19 @@ import sys
 import time
 from pathlib import Path
 
+import clip_checkpoint
 import pyarrow.parquet as pq
 import pytest
 import ray
 import synthetic
+from safetensors.torch import load_file
 
 from vlaad_ray.configs import TrainConfig, UserError
+from vlaad_ray.deploy.policy import StudentPolicy
+from vlaad_ray.students.backbone import fingerprint
 from vlaad_ray.students.checkpoint import read_config
 from vlaad_ray.train import train
+from vlaad_ray.types import Observation
 
 EPISODES, HELD_OUT, STEPS = 40, 8, 30
 
@@ -94,6 +99,28 @@ def test_two_workers_share_the_frames_and_count_all_of_them(ray_local, dataset, 
     assert summary["train"]["frames"] >= (EPISODES - HELD_OUT) * STEPS * 0.8
 
 
+def test_a_clip_student_goes_from_a_clip_checkpoint_to_a_policy(ray_local, tmp_path):
+    """Two workers, all parts of the loss; neither adapters nor auxiliary heads are left in what is deployed."""
+    clip_checkpoint.write(tmp_path / "clip")
+    data = synthetic.write_dataset(tmp_path, 4, steps=10)
+    changes = {"student": "vlaad_158m", "backbone": str(tmp_path / "clip"), "objective": "both", "workers": 2}
+    changes |= {"image_size": 0, "cameras": ("agentview", "wrist"), "chunk": 5, "precision": "bf16", "batch_size": 8}
+    settings = config(data, tmp_path / "out", **changes, epochs=1)
+    summary = train(settings)
+    assert summary["train"]["loss_phase"] > 0 and summary["train"]["loss_direction"] > 0
+    record = read_config(settings.out / "checkpoint")
+    assert record["architecture"] == "clip"
+    assert record["training"]["backbone"] == fingerprint(tmp_path / "clip")
+    resumable = next((settings.out / "ray").glob("checkpoint_*/trained.safetensors"))
+    assert "student.text.embeddings.token_embedding.weight" not in load_file(resumable), "the backbone, once more"
+    episode = synthetic.episode(0)
+    images = {camera: frames[0] for camera, frames in episode.images.items()}
+    policy = StudentPolicy.from_pretrained(settings.out / "checkpoint")
+    assert policy.infer(Observation(episode.instruction, episode.proprio[0], images)).actions.shape == (5, 7)
+    names = load_file(settings.out / "checkpoint" / "model.safetensors")
+    assert not [name for name in names if "lora" in name or "heads" in name or "base_layer" in name]
+
+
 def test_a_picture_that_does_not_decode_is_the_users_error_not_a_stack_of_rays(ray_local, dataset, tmp_path):
     data, _ = synthetic.write_dataset(tmp_path, 2, steps=4)
     path = sorted((data / "episodes").iterdir())[0]
@@ -112,6 +139,12 @@ def test_a_picture_that_does_not_decode_is_the_users_error_not_a_stack_of_rays(r
     [
         ({"annotations": None}, "needs --annotations"),
         ({"image_size": 100}, "multiple of 16"),
+        ({"objective": "auxiliary", "annotations": None}, "--objective auxiliary needs --annotations"),
+        ({"student": "vlaad_158m"}, "--student vlaad_158m needs --backbone"),
+        ({"backbone": "random"}, "--student small has no backbone"),
+        ({"direction_weight": 0.0}, "--direction-weight must be above 0"),
+        ({"lora_rank": 0}, "--lora-rank must be 1 or more"),
+        ({"student": "vlaad_158m", "backbone": "/nowhere"}, "--backbone /nowhere: neither a directory"),
         ({"epochs": 0}, "--epochs must be 1 or more"),
         ({"validation_fraction": 1.0}, "--validation-fraction"),
         ({"data": Path("nowhere")}, "not a directory"),

@@ -4,7 +4,8 @@ Each worker gathers its share of the frames once, as uint8 in memory, then train
 
     OUT/config.json       resolved config and versions      OUT/metrics.jsonl    one line an epoch
     OUT/checkpoint/       the student (students.checkpoint)  OUT/summary.json     written last: the run is complete
-    OUT/ray/              Ray Train's own: checkpoints to resume from
+    OUT/ray/              Ray Train's own: checkpoints to resume from (students.resume)
+    OUT/backbone/         with --backbone random alone: the CLIP that was drawn
 """
 
 from __future__ import annotations
@@ -33,15 +34,26 @@ from rich.table import Table
 from vlaad_ray import cli, cluster, store
 from vlaad_ray.configs import TrainConfig, UserError
 from vlaad_ray.provenance import software, write_run_record
-from vlaad_ray.students import checkpoint
+from vlaad_ray.students import checkpoint, prepare, resume
 from vlaad_ray.students.data import EpisodeSource, Survey, episode_frames, gather, survey
 from vlaad_ray.students.fit import Progress, Setup, Worker, fit, make_optimiser
-from vlaad_ray.students.model import PRESETS, Student, StudentConfig
-from vlaad_ray.students.text import TextTokenizer, load_tokenizer, train_tokenizer
+from vlaad_ray.students.learner import Learner
+from vlaad_ray.students.losses import loss_weights
+from vlaad_ray.students.model import StudentConfig
+from vlaad_ray.students.presets import PRESETS
+from vlaad_ray.students.text import TextTokenizer
 
-RESUMABLE = ("out", "data", "annotations", "workers", "cpus_per_worker", "gpus_per_worker", "checkpoint_every")
-"""Settings that may differ when a run is continued (the data's content may not, wherever it lies)."""
-OPTIMISER, PROGRESS = "optimiser.safetensors", "progress.json"
+RESUMABLE = (
+    "out",
+    "data",
+    "annotations",
+    "backbone",
+    "workers",
+    "cpus_per_worker",
+    "gpus_per_worker",
+    "checkpoint_every",
+)
+"""Settings that may differ when a run is continued (the content of data and backbone may not, wherever they lie)."""
 LOADER_CPUS = 0.25
 """CPUs Ray Data reserves for each decoding task. The workers leave half a CPU unreserved, so that decoding, which ends
 before training begins, never waits for a CPU that they hold."""
@@ -54,10 +66,12 @@ def train(config: TrainConfig) -> dict[str, Any]:
         data=config.data.resolve(),
         out=config.out.resolve(),
         annotations=config.annotations.resolve() if config.annotations and config.objective != "bc" else None,
+        backbone=prepare.absolute(config.backbone),
     )
     check(config)
     began = time.monotonic()
-    facts = survey(config.data, config.annotations, config.validation_fraction)
+    hinted = loss_weights(config).auxiliary
+    facts = survey(config.data, config.annotations, config.validation_fraction, directions=hinted)
     identity = run_identity(config, facts)
     if (config.out / "summary.json").exists():
         _refuse_other_run(config.out, identity)
@@ -65,7 +79,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     if (config.out / "run.json").exists():
         _refuse_other_run(config.out, identity)
     else:
-        shutil.rmtree(config.out / "ray", ignore_errors=True)
+        for left_behind in ("ray", "backbone"):
+            shutil.rmtree(config.out / left_behind, ignore_errors=True)
         write_run_record(config.out, config)
         store.write_json(config.out / "run.json", identity)
     cluster.connect()
@@ -73,11 +88,14 @@ def train(config: TrainConfig) -> dict[str, Any]:
         f"train: {len(facts.sources)} episodes, {facts.steps} steps, {len(facts.texts)} texts; "
         f"{sum(source.held_out for source in facts.sources)} episodes held out"
     )
-    result = run_workers(config, facts)
+    resolved, student_config, tokenizer = prepare.design(config, facts.texts, config.out)
+    result = run_workers(resolved, facts, student_config, tokenizer)
     with checkpoint.replacing_directory(config.out / "checkpoint") as directory, result.as_directory() as reported:
-        for name in (checkpoint.WEIGHTS, checkpoint.CONFIG, checkpoint.TOKENIZER):
-            shutil.copy(Path(reported) / name, directory / name)
-        progress = Progress(**store.read_json(Path(reported) / PROGRESS))
+        learner = make_learner(resolved, facts, student_config)
+        resume.load_trained(Path(reported), learner)
+        prepare.finish(learner.student)
+        checkpoint.save_pretrained(directory, learner.student, tokenizer, training_record(resolved, facts))
+        progress = resume.read_progress(Path(reported))
     summary = summarise(config, facts, progress, time.monotonic() - began)
     store.write_json(config.out / "summary.json", summary)
     return summary
@@ -85,10 +103,25 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 def check(config: TrainConfig) -> None:
     """Complain about settings before any work starts."""
-    if config.objective == "dual_path" and config.annotations is None:
-        raise UserError("--objective dual_path needs --annotations DIR (or train without them: --objective bc)")
-    if config.image_size % 16 or config.image_size < 32:
+    if config.objective != "bc" and config.annotations is None:
+        raise UserError(
+            f"--objective {config.objective} needs --annotations DIR (or train without them: --objective bc)"
+        )
+    if config.image_size and (config.image_size % 16 or config.image_size < 32):
         raise UserError(f"--image-size {config.image_size}: choose a multiple of 16, 32 or more")
+    if PRESETS[config.student] == "clip" and not config.backbone:
+        raise UserError(
+            f"--student {config.student} needs --backbone DIR_OR_NAME, a CLIP ViT-B/16 or Long-CLIP in transformers' "
+            "format (or, to try things out, --backbone random)"
+        )
+    if PRESETS[config.student] == "small" and config.backbone:
+        raise UserError("--student small has no backbone; leave --backbone out, or choose --student vlaad_158m")
+    if config.lora_rank < 1:
+        raise UserError(f"--lora-rank must be 1 or more, not {config.lora_rank}")
+    if min(config.phase_weight, config.direction_weight) <= 0:
+        raise UserError(
+            "--phase-weight and --direction-weight must be above 0 (without them: --objective dual_path or bc)"
+        )
     for flag, value in (("epochs", config.epochs), ("batch-size", config.batch_size)):
         if value < 1:
             raise UserError(f"--{flag} must be 1 or more, not {value}")
@@ -103,21 +136,17 @@ def check(config: TrainConfig) -> None:
 def run_identity(config: TrainConfig, facts: Survey) -> dict[str, Any]:
     """What a run must have in common with the one it continues."""
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in RESUMABLE}
-    return {**settings, "data_fingerprint": facts.fingerprint}
+    return {**settings, "data_fingerprint": facts.fingerprint, "backbone": prepare.backbone_identity(config)}
 
 
-def run_workers(config: TrainConfig, facts: Survey) -> ray.train.Checkpoint:
+def run_workers(
+    config: TrainConfig, facts: Survey, student_config: StudentConfig, tokenizer: TextTokenizer
+) -> ray.train.Checkpoint:
     """Train on Ray; returns the last checkpoint. Continues from OUT/ray when there is one."""
-    student_config = PRESETS[config.student](image_size=config.image_size, proprio=config.proprio, chunk=config.chunk)
-    tokenizer = train_tokenizer(facts.texts, student_config.text_length)
-    student_config = dataclasses.replace(student_config, vocabulary=tokenizer.vocabulary)
     all_cpus = int(ray.cluster_resources().get("CPU", 1))
     workers = config.workers or (1 if config.gpus_per_worker else all_cpus)
     cpus = config.cpus_per_worker or max(1, all_cpus // workers)
     _check_memory(config, facts, student_config)
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save(Path(folder) / checkpoint.TOKENIZER)
-        tokenizer_json = (Path(folder) / checkpoint.TOKENIZER).read_text()
     resources = {"CPU": max(0.5, cpus - 0.5)}
     if config.gpus_per_worker:
         resources["GPU"] = config.gpus_per_worker
@@ -126,7 +155,7 @@ def run_workers(config: TrainConfig, facts: Survey) -> ray.train.Checkpoint:
         train_loop_config={
             "config": config,
             "student_config": student_config,
-            "tokenizer": tokenizer_json,
+            "texts": tokenizer(facts.texts),
             "facts": dataclasses.replace(facts, sources=()),
             "capacity": facts.steps,
             "threads": cpus,
@@ -192,27 +221,20 @@ def train_worker(job: dict[str, Any]) -> None:
 
     shard = ray.train.get_dataset_shard("frames")
     frames = gather(shard.iter_batches(batch_size=None, prefetch_batches=1), job["capacity"])
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / checkpoint.TOKENIZER
-        path.write_text(job["tokenizer"])
-        tokenizer = load_tokenizer(path, job["student_config"].text_length)
-    torch.manual_seed(config.seed)
-    student = Student(job["student_config"])
-    student.proprio_mean.copy_(torch.tensor(facts.proprio_mean))
-    student.proprio_std.copy_(torch.tensor(facts.proprio_std))
-    student.to(device=worker.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = make_optimiser(student, config)
+    learner = make_learner(config, facts, job["student_config"])
+    learner.to(device=worker.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = make_optimiser(learner, config)
     progress = Progress()
     if (saved := ray.train.get_checkpoint()) is not None:
         with saved.as_directory() as directory:
-            progress = restore(Path(directory), student, optimiser)
-    model = ray.train.torch.prepare_model(student) if size > 1 else student
+            progress = resume.restore(Path(directory), learner, optimiser)
+    model = ray.train.torch.prepare_model(learner) if size > 1 else learner
     setup = Setup(
-        student=student,
+        learner=learner,
         model=model,
         optimiser=optimiser,
         frames=frames,
-        texts=torch.from_numpy(tokenizer(facts.texts)).to(worker.device),
+        texts=torch.from_numpy(job["texts"]).to(worker.device),
         phases=facts.phases,
         config=config,
         worker=worker,
@@ -227,50 +249,31 @@ def train_worker(job: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             saved = None
             if due and rank == 0:
-                save(Path(folder), student, tokenizer, optimiser, progress, training_record(config, facts))
+                resume.save(Path(folder), learner, optimiser, progress)
                 saved = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(record, checkpoint=saved)
 
     fit(setup, progress, on_epoch)
 
 
-def save(
-    directory: Path,
-    student: Student,
-    tokenizer: TextTokenizer,
-    optimiser: torch.optim.Optimizer,
-    progress: Progress,
-    training: Mapping[str, Any],
-) -> None:
-    """A checkpoint to resume from: the student as it is deployed, beside optimiser state and progress."""
-    checkpoint.save_pretrained(directory, student, tokenizer, training)
-    moments = {
-        f"{name}/{kind}": value
-        for name, parameter in student.named_parameters()
-        for kind, value in optimiser.state[parameter].items()
-    }
-    checkpoint.save_tensors(directory / OPTIMISER, moments)
-    store.write_json(directory / PROGRESS, dataclasses.asdict(progress))
-
-
-def restore(directory: Path, student: Student, optimiser: torch.optim.Optimizer) -> Progress:
-    """Put weights and optimiser state back; returns the progress they belong to."""
-    student.load_state_dict(checkpoint.load_tensors(directory / checkpoint.WEIGHTS))
-    moments = checkpoint.load_tensors(directory / OPTIMISER)
-    for name, parameter in student.named_parameters():
-        kinds = {kind: moments[f"{name}/{kind}"] for kind in ("step", "exp_avg", "exp_avg_sq")}
-        optimiser.state[parameter] = {
-            kind: value.to(parameter.device) if kind == "step" else torch.empty_like(parameter).copy_(value)
-            for kind, value in kinds.items()
-        }
-    return Progress(**store.read_json(directory / PROGRESS))
+def make_learner(config: TrainConfig, facts: Survey, student_config: StudentConfig) -> Learner:
+    """What is trained, as it is before the first step: the same wherever it is made."""
+    student = prepare.make_student(student_config, config)
+    student.proprio_mean.copy_(torch.tensor(facts.proprio_mean))
+    student.proprio_std.copy_(torch.tensor(facts.proprio_std))
+    return Learner(student, len(facts.phases) if loss_weights(config).auxiliary else 0)
 
 
 def training_record(config: TrainConfig, facts: Survey) -> dict[str, Any]:
     """What the checkpoint says about its making."""
     settings = dataclasses.asdict(config)
-    named = ("student", "objective", "alpha", "epochs", "batch_size", "lr", "target_sigma", "seed", "precision")
-    return {**facts.provenance, **{name: settings[name] for name in named}, "software": software()}
+    named = ["student", "objective", "alpha", "epochs", "batch_size", "lr", "target_sigma", "seed", "precision"]
+    if loss_weights(config).auxiliary:
+        named += ["phase_weight", "direction_weight"]
+    record = {**facts.provenance, **{name: settings[name] for name in named}, "software": software()}
+    if PRESETS[config.student] == "clip":
+        record |= {"lora_rank": config.lora_rank, "backbone": prepare.backbone_identity(config)}
+    return record
 
 
 def write_metrics(out: Path, progress: Progress) -> None:

@@ -68,7 +68,7 @@ class AnnotateConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Train a student on successful episodes, with their annotations (dual_path) or without (bc).
+    """Train a student on successful episodes, with their annotations or without (bc).
 
     Rerunning the same command continues an interrupted run; after a finished one it only shows its summary.
     """
@@ -79,16 +79,29 @@ class TrainConfig:
     """Run directory: metrics.jsonl, summary.json, config.json and checkpoint/ (shared by all nodes on a cluster)."""
     annotations: Path | None = None
     """Annotation directory, as jobs/annotate.py wrote it. bc needs none."""
-    student: Literal["small"] = "small"
-    """Preset of the network."""
-    objective: Literal["dual_path", "bc"] = "dual_path"
-    """dual_path: L_full + alpha * L_img. bc: images and instruction alone."""
+    student: Literal["small", "vlaad_158m"] = "small"
+    """Preset of the network (docs/students.md): small from scratch on CPU, or CLIP ViT-B/16 with LoRA."""
+    backbone: str = ""
+    """vlaad_158m: CLIP ViT-B/16 or Long-CLIP, a directory in transformers' format or a name on the hub. "random":
+    random weights, to try things out."""
+    lora_rank: int = 8
+    """vlaad_158m: rank of the adapters in both towers."""
+    objective: Literal["dual_path", "auxiliary", "bc", "both"] = "dual_path"
+    """dual_path: L_full + alpha * L_img. auxiliary: L_img + phase_weight * L_phase + direction_weight * L_direction.
+    both: dual_path with the auxiliary terms. bc: L_img alone, from images and instruction."""
     alpha: float = 1.0
-    """Weight of the path without description."""
+    """dual_path, both: weight of the path without description."""
+    phase_weight: float = 0.1
+    """auxiliary, both: cross-entropy of a head that names the phase."""
+    direction_weight: float = 0.05
+    """auxiliary, both: contrast between a head's embedding and the encoded direction text."""
     chunk: int = 5
     """K, actions the student answers with."""
-    image_size: int = 96
-    """Pixels the student sees, a multiple of 16; stored images are resized."""
+    image_size: int = 0
+    """Pixels the student sees, a multiple of 16; stored images are resized. 0: the preset's (small 96,
+    vlaad_158m 224)."""
+    cameras: tuple[str, ...] = ()
+    """Cameras it sees through, agentview or wrist or both; none: the preset's (small both, vlaad_158m agentview)."""
     proprio: bool = True
     """Let the student see proprioception."""
     epochs: int = 20
@@ -214,7 +227,7 @@ class PipelineConfig:
     image_every: int = 2
     """Render every n-th control step in collection."""
     phases: Literal[3, 5, 7, 9, 11, 13] = 9
-    objective: Literal["dual_path", "bc"] = "dual_path"
+    objective: Literal["dual_path", "auxiliary", "bc", "both"] = "dual_path"
     alpha: float = 1.0
     """Weight of the path without description."""
     epochs: int = 45

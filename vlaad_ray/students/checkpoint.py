@@ -1,5 +1,6 @@
-"""A student on disk: model.safetensors, config.json, tokenizer.json. Needs torch alone to load; no pickle.
+"""A student on disk: model.safetensors, config.json, tokenizer.json. No pickle.
 
+Loading a small student needs torch alone, a clip one transformers as well; no adapters are left in either.
 Proprioception's normalisation statistics are buffers of the model, so they are in model.safetensors.
 """
 
@@ -20,11 +21,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from vlaad_ray.configs import UserError
-from vlaad_ray.students.model import Student, StudentConfig
+from vlaad_ray.students.model import Student
+from vlaad_ray.students.presets import PRESETS, network
 from vlaad_ray.students.text import TextTokenizer, load_tokenizer
 
 FORMAT = "vlaad_ray student"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, 2)
+"""Version 1 knew one architecture, small, and didn't name it."""
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 
 
@@ -46,6 +50,7 @@ def save_pretrained(directory: Path, student: Student, tokenizer: TextTokenizer,
     config = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
+        "architecture": student.config.architecture,
         "student": asdict(student.config),
         "training": dict(training),
     }
@@ -55,12 +60,13 @@ def save_pretrained(directory: Path, student: Student, tokenizer: TextTokenizer,
 def from_pretrained(directory: Path) -> Pretrained:
     """Load a checkpoint directory onto the CPU, in fp32. Raises UserError naming the file at fault."""
     config = read_config(directory)
+    config_type, network_type = network(config["architecture"])
     try:
-        student_config = StudentConfig(**{**config["student"], "cameras": tuple(config["student"]["cameras"])})
+        student_config = config_type(**{**config["student"], "cameras": tuple(config["student"]["cameras"])})
     except (TypeError, KeyError) as error:
-        names = ", ".join(field.name for field in fields(StudentConfig))
+        names = ", ".join(field.name for field in fields(config_type))
         raise UserError(f"{directory / CONFIG}: 'student' doesn't fit ({error}); its fields are {names}") from None
-    student = Student(student_config)
+    student = network_type.unfilled(student_config)
     tensors = load_tensors(directory / WEIGHTS)
     expected = {name: tensor.shape for name, tensor in student.state_dict().items()}
     wrong = sorted(name for name in expected.keys() | tensors.keys() if _shape(tensors, name) != expected.get(name))
@@ -69,7 +75,8 @@ def from_pretrained(directory: Path) -> Pretrained:
             f"{directory / WEIGHTS} doesn't match its {CONFIG}: {len(wrong)} tensors missing, extra or of another "
             f"shape, first {wrong[0]!r}; copy the whole checkpoint again"
         )
-    student.load_state_dict(tensors)
+    # A clip's weights stay where the file is mapped: copied, a process would hold its 630 MB twice for a moment.
+    student.load_state_dict(tensors, assign=student_config.architecture == "clip")
     student.eval()
     return Pretrained(student, load_tokenizer(directory / TOKENIZER, student_config.text_length), config["training"])
 
@@ -92,10 +99,16 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid JSON ({error}); copy the checkpoint again") from None
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise UserError(f"{path} is not a {FORMAT} checkpoint; pass the directory that jobs/train.py wrote")
-    if config["schema_version"] != SCHEMA_VERSION:
+    if config["schema_version"] not in READABLE:
         raise UserError(
             f"{path} has schema version {config['schema_version']}, this vlaad_ray reads {SCHEMA_VERSION}; "
             "train again or install the version that wrote it"
+        )
+    config.setdefault("architecture", "small")
+    if config["architecture"] not in PRESETS.values():
+        raise UserError(
+            f"{path} names the architecture {config['architecture']!r}, this vlaad_ray knows "
+            f"{' and '.join(PRESETS.values())}; install the version that wrote it"
         )
     return config
 

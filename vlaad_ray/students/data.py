@@ -42,7 +42,7 @@ class Survey:
 
     sources: tuple[EpisodeSource, ...]
     texts: tuple[str, ...]
-    """Distinct instructions and descriptions; frames refer to them by index."""
+    """Distinct instructions and descriptions, and directions if asked for; frames refer to them by index."""
     phases: tuple[str, ...]
     proprio_mean: np.ndarray
     """[8]"""
@@ -58,8 +58,11 @@ class Survey:
         return sum(source.steps for source in self.sources)
 
 
-def survey(data: Path, annotations: Path | None, validation_fraction: float) -> Survey:
-    """Read everything but images. Only episodes that ever succeeded count; if asked for, each must be annotated."""
+def survey(data: Path, annotations: Path | None, validation_fraction: float, directions: bool = False) -> Survey:
+    """Read everything but images. Only episodes that ever succeeded count; if asked for, each must be annotated.
+
+    `directions`: their texts are trained on too.
+    """
     footers = {path: store.read_metadata(path) for path in store.list_episodes(data)}
     successes = {path: footer for path, footer in footers.items() if footer["success_final"] and footer["steps"]}
     if not successes:
@@ -87,6 +90,9 @@ def survey(data: Path, annotations: Path | None, validation_fraction: float) -> 
             texts.update(annotation.descriptions)
             phases.update(annotation.phases)
             digest.update("\n".join(annotation.descriptions).encode())
+            if directions:
+                texts.update(annotation.directions)
+                digest.update("\n".join((*annotation.directions, *annotation.phases)).encode())
         else:
             phases.update(phase or NO_PHASE for phase in episode.phases)
         sources.append(EpisodeSource(number, path, labels.get(path), len(episode), path in held_out))
@@ -118,12 +124,14 @@ def episode_frames(
     targets = actions_to_bins(chunk_targets(episode.actions, config.chunk), config.bins)[steps]
     labels = annotation.phases if annotation else tuple(phase or NO_PHASE for phase in episode.phases)
     descriptions = [texts[text] for text in annotation.descriptions] if annotation else [-1] * len(episode)
+    directions = [texts.get(text, -1) for text in annotation.directions] if annotation else [-1] * len(episode)
     return {
         "images": np.stack(pictures) if pictures else no_pictures,
         "proprio": episode.proprio[steps].astype(np.float32),
         "targets": targets.astype(np.int16),
         "instruction": np.full(len(steps), texts[episode.instruction], np.int32),
         "description": np.array(descriptions, np.int32)[steps],
+        "direction": np.array(directions, np.int32)[steps],
         "phase": np.array([phases[label] for label in labels], np.int32)[steps],
         "episode": np.full(len(steps), source.number, np.int32),
         "step": np.array(steps, np.int32),
@@ -145,6 +153,8 @@ class Frames:
     """[N] index into the texts."""
     description: np.ndarray
     """[N] index into the texts, -1 where there is none."""
+    direction: np.ndarray
+    """[N] likewise; -1 everywhere unless the objective asks for directions."""
     phase: np.ndarray
     """[N] index into the phases."""
     training: np.ndarray

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from vlaad_ray.configs import TrainConfig
 from vlaad_ray.students.data import Frames
-from vlaad_ray.students.losses import LossWeights, loss_weights, student_loss
-from vlaad_ray.students.model import Student, StudentLogits
+from vlaad_ray.students.learner import Answers, Learner
+from vlaad_ray.students.losses import LossWeights, Targets, loss_weights, student_loss
 from vlaad_ray.students.preprocess import random_shift
 from vlaad_ray.types import ACTION_DIM
 
@@ -59,9 +59,9 @@ ALONE = Worker(rank=0, size=1, device=torch.device("cpu"), reduce=lambda tensor:
 class Setup:
     """All that an epoch needs."""
 
-    student: Student
+    learner: Learner
     model: nn.Module
-    """The student as called in training: itself, or wrapped for several workers."""
+    """The learner as called in training: itself, or wrapped for several workers."""
     optimiser: torch.optim.Optimizer
     frames: Frames
     texts: Tensor
@@ -72,11 +72,13 @@ class Setup:
 
     @property
     def weights(self) -> LossWeights:
-        return loss_weights(self.config.objective, self.config.alpha)
+        return loss_weights(self.config)
 
 
-def make_optimiser(student: Student, config: TrainConfig) -> torch.optim.AdamW:
-    return torch.optim.AdamW(student.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+def make_optimiser(learner: Learner, config: TrainConfig) -> torch.optim.AdamW:
+    """Over what is trained: frozen weights get no state."""
+    trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
 
 def fit(setup: Setup, progress: Progress, on_epoch: Callable[[Progress], None]) -> None:
@@ -102,7 +104,7 @@ def fit(setup: Setup, progress: Progress, on_epoch: Callable[[Progress], None]) 
         torch.manual_seed(int(rng.integers(2**31)))
         order = np.resize(rng.permutation(frames.training), (steps, batch_size))
         tally = Tally(setup.phases, setup.weights)
-        setup.student.train()
+        setup.learner.train()
         for rows in order:
             done = progress.step / (steps * config.epochs)
             if config.max_minutes:
@@ -113,12 +115,12 @@ def fit(setup: Setup, progress: Progress, on_epoch: Callable[[Progress], None]) 
                 group["lr"] = config.lr * learning_rate(
                     progress.step, done, min(WARM_UP_STEPS, steps * config.epochs // 10)
                 )
-            logits, loss, parts, targets = _forward(setup, setup.model, rows, rng)
+            answers, loss, parts, targets = _forward(setup, setup.model, rows, rng)
             setup.optimiser.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(setup.student.parameters(), MAX_GRADIENT_NORM)
+            nn.utils.clip_grad_norm_(setup.learner.parameters(), MAX_GRADIENT_NORM)
             setup.optimiser.step()
-            tally.add(logits, loss, parts, targets, frames.phase[rows])
+            tally.add(answers, loss, parts, targets)
             progress.step += 1
         train = tally.summed(worker)
         samples_per_second = train.get("frames", 0) / (time.monotonic() - start)
@@ -148,31 +150,40 @@ def learning_rate(step: int, done: float, warm_up: int) -> float:
 @torch.no_grad()
 def validate(setup: Setup) -> dict[str, Any]:
     """Losses and accuracies on the held-out episodes, without augmentation. {} where nothing is held out."""
-    setup.student.eval()
+    setup.learner.eval()
     tally = Tally(setup.phases, setup.weights)
     held_out = setup.frames.validation
     for start in range(0, len(held_out), VALIDATION_BATCH):
         rows = held_out[start : start + VALIDATION_BATCH]
-        tally.add(*_forward(setup, setup.student, rows, None), setup.frames.phase[rows])
+        tally.add(*_forward(setup, setup.learner, rows, None))
     return tally.summed(setup.worker)
 
 
 def _forward(
     setup: Setup, model: nn.Module, rows: np.ndarray, augment: np.random.Generator | None
-) -> tuple[StudentLogits, Tensor, dict[str, Tensor], Tensor]:
-    """Logits, total loss, its parts and the target bins of the frames `rows`."""
+) -> tuple[Answers, Tensor, dict[str, Tensor], Targets]:
+    """Answers, total loss, its parts and the targets of the frames `rows`."""
     config, frames, device = setup.config, setup.frames, setup.worker.device
     images, proprio = frames.images[rows], torch.from_numpy(frames.proprio[rows]).to(device)
     if augment is not None:
         images = random_shift(images, augment)
-        proprio = proprio + config.proprio_noise * setup.student.proprio_std * torch.randn_like(proprio)
+        proprio = proprio + config.proprio_noise * setup.learner.student.proprio_std * torch.randn_like(proprio)
     instruction = setup.texts[torch.from_numpy(frames.instruction[rows]).to(device)]
     described = setup.texts[torch.from_numpy(frames.description[rows]).to(device)] if setup.weights.full else None
-    targets = torch.from_numpy(frames.targets[rows]).to(device, torch.int64)
+    directions, direction = None, None
+    if setup.weights.auxiliary:
+        distinct, column = np.unique(frames.direction[rows], return_inverse=True)
+        directions = setup.texts[torch.from_numpy(distinct).to(device)]
+        direction = torch.from_numpy(column).to(device)
+    targets = Targets(
+        bins=torch.from_numpy(frames.targets[rows]).to(device, torch.int64),
+        phase=torch.from_numpy(frames.phase[rows]).to(device, torch.int64),
+        direction=direction,
+    )
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        logits = model(torch.from_numpy(images).to(device), proprio, instruction, described)
-    loss, parts = student_loss(logits, targets, setup.weights, config.target_sigma)
-    return logits, loss, parts, targets
+        answers = model(torch.from_numpy(images).to(device), proprio, instruction, described, directions)
+    loss, parts = student_loss(answers, targets, setup.weights, config.target_sigma)
+    return answers, loss, parts, targets
 
 
 class Tally:
@@ -189,18 +200,17 @@ class Tally:
         self._near = torch.zeros(ACTION_DIM, dtype=torch.float64)
         self._by_phase = torch.zeros(len(phases), 2, dtype=torch.float64)
 
-    def add(
-        self, logits: StudentLogits, loss: Tensor, parts: Mapping[str, Tensor], targets: Tensor, phase: np.ndarray
-    ) -> None:
-        batch = len(targets)
+    def add(self, answers: Answers, loss: Tensor, parts: Mapping[str, Tensor], targets: Targets) -> None:
+        batch = len(targets.bins)
         values = [1.0, loss.item(), *(parts[name].item() if name in parts else 0.0 for name in self._parts)]
         self._losses += batch * torch.tensor(values, dtype=torch.float64)
-        away = (logits.image.detach().argmax(-1) - targets).abs().cpu()
+        away = (answers.image.detach().argmax(-1) - targets.bins).abs().cpu()
         near = (away <= NEAR_BINS).double()
         self._exact += (away == 0).double().mean(1).sum(0)
         self._near += near.mean(1).sum(0)
-        index = torch.from_numpy(phase).long()
-        self._by_phase.index_add_(0, index, torch.stack([torch.ones(batch).double(), near.mean((1, 2))], 1))
+        self._by_phase.index_add_(
+            0, targets.phase.cpu(), torch.stack([torch.ones(batch).double(), near.mean((1, 2))], 1)
+        )
 
     def summed(self, worker: Worker) -> dict[str, Any]:
         flat = torch.cat([self._losses, self._exact, self._near, self._by_phase.flatten()])

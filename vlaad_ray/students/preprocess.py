@@ -31,9 +31,14 @@ def stack_cameras(images: Mapping[str, np.ndarray], cameras: Sequence[str], size
     return np.stack([resize_image(images[camera], size) for camera in cameras])
 
 
-def normalise_images(images: torch.Tensor) -> torch.Tensor:
-    """[B, C, S, S, 3] uint8 -> [B, C, 3, S, S] float32 in [-1, 1], channels-last in memory still (it is faster)."""
-    return images.permute(0, 1, 4, 2, 3).to(torch.float32).mul_(1 / 127.5).sub_(1.0)
+def normalise_images(
+    images: torch.Tensor, scale: float | torch.Tensor = 1 / 127.5, shift: float | torch.Tensor = 1.0
+) -> torch.Tensor:
+    """[B, C, S, S, 3] uint8 -> [B, C, 3, S, S] float32: pixel * scale - shift, by default in [-1, 1].
+
+    Channels-last in memory still (it is faster).
+    """
+    return images.permute(0, 1, 4, 2, 3).to(torch.float32).mul_(scale).sub_(shift)
 
 
 def random_shift(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
