@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import multiprocessing
 import os
 import statistics
@@ -79,6 +81,14 @@ def _prepare(make: Callable[[str, int, int], Callable[[], None]], suite: str, ta
     os.environ["LP_NUM_THREADS"] = "0"
     _block = make(suite, task, steps)
     _block()  # the first block loads meshes into the renderer
+    # Robosuite has asked for EGL's end at exit; its contexts must go before that, or each complains.
+    atexit.register(_drop_block)
+
+
+def _drop_block() -> None:
+    global _block
+    del _block
+    gc.collect()
 
 
 def _timed_block() -> float:
