@@ -23,6 +23,7 @@ from vlaad_ray.configs.common import (
     teacher_noise_content,
 )
 from vlaad_ray.configs.deploy import (
+    ExportConfig,
     ServeConfig,
 )
 from vlaad_ray.configs.stages import (
@@ -56,6 +57,7 @@ __all__ = [
     "CollectConfig",
     "EnvConfig",
     "EvalConfig",
+    "ExportConfig",
     "Flat",
     "FleetConfig",
     "NoiseConfig",

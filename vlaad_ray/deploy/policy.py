@@ -2,86 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
 from vlaad_ray.configs import UserError
-from vlaad_ray.students.checkpoint import Pretrained, from_pretrained
-from vlaad_ray.students.preprocess import bins_to_actions, stack_cameras
+from vlaad_ray.deploy.backends.pytorch import Dtype
+from vlaad_ray.deploy.loading import BackendName, Runnable, load
+from vlaad_ray.students.preprocess import GRIPPER, bins_to_actions, stack_cameras
 from vlaad_ray.types import PROPRIO_DIM, ActionChunk, Observation, Policy
+
+CACHED_TEXTS = 256
+"""Encoded instructions that are kept: a few kilobytes each, whoever sends them."""
 
 
 class StudentPolicy:
-    """Deterministic: the same observations give the same actions. The text is encoded once an episode."""
+    """Deterministic, and without memory but for encoded instructions: the same observation gives the same actions.
+
+    Whatever the logits, actions are finite and in [-1, 1]: means over bins that lie there; no finite logits, no action.
+    """
 
     needs_images = True
 
-    def __init__(
-        self,
-        pretrained: Pretrained,
-        execute: int | None = None,
-        device: str = "cpu",
-        dtype: Literal["fp32", "bf16"] = "fp32",
-    ) -> None:
+    def __init__(self, student: Runnable, execute: int | None = None) -> None:
         """`execute`: how many of the K actions to hand out before looking again (None: all)."""
-        chunk = pretrained.student.config.chunk
+        chunk = student.interface.chunk
         if execute is not None and not 1 <= execute <= chunk:
             raise UserError(f"execute={execute}: this student answers with {chunk} actions; choose 1 to {chunk}")
-        self.training: Mapping[str, Any] = pretrained.training
+        self.training: Mapping[str, Any] = student.training
         """The checkpoint's record of its training: objective, data, render mode, init states."""
-        self._student = pretrained.student.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._tokenizer = pretrained.tokenizer
+        self.backend = student.backend
+        self._interface, self._tokenizer = student.interface, student.tokenizer
         self._execute = execute or chunk
-        self._device = device
-        self._autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=dtype == "bf16")
-        self._instruction: tuple[str, torch.Tensor] | None = None
+        self._encode = functools.lru_cache(CACHED_TEXTS)(self._encode_anew)
 
     @classmethod
     def from_pretrained(
         cls,
         directory: Path | str,
         execute: int | None = None,
+        backend: BackendName | None = None,
         device: str = "cpu",
-        dtype: Literal["fp32", "bf16"] = "fp32",
+        dtype: Dtype | None = None,
     ) -> StudentPolicy:
-        """Load OUT/checkpoint of a training run. Raises UserError for a missing, corrupt or foreign checkpoint."""
-        return cls(from_pretrained(Path(directory)), execute, device, dtype)
+        """Load OUT/checkpoint of a training run, or what jobs/export.py wrote.
 
-    @torch.inference_mode()
+        `backend` (None: what the directory is made for) refuses any other. `device` and `dtype` (None: fp32) choose how
+        torch runs a checkpoint. Raises UserError for a missing, corrupt or foreign directory.
+        """
+        return cls(load(Path(directory), backend, device, dtype), execute)
+
     def reset(self, instruction: str) -> None:
-        if not instruction.strip():
-            raise ValueError("the instruction is empty; say what to do, as in the training data")
-        tokens = torch.from_numpy(self._tokenizer([instruction])).to(self._device)
-        with self._autocast:
-            self._instruction = (instruction, self._student.encode_text(tokens))
+        """Encode the instruction now, so that the first `infer` is as quick as the others."""
+        self._encode(instruction)
 
-    @torch.inference_mode()
     def infer(self, observation: Observation) -> ActionChunk:
         """Raises ValueError for a missing camera, a wrong shape or dtype, or proprioception that is not finite."""
-        if self._instruction is None or self._instruction[0] != observation.instruction:
-            self.reset(observation.instruction)
-        assert self._instruction is not None
-        images = stack_cameras(self._checked_images(observation), self._student.config.cameras, self._size)
-        proprio = torch.from_numpy(self._checked_proprio(observation)).to(self._device)
-        with self._autocast:
-            features = self._student.perceive(
-                torch.from_numpy(images)[None].to(self._device), proprio[None], self._instruction[1]
-            )
-            logits = self._student.decide(features)
-        if not torch.isfinite(logits).all():
-            raise FloatingPointError("the student's logits are not finite: its weights are broken, train it again")
-        return ActionChunk(bins_to_actions(logits)[0, : self._execute].cpu().numpy())
+        return self.infer_batch([observation])[0]
 
-    @property
-    def _size(self) -> int:
-        return self._student.config.image_size
+    def infer_batch(self, observations: Sequence[Observation]) -> list[ActionChunk]:
+        """One answer for each observation, in order; they need not belong together. Raises as `infer` does."""
+        if not observations:
+            return []
+        logits = self.backend.logits(*self.prepare(observations))
+        if not np.isfinite(logits).all():
+            raise FloatingPointError("the student's logits are not finite: its weights are broken, train it again")
+        actions = bins_to_actions(torch.from_numpy(logits)).numpy()
+        return [ActionChunk(each) for each in actions[:, : self._execute]]
+
+    def prepare(self, observations: Sequence[Observation]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What the network gets to see: images [B, C, S, S, 3] uint8, proprio [B, 8] float32, encoded text [B, D]."""
+        pictures = [
+            stack_cameras(self._checked_images(each), self._interface.cameras, self._interface.image_size)
+            for each in observations
+        ]
+        proprio = [self._checked_proprio(each) for each in observations]
+        texts = [self._encode(each.instruction) for each in observations]
+        return np.stack(pictures), np.stack(proprio), np.concatenate(texts)
+
+    def _encode_anew(self, instruction: str) -> np.ndarray:
+        if not instruction.strip():
+            raise ValueError("the instruction is empty; say what to do, as in the training data")
+        return self.backend.encode_text(self._tokenizer([instruction]))
 
     def _checked_images(self, observation: Observation) -> Mapping[str, np.ndarray]:
-        for camera in self._student.config.cameras:
+        for camera in self._interface.cameras:
             image = observation.images.get(camera)
             if image is None:
                 got = ", ".join(observation.images) or "none"
@@ -91,12 +100,48 @@ class StudentPolicy:
         return observation.images
 
     def _checked_proprio(self, observation: Observation) -> np.ndarray:
-        proprio = np.array(observation.proprio, np.float32)
-        if not self._student.config.proprio:
+        if not self._interface.proprio:
             return np.zeros(PROPRIO_DIM, np.float32)
+        proprio = np.array(observation.proprio, np.float32)
         if proprio.shape != (PROPRIO_DIM,) or not np.isfinite(proprio).all():
             raise ValueError(f"proprio: expected [{PROPRIO_DIM}] finite numbers, got {list(proprio.shape)} {proprio}")
         return proprio
+
+
+class TemporalEnsemble:
+    """Averages what overlapping chunks say about the same control step (ACT, Zhao et al., arXiv 2304.13705, §IV-B).
+
+    A step's predictions, oldest first, weigh exp(-decay * i), i = 0, 1, …; the gripper goes where most weight is. Asks
+    the policy for whole chunks and hands out `execute` actions of each: every action counts as executed.
+    """
+
+    def __init__(self, policy: Policy, execute: int, decay: float) -> None:
+        """`decay`: >= 0; ACT's is 0.01, 0 weighs all alike, the larger the more the oldest counts."""
+        if decay < 0:
+            raise UserError(f"ensemble decay {decay}: must be at least 0 (ACT: 0.01)")
+        self._policy, self._execute, self._decay = policy, execute, decay
+        self.needs_images = policy.needs_images
+        self._chunks: list[np.ndarray] = []
+        """Chunks that are not over yet, oldest first; each begins at the present step."""
+
+    def reset(self, instruction: str) -> None:
+        self._policy.reset(instruction)
+        self._chunks = []
+
+    def infer(self, observation: Observation) -> ActionChunk:
+        answer = self._policy.infer(observation)
+        self._chunks.append(answer.actions)
+        actions = np.stack([self._blend(step) for step in range(self._execute)])
+        self._chunks = [rest for chunk in self._chunks if len(rest := chunk[self._execute :])]
+        return ActionChunk(actions, answer.phase)
+
+    def _blend(self, step: int) -> np.ndarray:
+        said = np.stack([chunk[step] for chunk in self._chunks if step < len(chunk)])
+        weights = np.exp(-self._decay * np.arange(len(said)))
+        action = (weights / weights.sum()) @ said
+        # A tie (two chunks, no decay) goes to what was seen last.
+        action[GRIPPER] = np.sign(action[GRIPPER]) if abs(action[GRIPPER]) > 1e-6 else said[-1, GRIPPER]
+        return action.astype(np.float32)
 
 
 class SteadyGripper:
