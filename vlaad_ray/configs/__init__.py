@@ -4,6 +4,7 @@ from vlaad_ray.configs.bench import (
     BenchAnnotateConfig,
     BenchAuditConfig,
     BenchOpenVlaConfig,
+    BenchPolicyConfig,
     BenchRolloutConfig,
     BenchTeacherConfig,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "BenchAnnotateConfig",
     "BenchAuditConfig",
     "BenchOpenVlaConfig",
+    "BenchPolicyConfig",
     "BenchRolloutConfig",
     "BenchTeacherConfig",
     "CollectConfig",
