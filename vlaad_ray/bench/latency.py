@@ -1,11 +1,11 @@
-"""Times one policy in a process of its own, so that its first call and its memory are its own: python -m … REQUEST.
+"""Times one policy in a process of its own, so that its first call and its memory are its own.
 
-REQUEST and the answer, the last line on stdout, are JSON. Imports what a robot's process would, and nothing else.
+python -m vlaad_ray.bench.latency student|teacher REQUEST: the request, and the answer on the last line, are JSON.
+For a student it imports what a robot's process would, and nothing else.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import sys
@@ -25,7 +25,7 @@ WARM = 5
 
 
 @dataclass(frozen=True)
-class Request:
+class StudentRequest:
     """What to time."""
 
     directory: str
@@ -39,7 +39,18 @@ class Request:
     calls: int
 
 
-def measure(request: Request) -> dict[str, float]:
+@dataclass(frozen=True)
+class TeacherRequest:
+    """OpenVLA-7B with random weights in bf16."""
+
+    layers: int | None
+    """Of the language model; None: all."""
+    device: str
+    threads: int
+    calls: int
+
+
+def time_student(request: StudentRequest) -> dict[str, float]:
     """Load, answer once, then `calls` times. Milliseconds and MB (10^6 bytes)."""
     import torch
 
@@ -50,21 +61,31 @@ def measure(request: Request) -> dict[str, float]:
     policy = StudentPolicy.from_pretrained(Path(request.directory), device=request.device, dtype=request.dtype)  # type: ignore[arg-type]
     loaded = time.perf_counter()
     observations = random_observations(8, request.image_size)
-    timed = time_calls(lambda number: policy.infer(observations[number % len(observations)]), request.calls)
-    gpu = {}
-    if torch.device(request.device).type == "cuda":
-        gpu["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 1e6
-    return {"load_ms": 1000 * (loaded - began), **timed, "peak_memory_mb": peak_memory() / 1e6, **gpu}
+    timed = time_calls(lambda number: policy.infer(observations[number % len(observations)]), WARM, request.calls)
+    return {"load_ms": 1000 * (loaded - began), **timed, **peak_memory(request.device)}
 
 
-def time_calls(infer: Callable[[int], object], calls: int) -> dict[str, float]:
-    """`infer(n)` for n = 0, 1, …, each timed by itself: the first call, then percentiles of the `calls` last ones."""
+def time_teacher(request: TeacherRequest) -> dict[str, float]:
+    """Load, answer once, then `calls` times: one action each."""
+    import torch
+
+    from vlaad_ray.bench import openvla
+
+    torch.set_num_threads(request.threads)
+    policy, parameters = openvla.random_policy("full", torch.device(request.device), torch.bfloat16, request.layers)
+    (observation,) = openvla.random_observations(1)
+    timed = time_calls(lambda _: policy.infer(observation), 0, request.calls)
+    return {"parameters": parameters, **timed, **peak_memory(request.device)}
+
+
+def time_calls(infer: Callable[[int], object], warm: int, calls: int) -> dict[str, float]:
+    """`infer(n)` for n = 0, 1, …, each timed by itself: the first, `warm` that don't count, percentiles of the rest."""
     seconds = []
-    for number in range(1 + WARM + calls):
+    for number in range(1 + warm + calls):
         began = time.perf_counter()
         infer(number)
         seconds.append(time.perf_counter() - began)
-    steady = seconds[1 + WARM :]
+    steady = seconds[1 + warm :]
     return {
         "inferences_per_second": calls / sum(steady),
         "p50_ms": 1000 * float(np.percentile(steady, 50)),
@@ -87,13 +108,23 @@ def random_observations(count: int, size: int) -> list[Observation]:
     ]
 
 
-def peak_memory() -> int:
-    """Most bytes that this process has held. Not ru_maxrss, which a child inherits from its parent."""
+def peak_memory(device: str) -> dict[str, float]:
+    """Most MB that this process has held. Not ru_maxrss, which a child inherits from its parent."""
+    import torch
+
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
-    return int(found[1]) * 1024
+    held = {"peak_memory_mb": int(found[1]) * 1024 / 1e6}
+    if torch.device(device).type == "cuda":
+        held["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 1e6
+    return held
+
+
+def main(kind: str, request: str) -> dict[str, Any]:
+    """The answer to a request in JSON."""
+    fields = json.loads(request)
+    return time_student(StudentRequest(**fields)) if kind == "student" else time_teacher(TeacherRequest(**fields))
 
 
 if __name__ == "__main__":
-    answer: dict[str, Any] = measure(Request(**json.loads(sys.argv[1])))
-    print(json.dumps(answer))
+    print(json.dumps(main(*sys.argv[1:])))

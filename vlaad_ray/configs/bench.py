@@ -87,8 +87,8 @@ class BenchPolicyConfig:
     """Dataset directory: frames to calibrate int8 on, and to compare all backends with torch. Without it int8 is
     calibrated on noise (as good for timing) and nothing is compared."""
     backends: tuple[str, ...] = ()
-    """Of torch-fp32, torch-bf16, onnx-fp32, openvino-fp32, openvino-bf16, openvino-int8, cuda-fp32, cuda-bf16; none: all
-    that this machine can run."""
+    """Of torch-fp32, torch-bf16, onnx-fp32, openvino-fp32, openvino-bf16, openvino-int8, cuda-fp32 and cuda-bf16; none:
+    all that this machine can run."""
     image_size: int = 224
     """Pixels of the observations; the student resizes them to its own size."""
     execute: int = 5

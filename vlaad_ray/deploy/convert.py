@@ -140,8 +140,8 @@ def write_openvino(onnx_folder: Path, directory: Path, precision: Precision, cal
 def keep_small_constants(path: Path) -> None:
     """Mark what isn't a matrix of weights in OpenVINO's .xml as "precise", so that it isn't stored in fp16.
 
-    fp16 weights are finer than the bf16 that is made of them, and save 0.3 GB of memory. But proprioception's statistics
-    would lose three digits with them, and 4 % of the bins would change. No Python call sets this mark.
+    fp16 weights are finer than the bf16 that is made of them, and save 0.3 GB of memory. But proprioception's
+    statistics would lose three digits, and 4 % of the bins would change. No Python call sets this mark.
     """
     tree = ElementTree.parse(path)
     for layer in tree.iter("layer"):
