@@ -243,24 +243,28 @@ def cpu_name() -> str:
 def show(summary: dict[str, Any]) -> Table:
     size, teacher = summary["parameters"], summary["teacher"]
     table = Table(title=f"{summary['policy']}, {size['total'] / 1e6:.1f} M parameters", title_justify="left")
-    for column in ("", "inferences/s", "actions/s", "p50 ms", "p99 ms", "first ms", "peak MB", "bins as torch fp32"):
+    table.add_column("", no_wrap=True)
+    for column in ("infer/s", "actions/s", "p50 ms", "p99 ms", "first", "MB", "bins"):
         table.add_column(column, justify="right")
     for name, entry in summary["backends"].items():
-        agreement = entry.get("agreement")
         table.add_row(
             name,
             *(f"{entry[each]:.1f}" for each in ("inferences_per_second", "actions_per_second", "p50_ms", "p99_ms")),
             *(f"{entry[each]:.0f}" for each in ("first_ms", "peak_memory_mb")),
-            f"{100 * agreement['greedy_bins']:.2f} %" if agreement else "",
+            f"{100 * entry['agreement']['greedy_bins']:.2f} %" if "agreement" in entry else "",
         )
     if teacher:
+        name = "OpenVLA-7B" if teacher["method"] == "full" else "OpenVLA-7B*"
         rate = f"{teacher['inferences_per_second']:.3g}"
-        name = "OpenVLA-7B" if teacher["method"] == "full" else "OpenVLA-7B, extrapolated"
-        table.add_row(name, rate, rate, f"{teacher['p50_ms']:.0f}", "", "", f"{teacher['peak_memory_mb']:.0f}", "")
+        table.add_row(name, rate, rate, f"{teacher['p50_ms']:.0f}", "", "", f"{teacher['peak_memory_mb']:.0f}")
     table.add_section()
-    table.add_row("paper, RTX 4090: student", f"{PAPER['student_hz']}", "", "", "", "", f"{PAPER['student_mb']}", "")
-    table.add_row("paper, RTX 4090: OpenVLA-7B", f"{PAPER['teacher_hz']}", "", "", "", "", f"{PAPER['teacher_mb']}", "")
-    times = "" if not summary["ratio"] else f"{summary['ratio']:.1f}× the teacher's rate (paper 3.3×); "
-    smaller = f"{teacher['parameters'] / size['total']:.0f}× smaller (paper 44×); " if teacher else ""
-    table.caption = f"{times}{smaller}{summary['flops_per_inference']['infer'] / 1e9:.1f} GFLOP an inference"
+    table.add_row("paper", str(PAPER["student_hz"]), "", "", "", "", str(PAPER["student_mb"]))
+    table.add_row("paper, teacher", str(PAPER["teacher_hz"]), "", "", "", "", str(PAPER["teacher_mb"]))
+    notes = ["MB: most that the process held; bins: likeliest ones equal to torch fp32's; paper: RTX 4090"]
+    if teacher:
+        faster = f"{summary['ratio']:.1f}× as fast (paper 3.3×), " if summary["ratio"] else ""
+        notes.append(f"against the teacher {faster}{teacher['parameters'] / size['total']:.0f}× smaller (paper 44×)")
+        if teacher["method"] == "blocks":
+            notes.append(f"* from {' and '.join(teacher['measured'])} of its {LAYERS} language layers")
+    table.caption = "\n".join([*notes, f"{summary['flops_per_inference']['infer'] / 1e9:.1f} GFLOP an inference"])
     return table
