@@ -13,7 +13,7 @@ import torch
 from vlaad_ray import store
 from vlaad_ray.configs import UserError
 from vlaad_ray.deploy import loading
-from vlaad_ray.deploy.policy import SteadyGripper, StudentPolicy, TemporalEnsemble
+from vlaad_ray.deploy.policy import MAX_TEXTS, SteadyGripper, StudentPolicy, TemporalEnsemble
 from vlaad_ray.students import checkpoint
 from vlaad_ray.students.data import episode_frames, survey
 from vlaad_ray.students.preprocess import bins_to_actions
@@ -95,6 +95,17 @@ def test_a_new_instruction_is_not_answered_with_the_old_ones_encoding(directory)
     other.reset(synthetic.INSTRUCTIONS[1])
     expected = other.infer(observation(instruction=synthetic.INSTRUCTIONS[1])).actions
     assert np.array_equal(policy.infer(observation(instruction=synthetic.INSTRUCTIONS[1])).actions, expected)
+
+
+def test_a_batch_of_many_instructions_is_answered_as_one_by_one(directory):
+    """Also when there are more of them than encodings are kept."""
+    policy = StudentPolicy.from_pretrained(directory)
+    texts = [*synthetic.INSTRUCTIONS, *(f"task {number}" for number in range(MAX_TEXTS))]
+    batch = [observation(step % 8, instruction=text) for step, text in enumerate(texts)]
+    for chunk, each in zip(policy.infer_batch(batch), batch, strict=True):
+        # Batches of another size add floats in another order.
+        np.testing.assert_allclose(chunk.actions, policy.infer(each).actions, atol=1e-5)
+    assert len(policy._texts) == MAX_TEXTS
 
 
 class Says:

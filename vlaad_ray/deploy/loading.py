@@ -32,11 +32,11 @@ class Runnable:
 
 
 def load(
-    directory: Path, backend: BackendName | None = None, device: str = "cpu", dtype: Dtype | None = None
+    directory: Path, device: str = "cpu", dtype: Dtype | None = None, backend: BackendName | None = None
 ) -> Runnable:
     """Open a checkpoint in torch, or an exported directory in what it was exported for, with as many threads as torch.
 
-    `backend`: refuse anything else. `device` and `dtype` (None: fp32) are a checkpoint's choice; an export has its own.
+    `device` and `dtype` (None: fp32) are a checkpoint's choice; an export has its own. `backend`: refuse anything else.
     Raises UserError for a missing, corrupt or foreign directory.
     """
     if not exported.is_export(directory):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from vlaad_ray.deploy.loading import BackendName, Runnable, load
 from vlaad_ray.students.preprocess import GRIPPER, bins_to_actions, stack_cameras
 from vlaad_ray.types import PROPRIO_DIM, ActionChunk, Observation, Policy
 
-CACHED_TEXTS = 256
-"""Encoded instructions that are kept: a few kilobytes each, whoever sends them."""
+MAX_TEXTS = 64
+"""Instructions whose encodings are kept: a server's clients are at different tasks."""
 
 
 class StudentPolicy:
@@ -36,25 +36,29 @@ class StudentPolicy:
         self.training: Mapping[str, Any] = student.training
         """The checkpoint's record of its training: objective, data, render mode, init states."""
         self.backend = student.backend
+        self.cameras: Sequence[str] = student.interface.cameras
+        """Those that the student looks through."""
+        self.execute = execute or chunk
+        """How many actions an answer holds."""
         self._interface, self._tokenizer = student.interface, student.tokenizer
-        self._execute = execute or chunk
-        self._encode = functools.lru_cache(CACHED_TEXTS)(self._encode_anew)
+        self._texts: OrderedDict[str, np.ndarray] = OrderedDict()
+        """Instruction -> its encoding [1, D], the latest used last."""
 
     @classmethod
     def from_pretrained(
         cls,
         directory: Path | str,
         execute: int | None = None,
-        backend: BackendName | None = None,
         device: str = "cpu",
         dtype: Dtype | None = None,
+        backend: BackendName | None = None,
     ) -> StudentPolicy:
         """Load OUT/checkpoint of a training run, or what jobs/export.py wrote.
 
-        `backend` (None: what the directory is made for) refuses any other. `device` and `dtype` (None: fp32) choose how
-        torch runs a checkpoint. Raises UserError for a missing, corrupt or foreign directory.
+        `device` and `dtype` (None: fp32) choose how torch runs a checkpoint. `backend` (None: what the directory is
+        made for) refuses any other. Raises UserError for a missing, corrupt or foreign directory.
         """
-        return cls(load(Path(directory), backend, device, dtype), execute)
+        return cls(load(Path(directory), device, dtype, backend), execute)
 
     def reset(self, instruction: str) -> None:
         """Encode the instruction now, so that the first `infer` is as quick as the others."""
@@ -72,25 +76,29 @@ class StudentPolicy:
         if not np.isfinite(logits).all():
             raise FloatingPointError("the student's logits are not finite: its weights are broken, train it again")
         actions = bins_to_actions(torch.from_numpy(logits)).numpy()
-        return [ActionChunk(each) for each in actions[:, : self._execute]]
+        return [ActionChunk(each) for each in actions[:, : self.execute]]
 
     def prepare(self, observations: Sequence[Observation]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What the network gets to see: images [B, C, S, S, 3] uint8, proprio [B, 8] float32, encoded text [B, D]."""
         pictures = [
-            stack_cameras(self._checked_images(each), self._interface.cameras, self._interface.image_size)
-            for each in observations
+            stack_cameras(self._checked_images(each), self.cameras, self._interface.image_size) for each in observations
         ]
         proprio = [self._checked_proprio(each) for each in observations]
         texts = [self._encode(each.instruction) for each in observations]
         return np.stack(pictures), np.stack(proprio), np.concatenate(texts)
 
-    def _encode_anew(self, instruction: str) -> np.ndarray:
+    def _encode(self, instruction: str) -> np.ndarray:
         if not instruction.strip():
             raise ValueError("the instruction is empty; say what to do, as in the training data")
-        return self.backend.encode_text(self._tokenizer([instruction]))
+        if instruction not in self._texts:
+            self._texts[instruction] = self.backend.encode_text(self._tokenizer([instruction]))
+            if len(self._texts) > MAX_TEXTS:
+                self._texts.popitem(last=False)
+        self._texts.move_to_end(instruction)
+        return self._texts[instruction]
 
     def _checked_images(self, observation: Observation) -> Mapping[str, np.ndarray]:
-        for camera in self._interface.cameras:
+        for camera in self.cameras:
             image = observation.images.get(camera)
             if image is None:
                 got = ", ".join(observation.images) or "none"
@@ -144,29 +152,44 @@ class TemporalEnsemble:
         return action.astype(np.float32)
 
 
-class SteadyGripper:
+class GripperDwell:
     """Lets a gripper command stand for at least `dwell` control steps once it has changed; else as the policy says.
 
     A student has no memory. Where it says "open now, close next" it opens, begins to close, sees open fingers, and says
     the same again, for ever: 9 of 11 failures on ten tasks of libero_object (docs/experiments.md).
     """
 
-    def __init__(self, policy: Policy, dwell: int) -> None:
-        self._policy, self._dwell = policy, dwell
-        self.needs_images = policy.needs_images
+    def __init__(self, dwell: int) -> None:
+        self._dwell = dwell
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget: an episode begins."""
         self._command, self._stood = 0.0, 0
 
-    def reset(self, instruction: str) -> None:
-        self._policy.reset(instruction)
-        self._command, self._stood = 0.0, 0
-
-    def infer(self, observation: Observation) -> ActionChunk:
-        """All actions handed out count as executed."""
-        chunk = self._policy.infer(observation)
-        actions = chunk.actions.copy()
+    def hold(self, actions: np.ndarray) -> np.ndarray:
+        """[K, 7] -> [K, 7], the gripper's commands held. All K count as executed."""
+        actions = actions.copy()
         for action in actions:
             if self._command == 0 or (action[6] != self._command and self._stood >= self._dwell):
                 self._command, self._stood = float(action[6]), 0
             action[6] = self._command
             self._stood += 1
-        return ActionChunk(actions, chunk.phase)
+        return actions
+
+
+class SteadyGripper:
+    """A policy with a GripperDwell."""
+
+    def __init__(self, policy: Policy, dwell: int) -> None:
+        self._policy, self._gripper = policy, GripperDwell(dwell)
+        self.needs_images = policy.needs_images
+
+    def reset(self, instruction: str) -> None:
+        self._policy.reset(instruction)
+        self._gripper.reset()
+
+    def infer(self, observation: Observation) -> ActionChunk:
+        """All actions handed out count as executed."""
+        chunk = self._policy.infer(observation)
+        return ActionChunk(self._gripper.hold(chunk.actions), chunk.phase)
