@@ -13,7 +13,7 @@ import synthetic
 import torch
 
 from vlaad_ray.bench import policy as bench
-from vlaad_ray.bench.latency import StudentRequest, time_calls
+from vlaad_ray.bench.latency import time_calls
 from vlaad_ray.configs import BenchPolicyConfig, ExportConfig, UserError
 from vlaad_ray.deploy import convert, exported, loading
 from vlaad_ray.deploy.backends.graphs import PARTS
@@ -270,8 +270,3 @@ def test_only_backends_on_the_teachers_device_are_held_against_it():
     rates = {"cuda-bf16": {"inferences_per_second": 500.0}, "torch-bf16": {"inferences_per_second": 16.0}}
     assert bench.ratio(rates, {"device": "cpu", "inferences_per_second": 0.1}) == pytest.approx(160)
     assert bench.ratio(rates, {"device": "cuda", "inferences_per_second": 10.0}) == pytest.approx(50)
-
-
-def test_a_request_survives_its_way_to_the_other_process():
-    request = StudentRequest("somewhere", "cpu", None, 224, 2, 5)
-    assert StudentRequest(**json.loads(json.dumps(dataclasses.asdict(request)))) == request

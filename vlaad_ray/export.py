@@ -14,7 +14,7 @@ from rich.table import Table
 
 from vlaad_ray import cli, store
 from vlaad_ray.configs import ExportConfig, UserError
-from vlaad_ray.deploy import exported, loading
+from vlaad_ray.deploy import exported
 from vlaad_ray.deploy.backends.graphs import Precision
 from vlaad_ray.deploy.convert import Sample, check_backend, convert
 from vlaad_ray.deploy.exported import GraphFormat
@@ -94,7 +94,7 @@ def calibration_samples(checkpoint: Path, observations: Sequence[Observation]) -
 
 def compare(checkpoint: Path, policy: StudentPolicy, observations: Sequence[Observation]) -> dict[str, Any]:
     """How far `policy` answers as torch in fp32 does, frame by frame, on its own way from pixels to logits."""
-    reference = StudentPolicy(loading.load(checkpoint))
+    reference = StudentPolicy.from_pretrained(checkpoint)
     batches = [observations[start : start + BATCH] for start in range(0, len(observations), BATCH)]
     expected = np.concatenate([reference.backend.logits(*reference.prepare(each)) for each in batches])
     given = np.concatenate([policy.backend.logits(*policy.prepare(each)) for each in batches])

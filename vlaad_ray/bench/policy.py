@@ -136,8 +136,8 @@ def measure(
     if runtime in exported.BACKENDS:
         directory = config.out / (name if config.data is None else f"{name}-calibrated")
         if not exported.is_export(directory) or exported.read_manifest(directory).source != checkpoint_name(checkpoint):
-            frames = calibration if precision == "int8" else ()
-            export.build(checkpoint, directory, runtime, precision, frames)  # type: ignore[arg-type]
+            samples = calibration if precision == "int8" else ()
+            export.build(checkpoint, directory, runtime, precision, samples)  # type: ignore[arg-type]
     else:
         device, dtype = ("cpu" if runtime == "torch" else runtime), precision
     request = StudentRequest(str(directory), device, dtype, config.image_size, config.threads, config.calls)
