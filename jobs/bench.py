@@ -3,6 +3,7 @@
 python jobs/bench.py rollout --out DIR                  control steps per second against LIBERO's own loop
 python jobs/bench.py annotate --data DIR --out DIR      answers per second through Ray Data against vLLM alone
 python jobs/bench.py openvla --size full --out DIR      OpenVLA's latency and throughput, batched against one by one
+python jobs/bench.py policy --policy vlaad_158m --out DIR     a student in every backend against OpenVLA-7B
 python jobs/bench.py teacher --out DIR                  batched teacher requests against the ideal, and plainer batching
 python jobs/bench.py audit --data DIR --out DIR         what the audit sees of a server that lies at known rates
 """
@@ -18,6 +19,7 @@ from vlaad_ray.configs import (
     BenchAnnotateConfig,
     BenchAuditConfig,
     BenchOpenVlaConfig,
+    BenchPolicyConfig,
     BenchRolloutConfig,
     BenchTeacherConfig,
 )
@@ -27,6 +29,7 @@ CONFIGS: dict[str, Callable[..., Any]] = {
     "annotate": BenchAnnotateConfig,
     "audit": BenchAuditConfig,
     "openvla": BenchOpenVlaConfig,
+    "policy": BenchPolicyConfig,
     "teacher": BenchTeacherConfig,
 }
 

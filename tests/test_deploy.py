@@ -12,7 +12,8 @@ import torch
 
 from vlaad_ray import store
 from vlaad_ray.configs import UserError
-from vlaad_ray.deploy.policy import MAX_TEXTS, SteadyGripper, StudentPolicy
+from vlaad_ray.deploy import loading
+from vlaad_ray.deploy.policy import MAX_TEXTS, SteadyGripper, StudentPolicy, TemporalEnsemble
 from vlaad_ray.students import checkpoint
 from vlaad_ray.students.data import episode_frames, survey
 from vlaad_ray.students.preprocess import bins_to_actions
@@ -136,6 +137,111 @@ def test_a_gripper_command_stands_for_a_while_once_it_has_changed():
     assert np.concatenate([unchanged.infer(observation()).actions for _ in range(6)])[:, 6].tolist() == said
 
 
+class Overlapping:
+    """Says in its n-th chunk of three that everything is n, and opens or closes as told."""
+
+    needs_images = False
+
+    def __init__(self, *grippers):
+        self.grippers = grippers
+
+    def reset(self, instruction):
+        self.asked = 0
+
+    def infer(self, observation):
+        actions = np.full((3, 7), self.asked, np.float32)
+        actions[:, 6] = self.grippers[self.asked]
+        self.asked += 1
+        return ActionChunk(actions)
+
+
+def test_overlapping_chunks_are_averaged_with_acts_weights_the_oldest_first():
+    """Counted from the newest, they would favour what ACT plays down; a mean gripper command would be neither."""
+    policy = TemporalEnsemble(Overlapping(-1, -1, 1, 1), execute=1, decay=0.1)
+    for _ in range(2):  # a new episode starts afresh
+        policy.reset("")
+        done = [policy.infer(observation()).actions for _ in range(4)]
+        assert [chunk.shape for chunk in done] == [(1, 7)] * 4
+        weights = np.exp([0, -0.1, -0.2])
+        expected = [0, weights[1] / weights[:2].sum(), *(np.array([[0, 1, 2], [1, 2, 3]]) @ weights / weights.sum())]
+        np.testing.assert_allclose([chunk[0, 0] for chunk in done], expected, rtol=1e-6)
+        assert [chunk[0, 6] for chunk in done] == [-1, -1, -1, 1]
+
+
+def test_an_ensemble_that_hands_out_two_actions_lines_chunks_up_by_step():
+    policy = TemporalEnsemble(Overlapping(1, -1, -1), execute=2, decay=0.0)
+    policy.reset("")
+    done = np.concatenate([policy.infer(observation()).actions for _ in range(3)])
+    assert done[:, 0].tolist() == [0, 0, 0.5, 1, 1.5, 2]
+    assert done[:, 6].tolist() == [1, 1, -1, -1, -1, -1]  # the tie at step 2 goes to the newest
+    with pytest.raises(UserError, match="at least 0"):
+        TemporalEnsemble(Overlapping(), 1, -0.1)
+
+
+class Recording:
+    """A backend that notes what it is given and answers with one and the same logits."""
+
+    name = "recording"
+
+    def __init__(self, logits):
+        self.logits_given, self.seen, self.texts = np.asarray(logits, np.float32), [], 0
+
+    def encode_text(self, tokens):
+        self.texts += 1
+        return tokens[:, :4].astype(np.float32)
+
+    def logits(self, images, proprio, text):
+        self.seen.append((images, proprio))
+        return np.broadcast_to(self.logits_given, (len(images), 5, 7, 16)).copy()
+
+
+def recorded(directory, logits) -> tuple[StudentPolicy, Recording]:
+    student = loading.load(directory)
+    backend = Recording(logits)
+    return StudentPolicy(dataclasses.replace(student, backend=backend)), backend
+
+
+def test_the_network_sees_the_very_pixels_of_training(directory, tmp_path):
+    """A resize of another kind at deployment costs success without any error."""
+    data, _ = synthetic.write_dataset(tmp_path, 1, steps=4, size=64)
+    (source,) = (facts := survey(data, None, 0.0)).sources
+    config = checkpoint.from_pretrained(directory).student.config
+    frames = episode_frames(source, {text: 0 for text in facts.texts}, {"unknown": 0}, config)
+    policy, backend = recorded(directory, np.zeros(16))
+    stored = store.read_episode(source.path)
+    for step in range(len(stored)):
+        images = {camera: seen[step] for camera, seen in stored.images.items()}
+        policy.infer(Observation(stored.instruction, stored.proprio[step], images))
+        assert np.array_equal(backend.seen[-1][0][0], frames["images"][step])
+        assert np.array_equal(backend.seen[-1][1][0], frames["proprio"][step])
+
+
+def test_a_text_is_encoded_once_an_episode(directory):
+    policy, backend = recorded(directory, np.zeros(16))
+    policy.reset(synthetic.INSTRUCTIONS[0])
+    for _ in range(3):
+        policy.infer_batch([observation(), observation(instruction=synthetic.INSTRUCTIONS[1])])
+    assert backend.texts == 2
+
+
+@pytest.mark.parametrize("peak", [0, 7, 15])
+@pytest.mark.parametrize("height", [1e-3, 30.0, 1e30])
+def test_no_logits_take_an_action_out_of_range(directory, peak, height):
+    policy, _ = recorded(directory, height * np.eye(16)[peak])
+    actions = policy.infer(observation()).actions
+    assert np.isfinite(actions).all()
+    assert np.abs(actions).max() <= 1
+
+
+def test_broken_logits_of_the_gripper_alone_are_noticed(directory):
+    """A comparison with NaN is false: the gripper would open, and everything else look healthy."""
+    logits = np.zeros((5, 7, 16))
+    logits[:, 6] = np.nan
+    policy, _ = recorded(directory, logits)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        policy.infer(observation())
+
+
 GOOD = np.zeros((64, 64, 3), np.uint8)
 
 
@@ -162,7 +268,7 @@ def test_broken_weights_raise_instead_of_moving_the_robot(directory, tmp_path):
     with torch.no_grad():
         pretrained.student.head[0].weight[0, 0] = torch.nan
     with pytest.raises(FloatingPointError, match="not finite"):
-        StudentPolicy(pretrained).infer(observation())
+        StudentPolicy(loading.in_torch(pretrained)).infer(observation())
 
 
 def test_more_actions_than_the_chunk_holds_cannot_be_executed(directory):

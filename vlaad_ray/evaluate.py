@@ -19,14 +19,14 @@ from vlaad_ray.configs import (
     parse_range,
     teacher_noise_content,
 )
-from vlaad_ray.deploy.policy import SteadyGripper, StudentPolicy
+from vlaad_ray.deploy import loading
+from vlaad_ray.deploy.policy import SteadyGripper, StudentPolicy, TemporalEnsemble
 from vlaad_ray.envs import libero
 from vlaad_ray.episode import EpisodeSpec
 from vlaad_ray.fleet import check_images, run_policy
 from vlaad_ray.noise import check_teacher_noise
 from vlaad_ray.provenance import software, write_run_record
 from vlaad_ray.statistics import format_success, gripper_flips, paired, success_summary
-from vlaad_ray.students.checkpoint import checkpoint_name, read_config
 from vlaad_ray.teachers import TEACHERS, find_teacher
 from vlaad_ray.types import CONTROL_HZ, Episode, EpisodeKey, InitState, LocalPolicy, Policy, SharedPolicy, Trained
 
@@ -78,6 +78,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         "seed": config.seed,
         "execute": policy.settings.get("execute"),
         "gripper_dwell": policy.settings.get("gripper_dwell"),
+        "ensemble": policy.settings.get("ensemble"),
         "budget": config.budget or STEP_BUDGETS[config.suite],
         "render": config.env.render,
         **summarise(list(results.values())),
@@ -104,16 +105,24 @@ def resolve_policy(config: EvalConfig) -> tuple[LocalPolicy | SharedPolicy, dict
     if not directory.is_dir():
         names = ", ".join(TEACHERS)
         raise UserError(f"--policy: {config.policy!r} is neither a teacher ({names}) nor a checkpoint directory")
-    training = read_config(directory)["training"]
+    name, training = loading.describe(directory)
     execute = config.execute or STUDENT_EXECUTES
-    StudentPolicy.from_pretrained(directory, execute)  # a broken checkpoint fails here, not on every actor
-    make = functools.partial(load_student, directory.resolve(), execute, config.gripper_dwell)
-    settings = {"execute": execute, "gripper_dwell": config.gripper_dwell}
-    return LocalPolicy(checkpoint_name(directory), make, settings, Trained(training.get("render"))), training
+    settings: dict[str, Any] = {"execute": execute, "gripper_dwell": config.gripper_dwell}
+    if config.ensemble is not None:  # else names stay what they were before there was a choice
+        settings["ensemble"] = config.ensemble
+    make = functools.partial(load_student, directory.resolve(), execute, config.gripper_dwell, config.ensemble)
+    load_student(directory, execute, config.gripper_dwell, config.ensemble)  # a broken one fails here, not on actors
+    return LocalPolicy(name, make, settings, Trained(training.get("render"))), training
 
 
-def load_student(directory: Path, execute: int, gripper_dwell: int, _: libero.LiberoEnv) -> Policy:
-    return SteadyGripper(StudentPolicy.from_pretrained(directory, execute), gripper_dwell)
+def load_student(
+    directory: Path, execute: int, gripper_dwell: int, ensemble: float | None, _: libero.LiberoEnv | None = None
+) -> Policy:
+    student = loading.load(directory)
+    policy: Policy = StudentPolicy(student, execute)
+    if ensemble is not None:
+        policy = TemporalEnsemble(StudentPolicy(student), execute, ensemble)
+    return SteadyGripper(policy, gripper_dwell)
 
 
 def plan_episodes(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> list[EpisodeSpec]:

@@ -29,10 +29,10 @@ from vlaad_ray.batcher import Batcher
 from vlaad_ray.batching import Rhythm
 from vlaad_ray.configs import ServeClusterConfig, UserError
 from vlaad_ray.deploy import access
+from vlaad_ray.deploy.loading import describe
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.deploy.server import HEALTH, check_server, student_metadata
 from vlaad_ray.deploy.session import Counts, Session
-from vlaad_ray.students.checkpoint import read_config
 
 NAME = "vlaad_ray"
 SPARE_REQUESTS = 8
@@ -103,7 +103,7 @@ def deployment(config: ServeClusterConfig) -> serve.Application:
     check_server(config.server)
     if config.replicas < 1 or config.gpus_per_replica < 0 or config.cpus_per_replica < 0:
         raise UserError("--replicas must be 1 or more, --gpus-per-replica and --cpus-per-replica not negative")
-    read_config(config.student.checkpoint)
+    describe(config.student.checkpoint)
     access.read_token(config.server)
     return serve.deployment(
         num_replicas=config.replicas,

@@ -22,6 +22,7 @@ from vlaad_ray.teachers.openvla.policy import DTYPES, OpenVla
 from vlaad_ray.teachers.openvla.preprocess import CAMERA, RAW_SIZE, prepare
 from vlaad_ray.teachers.openvla.random_checkpoint import (
     PREPROCESSOR_JSON,
+    Size,
     make_tokenizer,
     random_model,
     statistics_json,
@@ -48,14 +49,7 @@ def bench_openvla(config: BenchOpenVlaConfig) -> dict[str, Any]:
             "--device cuda: torch sees no GPU; use --device cpu, with --size tiny unless there is much time"
         )
     write_run_record(config.out, config)
-    model = random_model(config.size, device, DTYPES[config.dtype])
-    (entry, *_) = statistics_json().values()
-    policy = OpenVla(
-        model,
-        make_tokenizer(),
-        parse_normalisation(PREPROCESSOR_JSON, "built in"),
-        parse_statistics(entry, "built in"),
-    )
+    policy, parameters = random_policy(config.size, device, DTYPES[config.dtype])
     batches = {}
     with cli.progress("bench openvla", len(config.batches)) as advance:
         for batch in config.batches:
@@ -64,7 +58,7 @@ def bench_openvla(config: BenchOpenVlaConfig) -> dict[str, Any]:
     summary = {
         "batches": batches,
         "paper_hz_rtx_4090": PAPER_HZ,
-        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "parameters": parameters,
         "size": config.size,
         "dtype": config.dtype,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
@@ -72,6 +66,17 @@ def bench_openvla(config: BenchOpenVlaConfig) -> dict[str, Any]:
     }
     store.write_json(config.out / "summary.json", summary)
     return summary
+
+
+def random_policy(
+    size: Size, device: torch.device, dtype: torch.dtype, layers: int | None = None
+) -> tuple[OpenVla, int]:
+    """OpenVLA with random weights, and their number. `layers`: of the language model; None: all."""
+    model = random_model(size, device, dtype, layers=layers)
+    (entry, *_) = statistics_json().values()
+    normalisation = parse_normalisation(PREPROCESSOR_JSON, "built in")
+    policy = OpenVla(model, make_tokenizer(), normalisation, parse_statistics(entry, "built in"))
+    return policy, sum(weight.numel() for weight in model.parameters())
 
 
 def measure(policy: OpenVla, batch: int, repeats: int, device: torch.device) -> dict[str, float]:

@@ -4,6 +4,7 @@ from vlaad_ray.configs.bench import (
     BenchAnnotateConfig,
     BenchAuditConfig,
     BenchOpenVlaConfig,
+    BenchPolicyConfig,
     BenchRolloutConfig,
     BenchTeacherConfig,
 )
@@ -23,6 +24,7 @@ from vlaad_ray.configs.common import (
     teacher_noise_content,
 )
 from vlaad_ray.configs.deploy import (
+    ExportConfig,
     ServeClusterConfig,
     ServeConfig,
     ServedStudentConfig,
@@ -54,11 +56,13 @@ __all__ = [
     "BenchAnnotateConfig",
     "BenchAuditConfig",
     "BenchOpenVlaConfig",
+    "BenchPolicyConfig",
     "BenchRolloutConfig",
     "BenchTeacherConfig",
     "CollectConfig",
     "EnvConfig",
     "EvalConfig",
+    "ExportConfig",
     "Flat",
     "FleetConfig",
     "NoiseConfig",

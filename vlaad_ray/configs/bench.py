@@ -73,6 +73,39 @@ class BenchOpenVlaConfig:
 
 
 @dataclass(frozen=True)
+class BenchPolicyConfig:
+    """Latency, throughput, memory and size of a student in every backend at hand, against OpenVLA-7B in the same run.
+
+    Whole `infer`, batch 1: the cameras' pixels to actions. Each is measured in a process of its own.
+    """
+
+    policy: str = "vlaad_158m"
+    """A preset (small, vlaad_158m), which gets random weights, or a checkpoint directory."""
+    out: Path = Path("runs/bench/policy")
+    """Where summary.json and the exported policies go."""
+    data: Path | None = None
+    """Dataset directory: frames to calibrate int8 on, and to compare all backends with torch. Without it int8 is
+    calibrated on noise (as good for timing) and nothing is compared."""
+    backends: tuple[str, ...] = ()
+    """Of torch-fp32, torch-bf16, onnx-fp32, openvino-fp32, openvino-bf16, openvino-int8, cuda-fp32 and cuda-bf16; none:
+    all that this machine can run."""
+    image_size: int = 224
+    """Pixels of the observations; the student resizes them to its own size."""
+    execute: int = 5
+    """Actions executed of each answer: control actions a second are inferences times this."""
+    threads: int = 2
+    calls: int = 200
+    """Timed calls of each backend, after the first and five more."""
+    frames: int = 512
+    """Frames on which backends are compared, with --data."""
+    teacher: Literal["auto", "full", "blocks", "none"] = "auto"
+    """OpenVLA-7B, random weights, bf16. full: all of it (16 GB). blocks: with 1 and 3 of its 32 language layers, and
+    extrapolated. auto: full if the memory is there."""
+    teacher_calls: int = 3
+    """Timed calls of each teacher's network."""
+
+
+@dataclass(frozen=True)
 class BenchTeacherConfig:
     """Throughput of batched teacher requests, against the ideal and against plainer batching in the same run.
 

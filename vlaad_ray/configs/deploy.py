@@ -14,11 +14,12 @@ class ServedStudentConfig:
     """Which student answers, and how."""
 
     checkpoint: Path
-    """Checkpoint directory, as jobs/train.py wrote it."""
+    """Checkpoint directory, as jobs/train.py wrote it, or what jobs/export.py made of one."""
     execute: int = 0
     """Actions in an answer; 0: all K of the student's. Clients must execute all of them before they ask again, or set
     --gripper-dwell 0."""
-    dtype: Literal["bf16", "fp32"] = "fp32"
+    dtype: Literal["bf16", "fp32"] | None = None
+    """Precision in which torch runs a checkpoint; None: fp32. An export has its own."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,31 @@ class ServerConfig:
     max_wait_ms: float = 20.0
     """Longest that the idle student holds requests back for clients that are about to ask. It usually waits for less;
     0: it starts as soon as anybody asks."""
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Turn a checkpoint into a policy for ONNX Runtime or OpenVINO, and compare it with torch on real frames.
+
+    An export that doesn't agree is an error and does not load.
+    """
+
+    checkpoint: Path
+    """Checkpoint directory, as jobs/train.py wrote it."""
+    data: Path
+    """Dataset directory, as jobs/collect.py wrote it: frames to compare on, and others to calibrate int8."""
+    out: Path
+    """Where the exported policy goes, with summary.json."""
+    backend: Literal["onnx", "openvino"] = "openvino"
+    precision: Literal["fp32", "bf16", "int8"] = "bf16"
+    """Of the weights and the arithmetic; the last layers, which decide on the bins, stay fp32. onnx: fp32 only."""
+    frames: int = 512
+    """Frames on which torch (fp32) and the export must agree."""
+    calibration: int = 256
+    """Frames, of other episodes, from which int8 takes its ranges."""
+    bar: float = 0.0
+    """Least share of likeliest bins, and of gripper commands, that must be the same; 0: 0.99, for int8 0.75 (its
+    rounding moves many a close call by a bin; what counts is success in closed loop, jobs/eval.py --compare-to)."""
 
 
 @dataclass(frozen=True)

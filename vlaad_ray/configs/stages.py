@@ -139,7 +139,8 @@ class EvalConfig:
     """
 
     policy: str
-    """A teacher's name (scripted, openvla, remote), or a checkpoint directory written by jobs/train.py."""
+    """A teacher's name (scripted, openvla, remote), a checkpoint directory written by jobs/train.py, or what
+    jobs/export.py made of one."""
     out: Path
     """Where results go."""
     suite: str = "libero_object"
@@ -156,6 +157,9 @@ class EvalConfig:
     gripper_dwell: int = 10
     """Control steps that a student's gripper command stands once it has changed; 0: exactly as the student says.
     Fingers take about 10 (0.5 s) to close on a thing (docs/experiments.md)."""
+    ensemble: float | None = None
+    """Average a student's overlapping chunks, predictions i = 0, 1, … (oldest first) weighing exp(-ENSEMBLE * i); ACT
+    uses 0.01, and --execute 1. None: each chunk stands alone."""
     budget: int = 0
     """Steps until success must have been reached; 0: the field's own (280 object, 220 spatial, 300 goal, 520 10)."""
     videos: int = 2

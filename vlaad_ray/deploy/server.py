@@ -27,9 +27,9 @@ from vlaad_ray.batcher import Batcher
 from vlaad_ray.batching import Rhythm
 from vlaad_ray.configs import ServeConfig, ServedStudentConfig, ServerConfig, UserError
 from vlaad_ray.deploy import access
+from vlaad_ray.deploy.loading import describe
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.deploy.session import Counts, ServablePolicy, Session
-from vlaad_ray.students.checkpoint import checkpoint_name
 
 HEALTH, STATS = "/healthz", "/stats"
 
@@ -146,7 +146,7 @@ def check_server(config: ServerConfig) -> None:
 def student_metadata(student: ServedStudentConfig, server: ServerConfig, policy: StudentPolicy) -> dict[str, Any]:
     """What a client is told: enough to tell served students apart, and what they expect."""
     return {
-        "policy": checkpoint_name(student.checkpoint),
+        "policy": describe(student.checkpoint)[0],
         "render": policy.training.get("render"),
         "image_size": 0,
         "cameras": [wire.IMAGE_KEYS[camera] for camera in policy.cameras],

@@ -156,7 +156,9 @@ class ClipStudent(Student):
     def embed_text(self, tokens: Tensor) -> Tensor:
         """[B, L] -> [B, D]: the last layer's state of the first end token. What follows it is never looked at."""
         end = (tokens == self.config.end_token).to(torch.int).argmax(1)
-        states = self.text(tokens[:, : int(end.max()) + 1]).last_hidden_state
+        # An exported graph keeps the full length: a number read from the tokens would be frozen into it.
+        longest = tokens.shape[1] if torch.compiler.is_compiling() else int(end.max()) + 1
+        states = self.text(tokens[:, :longest]).last_hidden_state
         encoded: Tensor = states[torch.arange(len(states), device=states.device), end]
         return encoded
 
@@ -182,6 +184,9 @@ class ClipStudent(Student):
         for layer in self.decoder:
             x = layer(x, memory)
         return self.as_actions(self.bins(self.norm(x)))
+
+    def trunk(self) -> list[nn.Module]:
+        return [self.text, self.vision]
 
     def summarise(self, features: Tensor) -> Tensor:
         return features.mean(1)

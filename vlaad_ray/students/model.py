@@ -52,7 +52,7 @@ class Student(nn.Module):
     images [B, C, S, S, 3] uint8; proprio [B, 8] float32 in metres and radians (normalised here; ignored when
     config.proprio is off); instruction and description [B, L] token ids.
 
-    A network implements embed_text, perceive, decide and summarise.
+    A network implements embed_text, perceive, decide, trunk and summarise.
     """
 
     config: StudentConfig
@@ -82,6 +82,10 @@ class Student(nn.Module):
 
     def decide(self, features: Tensor, description: Tensor | None = None) -> Tensor:
         """Features and an encoded description ([B, D], or none) -> [B, K, 7, N] logits."""
+        raise NotImplementedError
+
+    def trunk(self) -> list[nn.Module]:
+        """What `embed_text` and `perceive` run and `decide` doesn't: nearly all of the work. In bf16 on request."""
         raise NotImplementedError
 
     def summarise(self, features: Tensor) -> Tensor:

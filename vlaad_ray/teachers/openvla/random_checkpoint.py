@@ -129,9 +129,14 @@ def random_tensor(name: str, shape: torch.Size, generator: torch.Generator, dtyp
     return torch.randn(shape, generator=generator, device=device, dtype=dtype) / math.sqrt(fan_in)
 
 
-def random_model(size: Size, device: torch.device, dtype: torch.dtype, seed: int = 0) -> OpenVlaModel:
-    """The network with random weights, made where they will be used."""
-    model = OpenVlaModel.on_meta(parse_config(config_json(size), Path(CONFIG)))
+def random_model(
+    size: Size, device: torch.device, dtype: torch.dtype, seed: int = 0, layers: int | None = None
+) -> OpenVlaModel:
+    """The network with random weights, made where they will be used. `layers`: of the language model; None: all."""
+    raw = config_json(size)
+    if layers is not None:
+        raw["text_config"]["num_hidden_layers"] = layers
+    model = OpenVlaModel.on_meta(parse_config(raw, Path(CONFIG)))
     model.load_state_dict(dict(_random_state(model, device, dtype, seed)), assign=True)
     return model.ready(device)
 

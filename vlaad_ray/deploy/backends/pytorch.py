@@ -1,0 +1,90 @@
+"""A checkpoint in torch: fp32 or bf16, on CPU as it comes, on CUDA through CUDA graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlaad_ray.students.model import Student
+
+Dtype = Literal["fp32", "bf16"]
+GRAPH_BATCHES = (1, 2, 4, 8, 16, 32)
+"""Batch sizes that get a CUDA graph; others are filled up to the next one, larger ones are cut into pieces."""
+
+
+class TorchBackend:
+    """Takes the student over: its weights are moved and, for bf16, rounded."""
+
+    def __init__(self, student: Student, device: str = "cpu", dtype: Dtype = "fp32"):
+        self._device = torch.device(device)
+        self.name = f"torch-{dtype}" if self._device.type == "cpu" else f"{self._device.type}-{dtype}"
+        self._student = student.to(device=self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._student.eval().requires_grad_(False)
+        self._autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=dtype == "bf16", cache_enabled=False)
+        if dtype == "bf16":
+            halve(self._student)
+        self._graphs: dict[int, Callable[[Tensor, Tensor, Tensor], Tensor]] = {}
+
+    @torch.inference_mode()
+    def encode_text(self, tokens: np.ndarray) -> np.ndarray:
+        with self._autocast:
+            text = self._student.encode_text(torch.from_numpy(tokens).to(self._device))
+        return text.float().cpu().numpy()
+
+    @torch.inference_mode()
+    def logits(self, images: np.ndarray, proprio: np.ndarray, text: np.ndarray) -> np.ndarray:
+        inputs = torch.from_numpy(images), torch.from_numpy(proprio), torch.from_numpy(text)
+        if self._device.type != "cuda":
+            return self._run(*(each.to(self._device) for each in inputs)).cpu().numpy()
+        pieces = zip(*(each.split(GRAPH_BATCHES[-1]) for each in inputs), strict=True)
+        return torch.cat([self._replay(*piece) for piece in pieces]).numpy()
+
+    def _run(self, images: Tensor, proprio: Tensor, text: Tensor) -> Tensor:
+        with self._autocast:
+            features = self._student.perceive(images, proprio, text)
+        return self._student.decide(features.float())
+
+    def _replay(self, images: Tensor, proprio: Tensor, text: Tensor) -> Tensor:
+        count = len(images)
+        batch = next(size for size in GRAPH_BATCHES if size >= count)
+        if batch not in self._graphs:
+            example = [each[:1].expand(batch, *each.shape[1:]).to(self._device) for each in (images, proprio, text)]
+            self._graphs[batch] = capture(self._run, *example)
+        return self._graphs[batch](images, proprio, text)[:count].cpu()
+
+
+def halve(student: Student) -> None:
+    """The trunk's weights to bf16. Not its buffers (a few millimetres of proprioception), nor the head."""
+    for module in student.trunk():
+        for parameter in module.parameters():
+            parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def capture(function: Callable[..., Tensor], *example: Tensor) -> Callable[..., Tensor]:
+    """A CUDA graph of `function` for inputs shaped like `example`; called, it takes up to that many rows.
+
+    At batch 1, launching hundreds of kernels one by one takes longer than they run. The returned tensor is overwritten
+    by the next call.
+    """
+    held = [each.clone() for each in example]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # kernels are chosen and workspaces allocated before the capture
+        for _ in range(3):
+            function(*held)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        answer = function(*held)
+
+    def replay(*inputs: Tensor) -> Tensor:
+        for place, given in zip(held, inputs, strict=True):
+            place[: len(given)].copy_(given)
+        graph.replay()
+        return answer
+
+    return replay

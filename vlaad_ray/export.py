@@ -1,0 +1,168 @@
+"""Stage: a checkpoint becomes a policy for another runtime, and has to answer as torch does on real frames."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from vlaad_ray import cli, store
+from vlaad_ray.configs import ExportConfig, UserError
+from vlaad_ray.deploy import exported
+from vlaad_ray.deploy.backends.graphs import Precision
+from vlaad_ray.deploy.convert import Sample, check_backend, convert
+from vlaad_ray.deploy.exported import GraphFormat
+from vlaad_ray.deploy.policy import StudentPolicy
+from vlaad_ray.provenance import software, write_run_record
+from vlaad_ray.students.checkpoint import checkpoint_name, from_pretrained
+from vlaad_ray.students.preprocess import GRIPPER, bins_to_actions
+from vlaad_ray.types import Observation
+
+BARS: dict[Precision, float] = {"fp32": 0.99, "bf16": 0.99, "int8": 0.75}
+"""Least agreement, unless told otherwise."""
+EPISODES = 64
+"""Frames are spread over this many episodes."""
+BATCH = 16
+"""Frames that torch answers at once."""
+
+
+def export(config: ExportConfig) -> dict[str, Any]:
+    """Convert, compare, and make the directory loadable if it agrees. Returns (and writes) the summary."""
+    check_backend(config.backend, config.precision)
+    bar = config.bar or BARS[config.precision]
+    quantised = config.precision == "int8"
+    cameras = from_pretrained(config.checkpoint).student.config.cameras
+    compared, calibration = real_frames(config.data, cameras, config.frames, config.calibration if quantised else 0)
+    write_run_record(config.out, config)
+    with cli.progress(f"export to {config.backend} {config.precision}", 2) as advance:
+        began = time.monotonic()
+        policy, size = build(config.checkpoint, config.out, config.backend, config.precision, calibration)
+        seconds = time.monotonic() - began
+        advance(f"converted in {seconds:.0f} s")
+        agreement = compare(config.checkpoint, policy, compared)
+        advance(f"{100 * agreement['greedy_bins']:.2f} % of bins agree")
+    accepted = min(agreement["greedy_bins"], agreement["gripper"]) >= bar
+    summary = {
+        "source": checkpoint_name(config.checkpoint),
+        "backend": config.backend,
+        "precision": config.precision,
+        "agreement": agreement,
+        "bar": bar,
+        "accepted": accepted,
+        "calibration_frames": len(calibration),
+        "megabytes": size / 1e6,
+        "seconds": seconds,
+        **software(),
+    }
+    store.write_json(config.out / "summary.json", summary)
+    if not accepted:
+        (config.out / exported.MANIFEST).unlink()
+        raise UserError(
+            f"{config.backend} {config.precision} agrees with torch on {100 * agreement['greedy_bins']:.2f} % of bins "
+            f"and {100 * agreement['gripper']:.2f} % of gripper commands, below the bar of {100 * bar:g} %: "
+            f"{config.out} will not load; choose a finer --precision, or a lower --bar if closed loop says it is enough"
+        )
+    return summary
+
+
+def build(
+    checkpoint: Path,
+    out: Path,
+    backend: GraphFormat,
+    precision: Precision,
+    calibration: Sequence[Observation],
+) -> tuple[StudentPolicy, int]:
+    """Write an exported directory -> (its policy, bytes on disk)."""
+    pretrained = from_pretrained(checkpoint)
+    samples = calibration_samples(checkpoint, calibration)
+    manifest = convert(pretrained, checkpoint_name(checkpoint), out, backend, precision, samples)
+    exported.write_manifest(out, manifest)
+    return StudentPolicy.from_pretrained(out), sum((out / name).stat().st_size for name in manifest.files)
+
+
+def calibration_samples(checkpoint: Path, observations: Sequence[Observation]) -> list[Sample]:
+    """What the network sees of each."""
+    policy = StudentPolicy.from_pretrained(checkpoint)
+    return [policy.prepare([each]) for each in observations]
+
+
+def compare(checkpoint: Path, policy: StudentPolicy, observations: Sequence[Observation]) -> dict[str, Any]:
+    """How far `policy` answers as torch in fp32 does, frame by frame, on its own way from pixels to logits."""
+    reference = StudentPolicy.from_pretrained(checkpoint)
+    batches = [observations[start : start + BATCH] for start in range(0, len(observations), BATCH)]
+    expected = np.concatenate([reference.backend.logits(*reference.prepare(each)) for each in batches])
+    given = np.concatenate([policy.backend.logits(*policy.prepare(each)) for each in batches])
+    return {
+        "frames": len(observations),
+        "instructions": len({each.instruction for each in observations}),
+        **agreement(torch.from_numpy(expected), torch.from_numpy(given)),
+    }
+
+
+def agreement(expected: torch.Tensor, given: torch.Tensor) -> dict[str, float]:
+    """Two sets of logits [F, K, 7, N]. Shares in [0, 1]; differences of decoded actions, the gripper's left out."""
+    actions, others = bins_to_actions(expected), bins_to_actions(given)
+    apart = (actions - others)[..., :GRIPPER].abs()
+    moved = (expected.argmax(-1) - given.argmax(-1)).abs()
+    return {
+        "greedy_bins": float((moved == 0).double().mean()),
+        "greedy_bins_within_1": float((moved <= 1).double().mean()),
+        "gripper": float((actions == others)[..., GRIPPER].double().mean()),
+        "max_abs_difference": float(apart.max()),
+        "mean_abs_difference": float(apart.mean()),
+    }
+
+
+def real_frames(
+    data: Path, cameras: Sequence[str], compared: int, calibration: int
+) -> tuple[list[Observation], list[Observation]]:
+    """Frames spread over a dataset: (`compared` of them, `calibration` others). No episode gives to both.
+
+    Raises UserError where the dataset is too small.
+    """
+    paths = sorted(store.list_episodes(data), key=lambda path: hashlib.sha256(path.stem.encode()).digest())
+    if len(paths) < 2:
+        raise UserError(f"--data: {data} holds {len(paths)} episodes; two are the least")
+    middle = len(paths) // 2 if calibration else len(paths)
+    return (
+        _frames(data, paths[:middle], cameras, compared, "--frames"),
+        _frames(data, paths[middle:], cameras, calibration, "--calibration"),
+    )
+
+
+def _frames(data: Path, paths: Sequence[Path], cameras: Sequence[str], wanted: int, flag: str) -> list[Observation]:
+    found: list[Observation] = []
+    for number, path in enumerate(paths):
+        if len(found) >= wanted:
+            break
+        episode = store.read_episode(path)
+        seen = [episode.images[name] for name in cameras]
+        steps = [step for step in range(len(episode)) if all(images[step] is not None for images in seen)]
+        share = -(-(wanted - len(found)) // max(1, min(len(paths), EPISODES) - number))
+        for step in steps[:: max(1, len(steps) // share)][:share]:
+            images = {name: image for name in cameras if (image := episode.images[name][step]) is not None}
+            found.append(Observation(episode.instruction, episode.proprio[step], images))
+    if len(found) < wanted:
+        raise UserError(f"--data: {data} gives {len(found)} frames with pictures; collect more, or lower {flag}")
+    return found[:wanted]
+
+
+def show(summary: dict[str, Any]) -> Table:
+    said = summary["agreement"]
+    rows = {
+        "checkpoint": summary["source"],
+        "frames compared with torch fp32": said["frames"],
+        "same likeliest bin": f"{100 * said['greedy_bins']:.2f} % (bar {100 * summary['bar']:g} %)",
+        "within one bin": f"{100 * said['greedy_bins_within_1']:.2f} %",
+        "same gripper command": f"{100 * said['gripper']:.2f} %",
+        "decoded actions apart, at most": f"{said['max_abs_difference']:.4f}",
+        "decoded actions apart, mean": f"{said['mean_abs_difference']:.5f}",
+        "size": f"{summary['megabytes']:.1f} MB",
+    }
+    return cli.key_value_table(f"Exported to {summary['backend']}, {summary['precision']}", rows)
