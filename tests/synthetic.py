@@ -27,7 +27,7 @@ def picture(columns: tuple[float, float], size: int, rng: np.random.Generator) -
     return image
 
 
-def episode(index: int, steps: int = 30, size: int = 32) -> Episode:
+def episode(index: int, steps: int = 30, size: int = 32, placement: bool = False) -> Episode:
     """Even episodes name the red cup, odd ones the green. The gripper closes half-way."""
     rng = np.random.default_rng(index)
     wanted = index % 2
@@ -38,7 +38,9 @@ def episode(index: int, steps: int = 30, size: int = 32) -> Episode:
     actions[:, 6] = np.where(np.arange(steps) < steps // 2, -1, 1)
     proprio = rng.normal(size=(steps, 8)).astype(np.float32)
     proprio[:, 7] = actions[:, 6]
-    key = EpisodeKey("libero_object", wanted, InitState("stored", index), "scripted", 0, "00000000")
+    key = EpisodeKey(
+        "libero_object", wanted, InitState("placement" if placement else "stored", index), "scripted", 0, "00000000"
+    )
     images = {camera: frames for camera in CAMERAS}
     return Episode(key, INSTRUCTIONS[wanted], proprio, actions, actions, (None,) * steps, images, steps, True, 280)
 
@@ -58,11 +60,13 @@ def annotation(of: Episode) -> Annotation:
     )
 
 
-def write_dataset(root: Path, count: int, steps: int = 30, size: int = 32) -> tuple[Path, Path]:
+def write_dataset(
+    root: Path, count: int, steps: int = 30, size: int = 32, placement: bool = False
+) -> tuple[Path, Path]:
     """Store `count` episodes with annotations -> (data, annotations)."""
     data, annotations = root / "data", root / "annotations"
     for index in range(count):
-        each = episode(index, steps, size)
+        each = episode(index, steps, size, placement)
         store.write_episode(data, each, {"render": "fast"})
         store.write_annotation(annotations, annotation(each), {"annotator": "rules", "taxonomy": 9})
     return data, annotations
