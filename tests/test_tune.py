@@ -19,7 +19,7 @@ from vlaad_ray.configs import SpaceConfig, SweepConfig, TrainConfig, TuningConfi
 from vlaad_ray.provenance import with_config_file
 from vlaad_ray.store import cached_arrays
 from vlaad_ray.students.data import episode_frames, survey
-from vlaad_ray.students.model import PRESETS
+from vlaad_ray.students.small import SmallConfig
 from vlaad_ray.tune import sweep
 from vlaad_ray.tune.plot import scaled
 from vlaad_ray.tune.results import Trial, best, ordered, pareto_front
@@ -63,6 +63,7 @@ def test_an_axis_that_means_nothing_is_refused(name, text, message):
         ({"space": SpaceConfig(alpha="", lr="")}, "nothing varies"),
         ({"search": "grid"}, "a grid needs choices"),
         ({"space": SpaceConfig(phases="3,4")}, "no taxonomy of 4"),
+        ({"space": SpaceConfig(lora_rank="4,8")}, "small has no adapters"),
         ({"train": TrainConfig(data=Path("d"), out=Path("o"), objective="bc")}, "changes nothing with --objective bc"),
         (
             {
@@ -194,7 +195,7 @@ def test_cached_pictures_are_the_decoded_ones_of_this_episode_and_size(tmp_path)
     facts = survey(data, None, 0.0)
     texts, labels = {text: i for i, text in enumerate(facts.texts)}, {label: i for i, label in enumerate(facts.phases)}
     for size in (32, 48):
-        student = PRESETS["small"](image_size=size, proprio=True, chunk=1)
+        student = SmallConfig(image_size=size, chunk=1)
         for source in facts.sources:
             plain = episode_frames(source, texts, labels, student)
             for _ in range(2):  # made, then read

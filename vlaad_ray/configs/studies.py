@@ -39,10 +39,12 @@ class StudyBudget:
     """Held-out init states, the same for every policy."""
     seeds: str = "0-2"
     """Seeds of training, as 0-2 or 0,5."""
-    student: Literal["small"] = "small"
+    student: Literal["small", "vlaad_158m"] = "small"
     """Preset of the network."""
-    student_pixels: int = 96
-    """TrainConfig.image_size: what the student sees; --image-size is that of the data."""
+    backbone: str = ""
+    """vlaad_158m: CLIP ViT-B/16 or Long-CLIP, as for jobs/train.py."""
+    student_pixels: int = 0
+    """Pixels the student sees, 0: the preset's; --image-size is that of the data."""
     validation_fraction: float = 0.1
     """Share of each task's episodes that accuracy is measured on, at least one episode."""
     epochs: int = 15

@@ -83,7 +83,7 @@ def span(values: Sequence[float], scale: float = 1.0, digits: int = 1) -> str:
 def whole(workshop: Workshop) -> str:
     """What was run, in a line, for the head of a page."""
     budget = workshop.budget
-    student = f"`{budget.student}`, {budget.student_pixels} px"
+    student = f"`{budget.student}`" + (f", {budget.student_pixels} px" if budget.student_pixels else "")
     cap = f" (at most {budget.max_minutes:g} minutes)" if budget.max_minutes is not None else ""
     return (
         f"Teacher `{budget.teacher}`; student {student}, {budget.epochs} epochs{cap}; "

@@ -100,6 +100,7 @@ class Workshop:
             out=Path(),
             annotations=None,
             student=budget.student,
+            backbone=budget.backbone,
             image_size=budget.student_pixels,
             validation_fraction=budget.validation_fraction,
             epochs=budget.epochs,

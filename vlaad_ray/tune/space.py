@@ -50,6 +50,8 @@ def read_axes(config: SweepConfig) -> list[Axis]:
                 f"{axis.flag}: changes nothing with --objective {config.train.objective} (but with "
                 f"{', '.join(objectives)}); leave it out: {axis.flag} ''"
             )
+        if axis.name == "lora_rank" and config.train.student == "small":
+            raise UserError(f"{axis.flag}: --student small has no adapters; choose --student vlaad_158m")
         if config.search == "grid" and not axis.choices:
             raise UserError(f"{axis.flag}: a grid needs choices such as 0.1,0.3,1, not an interval; leave it out: ''")
         if axis.name == "phases":
@@ -71,12 +73,13 @@ def parse_axis(name: str, text: str) -> Axis:
         raise UserError(f"{axis.flag}: {text!r} is neither choices (0.3,0.5,1) nor an interval (0.3..1)") from None
     if not all(math.isfinite(number) for number in numbers):
         raise UserError(f"{axis.flag}: {text!r} is not finite")
+    if name in LOGARITHMIC and min(numbers) <= 0:
+        raise UserError(f"{axis.flag}: {text!r} must be above 0, on its logarithmic scale")
     if dots:
         if name in INTEGERS:
             raise UserError(f"{axis.flag}: whole numbers are given as choices, 4,8,16, not as an interval")
-        if not numbers[0] < numbers[1] or (name in LOGARITHMIC and numbers[0] <= 0):
-            zero = ", above 0, for it is searched on a logarithmic scale" if name in LOGARITHMIC else ""
-            raise UserError(f"{axis.flag}: the interval {text!r} must go from less to more{zero}")
+        if not numbers[0] < numbers[1]:
+            raise UserError(f"{axis.flag}: the interval {text!r} must go from less to more")
         return Axis(name, interval=(numbers[0], numbers[1]))
     if name in INTEGERS:
         if any(number != int(number) for number in numbers):

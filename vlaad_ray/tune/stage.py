@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -30,6 +29,7 @@ from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_pl
 from vlaad_ray import annotate, cli, cluster, store, train
 from vlaad_ray.configs import AnnotateConfig, SweepConfig, TrainConfig, UserError, parse_range
 from vlaad_ray.provenance import software, write_run_record
+from vlaad_ray.students import prepare
 from vlaad_ray.tune import plot, results
 from vlaad_ray.tune.space import Axis, domains, read_axes
 from vlaad_ray.tune.trial import DEFAULT_PHASES, run_trial, trial_config, trial_name
@@ -80,7 +80,7 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
 def absolute(config: TrainConfig) -> TrainConfig:
     """Trials run in other directories than the command."""
     paths: dict[str, Any] = {name: value.resolve() for name, value in vars(config).items() if isinstance(value, Path)}
-    return replace(config, **paths)
+    return replace(config, backbone=prepare.absolute(config.backbone), **paths)
 
 
 def check(config: SweepConfig) -> None:
@@ -166,8 +166,6 @@ def run_trials(config: SweepConfig, axes: list[Axis], annotations: Mapping[int, 
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, sweep=config, annotations=dict(annotations)), {"cpu": TRIAL_CPUS}
     )
-    # Trials stay in the command's directory, or relative paths in the settings would mean other places.
-    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     place = str(config.out / "tune")
     if tune.Tuner.can_restore(place):
         return tune.Tuner.restore(place, trainable, restart_errored=True).fit()
