@@ -9,7 +9,7 @@ import torch
 
 from vlaad_ray import store
 from vlaad_ray.students.checkpoint import save_pretrained
-from vlaad_ray.students.model import Student, small
+from vlaad_ray.students.small import SmallConfig, SmallStudent
 from vlaad_ray.students.text import train_tokenizer
 from vlaad_ray.types import CAMERAS, Annotation, Episode, EpisodeKey, InitState
 
@@ -76,7 +76,9 @@ def write_student(directory: Path) -> Path:
     """Store a small student whose random weights say something else about every picture -> `directory`."""
     tokenizer = train_tokenizer(INSTRUCTIONS, 16)
     torch.manual_seed(0)
-    student = Student(small(image_size=32, width=8, hidden=32, vocabulary=tokenizer.vocabulary, text_length=16))
+    student = SmallStudent(
+        SmallConfig(image_size=32, width=8, hidden=32, vocabulary=tokenizer.vocabulary, text_length=16)
+    )
     torch.nn.init.normal_(student.head[-1].weight, std=1.0)
     save_pretrained(directory, student, tokenizer, {"render": "fast"})
     return directory
