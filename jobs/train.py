@@ -1,8 +1,17 @@
-"""Train a student: python jobs/train.py --data DIR --annotations DIR --objective dual_path --out DIR."""
+"""Train a student: python jobs/train.py --data DATA --annotations NOTES --objective dual_path --out RUN.
 
-from vlaad_ray.cli import run_job
+--config FILE takes settings from a sweep's best.json or from another run's config.json; flags beside it win:
+python jobs/train.py --config SWEEP/best.json --epochs 30 --out RUN
+"""
+
+import sys
+
+from vlaad_ray.cli import run_job, users_errors
 from vlaad_ray.configs import TrainConfig
+from vlaad_ray.provenance import with_config_file
 from vlaad_ray.train import table, train
 
 if __name__ == "__main__":
-    run_job(TrainConfig, train, table)
+    with users_errors():
+        args = with_config_file(sys.argv[1:], TrainConfig)
+    run_job(TrainConfig, train, table, args)

@@ -9,7 +9,7 @@ import torch
 
 from vlaad_ray import store
 from vlaad_ray.students.checkpoint import save_pretrained
-from vlaad_ray.students.model import Student, small
+from vlaad_ray.students.small import SmallConfig, SmallStudent
 from vlaad_ray.students.text import train_tokenizer
 from vlaad_ray.types import CAMERAS, Annotation, Episode, EpisodeKey, InitState
 
@@ -27,7 +27,7 @@ def picture(columns: tuple[float, float], size: int, rng: np.random.Generator) -
     return image
 
 
-def episode(index: int, steps: int = 30, size: int = 32) -> Episode:
+def episode(index: int, steps: int = 30, size: int = 32, placement: bool = False) -> Episode:
     """Even episodes name the red cup, odd ones the green. The gripper closes half-way."""
     rng = np.random.default_rng(index)
     wanted = index % 2
@@ -38,7 +38,9 @@ def episode(index: int, steps: int = 30, size: int = 32) -> Episode:
     actions[:, 6] = np.where(np.arange(steps) < steps // 2, -1, 1)
     proprio = rng.normal(size=(steps, 8)).astype(np.float32)
     proprio[:, 7] = actions[:, 6]
-    key = EpisodeKey("libero_object", wanted, InitState("stored", index), "scripted", 0, "00000000")
+    key = EpisodeKey(
+        "libero_object", wanted, InitState("placement" if placement else "stored", index), "scripted", 0, "00000000"
+    )
     images = {camera: frames for camera in CAMERAS}
     return Episode(key, INSTRUCTIONS[wanted], proprio, actions, actions, (None,) * steps, images, steps, True, 280)
 
@@ -58,11 +60,13 @@ def annotation(of: Episode) -> Annotation:
     )
 
 
-def write_dataset(root: Path, count: int, steps: int = 30, size: int = 32) -> tuple[Path, Path]:
+def write_dataset(
+    root: Path, count: int, steps: int = 30, size: int = 32, placement: bool = False
+) -> tuple[Path, Path]:
     """Store `count` episodes with annotations -> (data, annotations)."""
     data, annotations = root / "data", root / "annotations"
     for index in range(count):
-        each = episode(index, steps, size)
+        each = episode(index, steps, size, placement)
         store.write_episode(data, each, {"render": "fast"})
         store.write_annotation(annotations, annotation(each), {"annotator": "rules", "taxonomy": 9})
     return data, annotations
@@ -72,7 +76,9 @@ def write_student(directory: Path) -> Path:
     """Store a small student whose random weights say something else about every picture -> `directory`."""
     tokenizer = train_tokenizer(INSTRUCTIONS, 16)
     torch.manual_seed(0)
-    student = Student(small(image_size=32, width=8, hidden=32, vocabulary=tokenizer.vocabulary, text_length=16))
+    student = SmallStudent(
+        SmallConfig(image_size=32, width=8, hidden=32, vocabulary=tokenizer.vocabulary, text_length=16)
+    )
     torch.nn.init.normal_(student.head[-1].weight, std=1.0)
     save_pretrained(directory, student, tokenizer, {"render": "fast"})
     return directory

@@ -63,7 +63,11 @@ def parse(command: str) -> Any:
     config = job_config(script)
     if isinstance(config, dict):
         return tyro.extras.subcommand_cli_from_dict(config, args=words[2:])
-    return tyro.cli(config, args=words[2:])
+    args = words[2:]
+    if "--config" in args:  # stands for flags: those that have no default, at least
+        at = args.index("--config")
+        args = ["--data", "DATA", *args[:at], *args[at + 2 :]]
+    return tyro.cli(config, args=args)
 
 
 def documented_commands() -> list[str]:

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from vlaad_ray import cli, cluster, phases, provenance, smoothness, store
 from vlaad_ray.configs import AuditConfig, UserError
+from vlaad_ray.statistics import ratio_interval
 from vlaad_ray.types import Episode
 
 WINDOW = 240
@@ -243,18 +244,10 @@ def by_phase(records: Sequence[dict[str, Any]], source: str) -> dict[str, dict[s
 
 
 def interval(records: Sequence[dict[str, Any]]) -> list[float] | None:
-    """95 % interval of the share of self-revoked targets, episodes taken as the independent draws (ratio estimator).
-
-    Cochran, Sampling Techniques (1977), eq. 6.13; None for one episode.
-    """
-    if len(records) < 2:
-        return None
-    frames = np.array([record["total"]["frames"] for record in records])
-    revoked = np.array([record["total"]["revoked"] for record in records])
-    rate = float(revoked.sum() / frames.sum())
-    spread = float(((revoked - rate * frames) ** 2).sum()) * len(frames) / (len(frames) - 1)
-    error = 1.96 * math.sqrt(spread) / float(frames.sum())
-    return [max(0.0, rate - error), min(1.0, rate + error)]
+    """95 % interval of the share of self-revoked targets, episodes taken as the independent draws; None for one."""
+    totals = [record["total"] for record in records]
+    found = ratio_interval([total["revoked"] for total in totals], [total["frames"] for total in totals])
+    return [found[0], min(1.0, found[1])] if found is not None else None
 
 
 def episode_line(record: dict[str, Any]) -> dict[str, Any]:

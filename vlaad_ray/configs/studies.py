@@ -1,0 +1,110 @@
+"""The paper's claims put to the test: one config a study, and the budget that they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vlaad_ray.configs.common import TAXONOMIES, EnvConfig, Flat, FleetConfig, NoiseConfig
+from vlaad_ray.configs.teachers import ServingConfig, TeacherConfig
+
+
+@dataclass(frozen=True)
+class StudyBudget:
+    """How much is collected, trained and evaluated. Defaults: some hours on two cores.
+
+    Rerunning the same command continues; studies with the same --out share data, runs and evaluations.
+    """
+
+    out: Path = Path("runs/studies")
+    """Data, annotations, runs and evaluations of all studies, each in a directory named by what determines it."""
+    results: Path | None = None
+    """Where NAME.md, NAME.json and NAME.png go; None: OUT/results."""
+    minutes: float | None = None
+    """Begin nothing new after this much; what was measured is written, the rest is listed as not run."""
+    teacher: str = "scripted"
+    """Which teacher acts: scripted, openvla (--checkpoint) or remote (--url)."""
+    teacher_execute: int = 0
+    """Actions of a teacher's chunk executed before it is asked again; 0: as its authors do (openvla 1, remote 5)."""
+    tasks: str = "0-3"
+    """Tasks of each suite, learned by one student."""
+    init_states: str = "0-19"
+    """Stored init states to learn from; 20-49 are kept for evaluation."""
+    placements: int = 10
+    """Fresh random placements a task to learn from."""
+    image_every: int = 2
+    """Render every n-th control step in collection."""
+    eval_init_states: str = "20-39"
+    """Held-out init states, the same for every policy."""
+    seeds: str = "0-2"
+    """Seeds of training, as 0-2 or 0,5."""
+    student: Literal["small", "vlaad_158m"] = "small"
+    """Preset of the network."""
+    backbone: str = ""
+    """vlaad_158m: CLIP ViT-B/16 or Long-CLIP, as for jobs/train.py."""
+    student_pixels: int = 0
+    """Pixels the student sees, 0: the preset's; --image-size is that of the data."""
+    validation_fraction: float = 0.1
+    """Share of each task's episodes that accuracy is measured on, at least one episode."""
+    epochs: int = 15
+    max_minutes: float | None = None
+    """Cap on each training; its results then depend on the machine."""
+    workers: int = 0
+    """Processes of each training; 0: one with a GPU, else one for each CPU."""
+    gpus_per_worker: float = 0.0
+    noise: NoiseConfig = NoiseConfig(sigmas=(0.0, 0.1, 0.2, 0.3), burst_rate=0.02)
+    """Noise on executed actions while collecting, so that the data covers recovery."""
+    teacher_config: Flat[TeacherConfig] = TeacherConfig()
+    serving: Flat[ServingConfig] = ServingConfig()
+    env: Flat[EnvConfig] = EnvConfig()
+    fleet: Flat[FleetConfig] = FleetConfig()
+
+
+@dataclass(frozen=True)
+class StudyPhasesConfig:
+    """Phase granularity: how evenly 3 to 13 phases cut episodes, and what they do for the student (Table 4)."""
+
+    budget: Flat[StudyBudget] = StudyBudget()
+    suites: tuple[str, ...] = ("libero_object", "libero_spatial", "libero_goal")
+    """Suites whose frames are counted."""
+    flip_rates: tuple[float, ...] = (0.0, 0.03)
+    """Teachers whose frames are counted: the teacher with this share of its gripper targets flipped."""
+    taxonomies: tuple[int, ...] = TAXONOMIES
+    train_suites: tuple[str, ...] = ("libero_object",)
+    """Suites on which students are trained for each taxonomy and seed, from the teacher as it is."""
+
+
+@dataclass(frozen=True)
+class StudyNoiseConfig:
+    """Noise: does semantics beat plain cloning when the teacher flips its gripper?"""
+
+    budget: Flat[StudyBudget] = StudyBudget()
+    suite: str = "libero_object"
+    flip_rates: tuple[float, ...] = (0.0, 0.03, 0.10)
+    """Share of the teacher's gripper targets that it takes back."""
+    objectives: tuple[str, ...] = ("bc", "dual_path", "auxiliary", "both")
+    gripper_dwells: tuple[int, ...] = (0, 10)
+    """Evaluate students with the gripper command held for so many steps; 0: as they say, their own flips included."""
+
+
+@dataclass(frozen=True)
+class StudyAlphaConfig:
+    """Loss weight: alpha over each suite."""
+
+    budget: Flat[StudyBudget] = StudyBudget(seeds="0")
+    suites: tuple[str, ...] = ("libero_object", "libero_spatial", "libero_goal")
+    alphas: tuple[float, ...] = (0.0, 0.3, 0.5, 0.8, 1.0)
+
+
+@dataclass(frozen=True)
+class StudyDistillationConfig:
+    """Distillation: the student against its teacher on the same held-out states."""
+
+    budget: Flat[StudyBudget] = StudyBudget(tasks="0-9", placements=60, epochs=25, max_minutes=60.0, seeds="0")
+    suites: tuple[str, ...] = ("libero_object", "libero_spatial", "libero_goal")
+    objective: str = "dual_path"
+    alpha: float = 1.0
+    """Weight of the path without description."""
+    videos: int = 2
+    """Successes and failures of each student, this many each, to record as MP4."""
