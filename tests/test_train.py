@@ -121,6 +121,14 @@ def test_a_clip_student_goes_from_a_clip_checkpoint_to_a_policy(ray_local, tmp_p
     assert not [name for name in names if "lora" in name or "heads" in name or "base_layer" in name]
 
 
+def test_a_batch_that_does_not_fit_is_refused_before_anything_is_loaded(ray_local, dataset, tmp_path):
+    """Linux would end the worker instead, after minutes, and say nothing."""
+    clip_checkpoint.write(tmp_path / "clip")
+    changes = {"student": "vlaad_158m", "backbone": str(tmp_path / "clip"), "image_size": 0, "batch_size": 10**7}
+    with pytest.raises(UserError, match="lower --batch-size"):
+        train(config(dataset, tmp_path / "out", **changes))
+
+
 def test_a_picture_that_does_not_decode_is_the_users_error_not_a_stack_of_rays(ray_local, dataset, tmp_path):
     data, _ = synthetic.write_dataset(tmp_path, 2, steps=4)
     path = sorted((data / "episodes").iterdir())[0]

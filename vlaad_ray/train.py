@@ -360,12 +360,14 @@ def refuse_other_run(out: Path, identity: Mapping[str, Any]) -> None:
 
 
 def _check_memory(config: TrainConfig, facts: Survey, student_config: StudentConfig) -> None:
-    need = facts.steps * len(student_config.cameras) * student_config.image_size**2 * 3
+    frames = facts.steps * len(student_config.cameras) * student_config.image_size**2 * 3
+    batch = 0 if config.gpus_per_worker else config.batch_size * prepare.activation_bytes(student_config)
     free = ray.cluster_resources()["memory"]
-    if need > free:
+    if frames + batch > free:
         raise UserError(
-            f"{config.data}: {facts.steps} steps need {need / 1e9:.1f} GB of memory, Ray has {free / 1e9:.1f} GB; "
-            "lower --image-size, or add machines and --workers"
+            f"{config.data}: {facts.steps} steps need {frames / 1e9:.1f} GB of memory, a batch {batch / 1e9:.1f} GB, "
+            f"Ray has {free / 1e9:.1f} GB; lower {'--batch-size' if batch > frames else '--image-size'}, or add "
+            "machines and --workers"
         )
 
 

@@ -17,6 +17,10 @@ from vlaad_ray.students.text import TextTokenizer, train_tokenizer
 RANDOM = "random"
 """As TrainConfig.backbone: random weights, made once and kept beside the run."""
 
+ACTIVATION_BYTES = 110
+"""Kept for the backward pass a layer, token and channel of the vision tower: 0.2 GB a picture with ViT-B/16 in bf16,
+where 0.14 to 0.19 were measured."""
+
 
 def absolute(backbone: str) -> str:
     """A directory's whole path, as workers run elsewhere; any other word as it is."""
@@ -83,6 +87,17 @@ def adapt(student: Student, lora_rank: int) -> None:
 
     assert isinstance(student, clip.ClipStudent)
     lora.add_lora(student, lora_rank)
+
+
+def activation_bytes(student_config: StudentConfig) -> int:
+    """Memory that each frame of a batch takes during a step, roughly; a small student's is nothing beside its data."""
+    if isinstance(student_config, SmallConfig):
+        return 0
+    from vlaad_ray.students import clip
+
+    assert isinstance(student_config, clip.ClipConfig)
+    tokens = len(student_config.cameras) * ((student_config.image_size // student_config.patch_size) ** 2 + 1)
+    return ACTIVATION_BYTES * student_config.vision_layers * tokens * student_config.vision_width
 
 
 def finish(student: Student) -> None:
