@@ -29,7 +29,7 @@ demo: $(READY) ## Teacher to student on real LIBERO: runs/demo/report.html
 test: $(READY) ## All tests, on real LIBERO and real Ray
 	$(RUN) -m pytest -q
 
-test-slow: $(READY) ## The tests that `make test` leaves out: annotation as a submitted job, deployment in a fresh environment
+test-slow: $(READY) ## What `make test` leaves out: a killed sweep, a study, a submitted annotation, a fresh deployment …
 	$(RUN) -m pytest -q -m slow
 
 check: $(READY) ## Lint, format, types and import contract

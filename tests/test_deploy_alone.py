@@ -78,7 +78,7 @@ def serve_and_ask(command, **environment):
 def test_serving_imports_nothing_beyond_the_extra(checkpoint):
     """An import of Ray, LIBERO or whatever else happens to be in this environment fails, as it would on a robot."""
     allowed, names = set(sys.stdlib_module_names) | {"vlaad_ray"}, distributions_of_deploy()
-    assert not {"ray", "pyarrow", "mujoco", "transformers"} & names
+    assert not {"ray", "pyarrow", "mujoco", "peft"} & names
     for module, owners in importlib.metadata.packages_distributions().items():
         if names & {canonicalize_name(owner) for owner in owners}:
             allowed.add(module)

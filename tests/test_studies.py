@@ -172,6 +172,7 @@ def test_an_objective_that_cannot_be_trained_with_is_said_before_hours_of_collec
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_study_runs_is_cut_off_and_goes_on(ray_local, tmp_path):
     """On real LIBERO: first no time for any training, then the rest; the third time nothing is left to do."""
     budget = StudyBudget(

@@ -99,6 +99,7 @@ def test_two_workers_share_the_frames_and_count_all_of_them(ray_local, dataset, 
     assert summary["train"]["frames"] >= (EPISODES - HELD_OUT) * STEPS * 0.8
 
 
+@pytest.mark.slow
 def test_a_clip_student_goes_from_a_clip_checkpoint_to_a_policy(ray_local, tmp_path):
     """Two workers, all parts of the loss; neither adapters nor auxiliary heads are left in what is deployed."""
     clip_checkpoint.write(tmp_path / "clip")

@@ -208,6 +208,7 @@ def test_cached_pictures_are_the_decoded_ones_of_this_episode_and_size(tmp_path)
         cached_arrays(files[0], dict)
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_continues_and_repeats_no_finished_trial(ray_local, tmp_path):
     """SIGKILL on the driver after the first trial; then the same command. Later trials share the frames it decoded."""
     data, _ = synthetic.write_dataset(tmp_path, 6, steps=16)
