@@ -90,6 +90,7 @@ def time_calls(infer: Callable[[int], object], warm: int, calls: int) -> dict[st
         "inferences_per_second": calls / sum(steady),
         "p50_ms": 1000 * float(np.percentile(steady, 50)),
         "p99_ms": 1000 * float(np.percentile(steady, 99)),
+        "fastest_ms": 1000 * min(steady),
         "first_ms": 1000 * seconds[0],
         "calls": calls,
     }
