@@ -237,6 +237,12 @@ class PipelineConfig:
     image_every: int = 2
     """Render every n-th control step in collection."""
     phases: Literal[3, 5, 7, 9, 11, 13] = 9
+    student: Literal["small", "vlaad_158m"] = "small"
+    """Preset of the network (docs/students.md)."""
+    backbone: str = ""
+    """vlaad_158m: a CLIP ViT-B/16, as in jobs/train.py."""
+    batch_size: int = 128
+    """Frames a training step; vlaad_158m on a CPU takes about 0.2 GB a frame."""
     objective: Literal["dual_path", "auxiliary", "bc", "both"] = "dual_path"
     alpha: float = 1.0
     """Weight of the path without description."""
