@@ -29,12 +29,16 @@ from vlaad_ray.provenance import software, write_run_record
 EVERY_QUESTION = 10**6
 """More tries than any answer has had: whatever is planned counts as open."""
 
+EPISODES = 100
+"""Of the dataset at most, spread over it: planning the questions of more takes longer than asking them."""
+
 
 def bench_annotate(config: BenchAnnotateConfig) -> dict[str, Any]:
     """Questions a thousand frames, and answers a second against vLLM's own."""
     write_run_record(config.out, config)
     cluster.connect()
     paths = store.list_episodes(config.data)
+    paths = paths[:: -(-len(paths) // EPISODES)]
     engine = engines.resolve(config.vlm)
     if not config.vlm.model:
         engine = replace(engine, model=str(random_model(config.out / "random_vlm")))
@@ -131,7 +135,7 @@ def random_model(directory: Path) -> Path:
     from vlaad_ray.annotate.random_checkpoint import Size, write_checkpoint
 
     if not (directory / "config.json").exists():
-        write_checkpoint(directory, Size(width=512, depth=8, vision_width=256, vision_depth=8))
+        write_checkpoint(directory, Size(width=768, depth=12, vision_width=384, vision_depth=12))
     return directory
 
 
