@@ -7,6 +7,7 @@ turn with the pipeline. Both are measured in steady state: the start of an engin
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import statistics
@@ -38,7 +39,7 @@ def bench_annotate(config: BenchAnnotateConfig) -> dict[str, Any]:
     write_run_record(config.out, config)
     cluster.connect()
     paths = store.list_episodes(config.data)
-    paths = paths[:: -(-len(paths) // EPISODES)]
+    paths = paths[:: max(1, math.ceil(len(paths) / EPISODES))]
     engine = engines.resolve(config.vlm)
     if not config.vlm.model:
         engine = replace(engine, model=str(random_model(config.out / "random_vlm")))
