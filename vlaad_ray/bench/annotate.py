@@ -136,7 +136,7 @@ def random_model(directory: Path) -> Path:
     from vlaad_ray.annotate.random_checkpoint import Size, write_checkpoint
 
     if not (directory / "config.json").exists():
-        write_checkpoint(directory, Size(width=768, depth=12, vision_width=384, vision_depth=12))
+        write_checkpoint(directory, Size(width=1024, depth=16, vision_width=512, vision_depth=16))
     return directory
 
 
