@@ -30,8 +30,12 @@ from vlaad_ray.provenance import software, write_run_record
 EVERY_QUESTION = 10**6
 """More tries than any answer has had: whatever is planned counts as open."""
 
-EPISODES = 100
+EPISODES = 150
 """Of the dataset at most, spread over it: planning the questions of more takes longer than asking them."""
+
+
+BATCHES_IN_FLIGHT = 8
+"""Ray Data LLM's own bound on batches that an engine has at once: so many finish in any order."""
 
 
 def bench_annotate(config: BenchAnnotateConfig) -> dict[str, Any]:
@@ -52,12 +56,13 @@ def bench_annotate(config: BenchAnnotateConfig) -> dict[str, Any]:
         for work in works
         for request in work.open(EVERY_QUESTION)
     ]
-    if len(rows) < 2 * engine.batch_size:
-        raise UserError(
-            f"--data: {config.data} gives {len(rows)} questions, too few to reach a steady state with batches of "
-            f"{engine.batch_size}; collect more episodes"
-        )
     rows = rows[: config.questions]
+    if len(rows) < 4 * BATCHES_IN_FLIGHT * engine.batch_size:
+        raise UserError(
+            f"--data: {config.data} gives {len(rows)} questions (--questions {config.questions}), too few to reach a "
+            f"steady state with {BATCHES_IN_FLIGHT} batches of {engine.batch_size} in flight; collect more episodes, or "
+            "lower --batch-size"
+        )
     rates: dict[str, list[float]] = {"vllm": [], "pipeline": []}
     with cli.progress("bench annotate", 2 * config.repeats) as advance:
         for _ in range(config.repeats):
@@ -89,14 +94,19 @@ def plan(paths: Sequence[Path], config: BenchAnnotateConfig, every: int) -> list
 
 
 def pipeline_rate(rows: Sequence[dict[str, Any]], config: BenchAnnotateConfig, engine: Engine) -> float:
-    """Answers a second from the arrival of the first batch to that of the last answer."""
+    """Answers a second in the steady state.
+
+    Answers come by the batch, and all batches in flight share the engine: as many as these hold are left out at either
+    end, where batches finish together or the engine runs empty.
+    """
     arrived = []
     for row in engines.ask(rows, config.vlm, engine, attempt=0):
         if row["error"]:
             raise RuntimeError(f"the engine failed on a question of the benchmark: {row['error']}")
         arrived.append(time.monotonic())
-    later = [moment for moment in arrived if moment > arrived[engine.batch_size - 1]]
-    return len(later) / (arrived[-1] - arrived[engine.batch_size - 1])
+    edge = BATCHES_IN_FLIGHT * engine.batch_size
+    first, last = edge - 1, len(arrived) - edge - 1
+    return (last - first) / (arrived[last] - arrived[first])
 
 
 def offline_rate(rows: Sequence[dict[str, Any]], config: BenchAnnotateConfig, engine: Engine) -> float:
@@ -136,7 +146,7 @@ def random_model(directory: Path) -> Path:
     from vlaad_ray.annotate.random_checkpoint import Size, write_checkpoint
 
     if not (directory / "config.json").exists():
-        write_checkpoint(directory, Size(width=1024, depth=16, vision_width=512, vision_depth=16))
+        write_checkpoint(directory, Size(width=512, depth=8, vision_width=256, vision_depth=8))
     return directory
 
 

@@ -34,7 +34,7 @@ class BenchAnnotateConfig:
     """Dataset directory with real episodes."""
     out: Path = Path("runs/bench/annotate")
     """Where summary.json goes."""
-    questions: int = 120
+    questions: int = 640
     """At most this many, the same for both."""
     repeats: int = 2
     """Measurements of each, in turn; medians are reported."""
