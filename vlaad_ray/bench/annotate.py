@@ -60,7 +60,7 @@ def bench_annotate(config: BenchAnnotateConfig) -> dict[str, Any]:
     if len(rows) < 4 * BATCHES_IN_FLIGHT * engine.batch_size:
         raise UserError(
             f"--data: {config.data} gives {len(rows)} questions (--questions {config.questions}), too few to reach a "
-            f"steady state with {BATCHES_IN_FLIGHT} batches of {engine.batch_size} in flight; collect more episodes, or "
+            f"steady state with {BATCHES_IN_FLIGHT} batches of {engine.batch_size} in flight; collect more episodes or "
             "lower --batch-size"
         )
     rates: dict[str, list[float]] = {"vllm": [], "pipeline": []}
