@@ -85,7 +85,7 @@ def presets() -> dict[str, Engine]:
 
 
 def resolve(config: VlmConfig) -> Engine:
-    """The preset, with what the user set put over it. Needs Ray to be connected when the preset is `auto`."""
+    """The preset, with what the user set put over it. Needs Ray to be connected."""
     name = config.preset
     if name == "auto":
         name = "gpu-24gb" if ray.cluster_resources().get("GPU", 0) >= 1 else "cpu"
@@ -93,7 +93,16 @@ def resolve(config: VlmConfig) -> Engine:
     changes: dict[str, Any] = {field: getattr(config, field) for field in given if getattr(config, field) is not None}
     if config.model:
         changes["model"] = config.model
-    return replace(presets()[name], **changes)
+    engine = replace(presets()[name], **changes)
+    if engine.gpus:
+        return engine
+    return replace(engine, environment=(*engine.environment, ("OMP_NUM_THREADS", str(_threads(engine.replicas)))))
+
+
+def _threads(replicas: int) -> int:
+    """Threads of an engine on CPUs. Ray would give it one, for the one CPU that its actor reserves."""
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    return max(1, min(min((cpus for cpus in nodes if cpus), default=1), sum(nodes) // replicas))
 
 
 def model_revision(model: str, config: VlmConfig) -> str:
@@ -194,6 +203,9 @@ def _vllm_processor(config: VlmConfig, engine: Engine, temperature: float, max_t
         runtime_env={"env_vars": {**QUIET, **dict(engine.environment)}},
         accelerator_type=None,
         log_engine_metrics=False,
+        # Pictures are processed once a request counts as pending. Ray's default, a tenth more than the engine works on,
+        # leaves the engine short whenever several answers end at once.
+        max_pending_requests=4 * engine.max_num_seqs,
         placement_group_config={"bundle_per_worker": {"CPU": 1, "GPU": engine.gpus}},
         engine_kwargs={**({"revision": config.revision} if config.revision else {}), **engine_kwargs(engine)},
         prepare_multimodal_stage={
