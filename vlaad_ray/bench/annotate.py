@@ -146,7 +146,7 @@ def random_model(directory: Path) -> Path:
     from vlaad_ray.annotate.random_checkpoint import Size, write_checkpoint
 
     if not (directory / "config.json").exists():
-        write_checkpoint(directory, Size(width=512, depth=8, vision_width=256, vision_depth=8))
+        write_checkpoint(directory, Size(width=768, depth=12, vision_width=384, vision_depth=12))
     return directory
 
 

@@ -75,6 +75,7 @@ class LiberoEnv:
                 f"choose from 0-{len(self._init_states) - 1}"
             )
         self._control.seed(placement_seed(seed, init) if init.kind == "placement" else 0)
+        self._unplace_fixtures()
         self._control.reset()
         # A soft reset keeps the command that the gripper has integrated so far; without this an episode depends on
         # the one before it (9 mm after 40 steps).
@@ -83,6 +84,19 @@ class LiberoEnv:
             self._control.set_init_state(self._init_states[init.index])
         for _ in range(self.config.settle_steps):
             self.step(NO_OP)
+
+    def _unplace_fixtures(self) -> None:
+        """Put fixtures back to where their XML has them.
+
+        LIBERO takes an object's place on a fixture as the fixture's new place plus that of the region's site, as if the
+        fixture still lay at its origin. After a first reset it does not, and the object would land as far from the
+        fixture as that lies from the origin.
+        """
+        for fixture in self.problem.fixtures_dict.values():
+            element = fixture.get_obj()
+            body = self.model.body(fixture.root_body)
+            body.pos = np.array(element.get("pos", "0 0 0").split(), float)
+            body.quat = np.array(element.get("quat", "1 0 0 0").split(), float)
 
     def step(self, action: np.ndarray) -> None:
         """Execute one [7] action in [-1, 1] for 1/20 s."""
