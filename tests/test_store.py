@@ -90,7 +90,7 @@ def test_a_foreign_parquet_file_is_refused(tmp_path):
 
 
 def test_another_schema_version_is_refused(path, monkeypatch):
-    monkeypatch.setattr(store, "SCHEMA_VERSION", 99)
+    monkeypatch.setattr(store.parquet, "SCHEMA_VERSION", 99)
     with pytest.raises(UserError, match="schema version 1, this vlaad_ray reads 99"):
         store.read_episode(path)
 

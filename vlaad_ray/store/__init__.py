@@ -1,0 +1,85 @@
+"""Where data lies on disk: paths, the Parquet schema, and how a write becomes visible. Nothing else knows these.
+
+A dataset directory holds one Parquet file an episode, one row a control step (docs/store.md has the columns):
+
+    DIR/episodes/<episode name>.parquet      frames, readable with plain pyarrow.parquet
+    DIR/outcomes/<episode name>.json         one small record for every episode that ended, kept or not
+    DIR/annotations/<episode name>.parquet   labels, in an annotation directory, a row a frame again
+    DIR/answers/<episode name>.parquet       beside them, what a VLM answered, a row a question
+    DIR/audit.parquet, DIR/accepted.parquet  every usable answer, audited; those that a person accepted
+
+Files are written under a temporary name and renamed, so a reader never sees half a file; whatever a killed writer
+leaves behind starts with a dot and is ignored. All facts about a whole episode lie in the Parquet footer as JSON.
+"""
+
+from vlaad_ray.store.annotations import (
+    annotation_path,
+    annotation_provenance,
+    list_annotations,
+    read_annotation,
+    write_annotation,
+)
+from vlaad_ray.store.answers import (
+    ANSWER_SCHEMA,
+    AUDIT_SCHEMA,
+    read_accepted,
+    read_answers,
+    read_audit,
+    write_accepted,
+    write_answers,
+    write_audit,
+)
+from vlaad_ray.store.episodes import (
+    EPISODE_SCHEMA,
+    JPEG_QUALITY,
+    copy_with_actions,
+    encode_jpeg,
+    list_episodes,
+    read_episode,
+    read_evaluation,
+    read_key,
+    read_metadata,
+    read_outcomes,
+    read_pictures,
+    write_episode,
+    write_outcome,
+)
+from vlaad_ray.store.files import (
+    cached_arrays,
+    read_json,
+    replacing,
+    write_json,
+)
+
+__all__ = [
+    "ANSWER_SCHEMA",
+    "AUDIT_SCHEMA",
+    "EPISODE_SCHEMA",
+    "JPEG_QUALITY",
+    "annotation_path",
+    "annotation_provenance",
+    "cached_arrays",
+    "copy_with_actions",
+    "encode_jpeg",
+    "list_annotations",
+    "list_episodes",
+    "read_accepted",
+    "read_annotation",
+    "read_answers",
+    "read_audit",
+    "read_episode",
+    "read_evaluation",
+    "read_json",
+    "read_key",
+    "read_metadata",
+    "read_outcomes",
+    "read_pictures",
+    "replacing",
+    "write_accepted",
+    "write_annotation",
+    "write_answers",
+    "write_audit",
+    "write_episode",
+    "write_json",
+    "write_outcome",
+]

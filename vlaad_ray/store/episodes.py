@@ -1,0 +1,197 @@
+"""Episodes, one file each, and a small record of every one that ended."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from vlaad_ray.store.files import read_json, write_json
+from vlaad_ray.store.parquet import (
+    SCHEMA_VERSION,
+    corrupt,
+    fixed_size,
+    list_tables,
+    matrix,
+    read_footer,
+    read_table,
+    write_table,
+)
+from vlaad_ray.types import ACTION_DIM, CAMERAS, PROPRIO_DIM, Episode, EpisodeKey, InitState
+
+JPEG_QUALITY = 95
+
+EPISODE_SCHEMA = pa.schema(
+    [
+        ("episode", pa.dictionary(pa.int32(), pa.string())),
+        ("suite", pa.dictionary(pa.int32(), pa.string())),
+        ("task", pa.int32()),
+        ("instruction", pa.dictionary(pa.int32(), pa.string())),
+        ("step", pa.int32()),
+        ("proprio", pa.list_(pa.float32(), PROPRIO_DIM)),
+        ("action", pa.list_(pa.float32(), ACTION_DIM)),
+        ("executed", pa.list_(pa.float32(), ACTION_DIM)),
+        ("teacher_phase", pa.string()),
+        *((camera, pa.binary()) for camera in CAMERAS),
+    ]
+)
+
+
+def encode_jpeg(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return buffer.getvalue()
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """JPEG or PNG bytes -> [H, W, 3] uint8."""
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def write_episode(root: Path, episode: Episode, extra: Mapping[str, Any]) -> Path:
+    """Store an episode. `extra` (render mode, versions …) joins the footer beside the episode's own facts."""
+    steps = len(episode)
+    names = pa.DictionaryArray.from_arrays
+    zeros = pa.array(np.zeros(steps, np.int32))
+    images = {
+        camera: pa.array(
+            [None if image is None else encode_jpeg(image) for image in episode.images.get(camera, (None,) * steps)],
+            pa.binary(),
+        )
+        for camera in CAMERAS
+    }
+    columns = {
+        "episode": names(zeros, [episode.key.name]),
+        "suite": names(zeros, [episode.key.suite]),
+        "task": pa.array(np.full(steps, episode.key.task, np.int32)),
+        "instruction": names(zeros, [episode.instruction]),
+        "step": pa.array(np.arange(steps, dtype=np.int32)),
+        "proprio": fixed_size(episode.proprio),
+        "action": fixed_size(episode.actions),
+        "executed": fixed_size(episode.executed),
+        "teacher_phase": pa.array(list(episode.phases), pa.string()),
+        **images,
+    }
+    footer = {
+        "kind": "episode",
+        "schema_version": SCHEMA_VERSION,
+        "key": asdict(episode.key),
+        "instruction": episode.instruction,
+        "steps": steps,
+        "success_step": episode.success_step,
+        "success_ever": episode.success_ever,
+        "success_final": episode.success_final,
+        "budget": episode.budget,
+        "content_hash": content_hash(columns),
+        **extra,
+    }
+    return write_table(
+        root / "episodes" / f"{episode.key.name}.parquet", pa.table(columns, schema=EPISODE_SCHEMA), footer
+    )
+
+
+def copy_with_actions(path: Path, root: Path, actions: np.ndarray, extra: Mapping[str, Any]) -> Path:
+    """Store a copy of an episode file under `root` with other `actions` [T, 7] and `extra` in its footer.
+
+    Everything else stays as it is, pictures byte for byte; the content hash is that of the copy.
+    """
+    footer = read_footer(path, "episode")
+    table = read_table(path, EPISODE_SCHEMA.names).cast(EPISODE_SCHEMA)
+    columns = {name: table[name].combine_chunks() for name in EPISODE_SCHEMA.names}
+    columns["action"] = fixed_size(actions)
+    return write_table(
+        root / "episodes" / path.name,
+        pa.table(columns, schema=EPISODE_SCHEMA),
+        {**footer, "content_hash": content_hash(columns), **extra},
+    )
+
+
+def content_hash(columns: Mapping[str, pa.Array]) -> str:
+    """SHA-256 over the values of every column: equal for equal episodes, whoever wrote them, wherever."""
+    digest = hashlib.sha256()
+    for name in EPISODE_SCHEMA.names:
+        digest.update(name.encode())
+        column = columns[name]
+        if name in ("proprio", "action", "executed"):
+            digest.update(column.flatten().to_numpy().tobytes())
+        else:
+            for value in column.to_pylist():
+                data = value if isinstance(value, bytes) else str(value).encode()
+                digest.update(len(data).to_bytes(4, "little") + data)
+    return digest.hexdigest()
+
+
+def list_episodes(root: Path) -> list[Path]:
+    """Every episode file of a dataset, by name. An empty or missing dataset is the user's error."""
+    return list_tables(root, "episodes", "collect it with jobs/collect.py")
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The footer of an episode file: key, instruction, success, render mode, content hash …"""
+    return read_footer(path, "episode")
+
+
+def read_episode(path: Path, images: bool = True) -> Episode:
+    """Load an episode; images as decoded [H, W, 3] uint8, or none at all with `images=False`."""
+    footer = read_footer(path, "episode")
+    cameras = CAMERAS if images else ()
+    table = read_table(path, ["proprio", "action", "executed", "teacher_phase", *cameras])
+    if table.num_rows != footer["steps"]:
+        raise corrupt(path, f"{table.num_rows} rows where its footer says {footer['steps']}")
+    return Episode(
+        key=read_key(footer["key"]),
+        instruction=footer["instruction"],
+        proprio=matrix(table, "proprio"),
+        actions=matrix(table, "action"),
+        executed=matrix(table, "executed"),
+        phases=tuple(table["teacher_phase"].to_pylist()),
+        images={camera: tuple(_decode_or_none(path, data) for data in table[camera].to_pylist()) for camera in cameras},
+        success_step=footer["success_step"],
+        success_final=footer["success_final"],
+        budget=footer["budget"],
+    )
+
+
+def read_pictures(path: Path, camera: str) -> dict[int, bytes]:
+    """Step -> the encoded picture of one camera, where there is one; not decoded, so possibly corrupt."""
+    read_footer(path, "episode")
+    pictures = read_table(path, [camera])[camera].to_pylist()
+    return {step: data for step, data in enumerate(pictures) if data is not None}
+
+
+def read_key(value: Mapping[str, Any]) -> EpisodeKey:
+    return EpisodeKey(**{**value, "init": InitState(**value["init"])})
+
+
+def write_outcome(root: Path, name: str, outcome: Mapping[str, Any]) -> Path:
+    """The record that an episode ended. Written last: an episode without it is run again."""
+    return write_json(root / "outcomes" / f"{name}.json", dict(outcome))
+
+
+def read_outcomes(root: Path) -> dict[str, dict[str, Any]]:
+    """Episode name -> its outcome."""
+    return {path.stem: read_json(path) for path in sorted((root / "outcomes").glob("[!.]*.json"))}
+
+
+def read_evaluation(root: Path) -> dict[str, dict[str, Any]]:
+    """The outcomes that an evaluation's summary speaks of: its folder may hold those of other settings, too."""
+    if not (root / "summary.json").exists():
+        return {}
+    outcomes = read_outcomes(root)
+    return {name: outcomes[name] for name in read_json(root / "summary.json")["episodes"]}
+
+
+def _decode_or_none(path: Path, data: bytes | None) -> np.ndarray | None:
+    if data is None:
+        return None
+    try:
+        return decode_image(data)
+    except OSError as error:
+        raise corrupt(path, f"an image does not decode: {error}") from None
