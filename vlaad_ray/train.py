@@ -253,7 +253,7 @@ def train_worker(job: dict[str, Any]) -> None:
         model=model,
         optimiser=optimiser,
         frames=frames,
-        texts=torch.from_numpy(job["texts"]).to(worker.device),
+        texts=torch.tensor(job["texts"], device=worker.device),  # a copy: what Ray hands over is read-only
         phases=facts.phases,
         config=config,
         worker=worker,
