@@ -162,8 +162,8 @@ def quantise(graph: Any, calibration: Iterable[Sample]) -> Any:
     """Post-training quantisation by NNCF: weights and activations to int8, ranges from `calibration`.
 
     Only what looks at the picture: nearly all of the work. With FiLM and proprioception in int8 as well, 84 % of a
-    small student's greedy bins stayed the same, without 94 % (docs/backends.md). And only products with weights: attention
-    in int8 made vlaad_158m slower by a tenth.
+    small student's greedy bins stayed the same, without 94 % (docs/backends.md). And only products with weights:
+    attention in int8 made vlaad_158m slower by a tenth.
     """
     os.environ.setdefault("NNCF_CI", "1")  # else it sends usage data without asking
     import nncf
