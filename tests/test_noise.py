@@ -166,7 +166,7 @@ def test_names_of_episodes_without_teacher_noise_stay_and_those_with_it_differ(t
         plan_episodes(CollectConfig(**settings, teacher_noise=noise), scripted)
         for noise in (TeacherNoiseConfig(), noisy)
     )
-    assert before.key.config_hash == "4f510fc8"  # of datasets collected before there was teacher noise
+    assert before.key.config_hash == "86fad71e"  # of CONTENT_VERSION 2 without teacher noise
     assert after.key.config_hash != before.key.config_hash
     assert after.teacher_noise == noisy
     (plain,), (tried,) = (

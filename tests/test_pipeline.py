@@ -83,7 +83,7 @@ def submit_when_ready(command, settings):
         if done.returncode == 0 or not any(text in done.stdout + done.stderr for text in not_yet):
             return done
         time.sleep(1)
-    return done
+    pytest.fail(f"the head never took a job: {done.stdout}{done.stderr}")
 
 
 def test_a_submitted_job_collects_like_a_local_one(head, tmp_path):

@@ -78,8 +78,9 @@ def engine_workers():
 
 def kill_the_engine_once(out, killed):
     """When the first answers have been stored."""
-    while not list((out / "answers").glob("*.parquet")):
-        time.sleep(0.02)
+    deadline = time.monotonic() + 300
+    while not list((out / "answers").glob("*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.02)  # waits for the first answers, not for a time
     for worker in engine_workers():
         for process in (*worker.children(recursive=True), worker):
             process.send_signal(signal.SIGKILL)
@@ -135,6 +136,9 @@ def vllm_server(model):
         except OSError:
             assert process.poll() is None, process.stdout.read()[-3000:]
             time.sleep(1)
+    else:
+        process.kill()
+        pytest.fail(f"vLLM's server does not answer: {process.communicate()[0][-3000:]}")
     yield f"{url}/v1"
     process.terminate()
     process.wait(timeout=30)

@@ -27,7 +27,7 @@ from vlaad_ray.provenance import software, write_run_record
 from vlaad_ray.teachers import find_teacher
 from vlaad_ray.types import Episode, EpisodeKey, InitState, LocalPolicy, SharedPolicy
 
-CONTENT_VERSION = 1
+CONTENT_VERSION = 2
 """Raise it when the same settings would give other episodes, so that old ones are not taken for them."""
 
 

@@ -8,6 +8,7 @@ and with a learned "no description", so dual_path costs little more than bc.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -46,7 +47,7 @@ class StudentLogits(NamedTuple):
     """The same with the description; None when there was none."""
 
 
-class Student(nn.Module):
+class Student(nn.Module, ABC):
     """forward(images, proprio, instruction, description) -> StudentLogits.
 
     images [B, C, S, S, 3] uint8; proprio [B, 8] float32 in metres and radians (normalised here; ignored when
@@ -72,25 +73,25 @@ class Student(nn.Module):
         """One whose weights are yet to be loaded."""
         return cls(config)
 
+    @abstractmethod
     def embed_text(self, tokens: Tensor) -> Tensor:
         """[B, L] -> [B, D]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def perceive(self, images: Tensor, proprio: Tensor, instruction: Tensor) -> Tensor:
         """Everything before the description, for an instruction encoded already ([B, D]) -> [B, …] features."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decide(self, features: Tensor, description: Tensor | None = None) -> Tensor:
         """Features and an encoded description ([B, D], or none) -> [B, K, 7, N] logits."""
-        raise NotImplementedError
 
+    @abstractmethod
     def trunk(self) -> list[nn.Module]:
         """What `embed_text` and `perceive` run and `decide` doesn't: nearly all of the work. In bf16 on request."""
-        raise NotImplementedError
 
+    @abstractmethod
     def summarise(self, features: Tensor) -> Tensor:
         """What `perceive` found as one vector: -> [B, W]. The auxiliary heads' input."""
-        raise NotImplementedError
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """[B, L] -> [B, D]. A batch repeats few texts, so each distinct one is encoded once."""
