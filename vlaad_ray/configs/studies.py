@@ -48,10 +48,14 @@ class StudyBudget:
     validation_fraction: float = 0.1
     """Share of each task's episodes that accuracy is measured on, at least one episode."""
     epochs: int = 15
+    batch_size: int = 128
+    """Over all processes of a training."""
     max_minutes: float | None = None
     """Cap on each training; its results then depend on the machine."""
     workers: int = 0
-    """Processes of each training; 0: one with a GPU, else one for each CPU."""
+    """Processes of each training; 0: one (distillation on CPUs: one for each CPU)."""
+    concurrent: int = 0
+    """Trainings at a time; 0: as many as the cluster's CPUs, or its GPUs with --gpus-per-worker, hold."""
     gpus_per_worker: float = 0.0
     noise: NoiseConfig = NoiseConfig(sigmas=(0.0, 0.1, 0.2, 0.3), burst_rate=0.02)
     """Noise on executed actions while collecting, so that the data covers recovery."""

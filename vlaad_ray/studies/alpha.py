@@ -24,19 +24,24 @@ def study(config: StudyAlphaConfig) -> Path:
     evaluated: dict[tuple[str, float], dict[int, Path]] = {}
     training = []
     for seed in workshop.seeds:
-        for suite in config.suites:
-            data = workshop.dataset(suite)
-            for alpha in config.alphas:
-                student = workshop.student(data, seed, "dual_path", alpha=alpha) if data is not None else None
-                if student is None:
-                    continue
-                run, summary = student
-                near = summary["validation"]["near"]
-                steps = {"epochs": summary["epochs"], "steps": summary["steps"]}
-                training.append({"suite": suite, "alpha": alpha, "seed": seed, "near": near, **steps})
-                evaluation = workshop.evaluation(run, suite)
-                if evaluation is not None:
-                    evaluated.setdefault((suite, alpha), {})[seed] = evaluation
+        trainings = {
+            (suite, alpha): workshop.training(data, seed, "dual_path", alpha=alpha)
+            for suite in config.suites
+            if (data := workshop.dataset(suite)) is not None
+            for alpha in config.alphas
+        }
+        evaluations = {}
+        for (suite, alpha), student in zip(trainings, workshop.train_all(list(trainings.values())), strict=True):
+            if student is None:
+                continue
+            run, summary = student
+            near = summary["validation"]["near"]
+            steps = {"epochs": summary["epochs"], "steps": summary["steps"]}
+            training.append({"suite": suite, "alpha": alpha, "seed": seed, "near": near, **steps})
+            evaluations[suite, alpha] = workshop.evaluation(run, suite)
+        for cell, evaluation in zip(evaluations, workshop.evaluate_all(list(evaluations.values())), strict=True):
+            if evaluation is not None:
+                evaluated.setdefault(cell, {})[seed] = evaluation
     numbers = {
         "training": training,
         "students": cells({cell: closed_loop.outcomes(of) for cell, of in evaluated.items()}),

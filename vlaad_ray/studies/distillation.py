@@ -33,18 +33,18 @@ def study(config: StudyDistillationConfig) -> Path:
     for seed in workshop.seeds:
         for suite in config.suites:
             data = workshop.dataset(suite)
-            teacher = workshop.evaluation(config.budget.teacher, suite)
+            teacher = workshop.evaluate(workshop.evaluation(config.budget.teacher, suite))
             if teacher is not None:
                 teachers[suite] = closed_loop.outcomes({0: teacher})
             student = None
             if data is not None:
-                student = workshop.student(data, seed, config.objective, alpha=config.alpha)
+                student = workshop.train(workshop.training(data, seed, config.objective, alpha=config.alpha))
             if student is None:
                 continue
             run, summary = student
             made = {name: summary[name] for name in ("episodes", "epochs", "steps", "training_seconds")}
             training.append({"suite": suite, "seed": seed, "near": summary["validation"]["near"], **made})
-            evaluation = workshop.evaluation(run, suite, videos=config.videos)
+            evaluation = workshop.evaluate(workshop.evaluation(run, suite, videos=config.videos))
             if evaluation is not None:
                 students.setdefault(suite, {})[seed] = evaluation
     of_students = {suite: closed_loop.outcomes(of) for suite, of in students.items()}

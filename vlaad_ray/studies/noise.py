@@ -12,7 +12,7 @@ from vlaad_ray.configs import StudyNoiseConfig
 from vlaad_ray.studies import closed_loop
 from vlaad_ray.studies.closed_loop import difference, success_cells, success_points, window_cell
 from vlaad_ray.studies.pages import markdown_table, span, whole, write
-from vlaad_ray.studies.workshop import Workshop, check_objective
+from vlaad_ray.studies.workshop import Trained, Workshop, check_objective
 
 COLOURS = {"bc": "#8a8a8a", "dual_path": "#0072b2", "auxiliary": "#009e73", "both": "#d55e00", "teacher": "#222222"}
 
@@ -23,25 +23,31 @@ def study(config: StudyNoiseConfig) -> Path:
         check_objective(objective)
     workshop = Workshop(config.budget)
     teachers: dict[float, Path] = {}
-    trained: dict[tuple[float, str, int], tuple[Path, dict[str, Any]]] = {}
+    trained: dict[tuple[float, str, int], Trained] = {}
     evaluated: dict[tuple[float, str, int], dict[int, Path]] = {}
     for seed in workshop.seeds:  # seed by seed, so that what is cut off is a seed, not an objective
+        trainings = {}
         for rate in config.flip_rates:
             data = workshop.dataset(config.suite, rate)
             if data is None:
                 continue
-            teacher = workshop.evaluation(config.budget.teacher, config.suite, flip_rate=rate)
+            teacher = workshop.evaluate(workshop.evaluation(config.budget.teacher, config.suite, flip_rate=rate))
             if teacher is not None:
                 teachers[rate] = teacher
             for objective in config.objectives:
-                student = workshop.student(data, seed, objective)
-                if student is None:
-                    continue
+                trainings[rate, objective] = workshop.training(data, seed, objective)
+        for (rate, objective), student in zip(trainings, workshop.train_all(list(trainings.values())), strict=True):
+            if student is not None:
                 trained[rate, objective, seed] = student
-                for dwell in config.gripper_dwells:
-                    evaluation = workshop.evaluation(student[0], config.suite, gripper_dwell=dwell)
-                    if evaluation is not None:
-                        evaluated.setdefault((rate, objective, dwell), {})[seed] = evaluation
+        evaluations = {
+            (rate, objective, dwell): workshop.evaluation(run, config.suite, gripper_dwell=dwell)
+            for (rate, objective, of_seed), (run, _) in trained.items()
+            if of_seed == seed
+            for dwell in config.gripper_dwells
+        }
+        for cell, evaluation in zip(evaluations, workshop.evaluate_all(list(evaluations.values())), strict=True):
+            if evaluation is not None:
+                evaluated.setdefault(cell, {})[seed] = evaluation
     teacher_outcomes = {rate: closed_loop.outcomes({0: out}) for rate, out in teachers.items()}
     student_outcomes = {cell: closed_loop.outcomes(of) for cell, of in evaluated.items()}
     numbers = {

@@ -35,12 +35,15 @@ def study(config: StudyPhasesConfig) -> Path:
                 }
     accuracies = []
     for seed in workshop.seeds:  # seed by seed, so that what is cut off is a seed, not a taxonomy
-        for suite in config.train_suites:
-            data = workshop.dataset(suite)
-            for taxonomy in config.taxonomies:
-                trained = workshop.student(data, seed, "dual_path", taxonomy) if data is not None else None
-                if trained is not None:
-                    accuracies.append(accuracy_record(suite, taxonomy, seed, trained[1]))
+        trainings = {
+            (suite, taxonomy): workshop.training(data, seed, "dual_path", taxonomy)
+            for suite in config.train_suites
+            if (data := workshop.dataset(suite)) is not None
+            for taxonomy in config.taxonomies
+        }
+        for (suite, taxonomy), student in zip(trainings, workshop.train_all(list(trainings.values())), strict=True):
+            if student is not None:
+                accuracies.append(accuracy_record(suite, taxonomy, seed, student[1]))
     numbers = {"frames_per_phase": counts, "cv": variations(counts), "accuracy": accuracies, "paper": PAPER}
     return write("phases", config, workshop, numbers, page(numbers, workshop), plot(numbers))
 
