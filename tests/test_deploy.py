@@ -13,7 +13,7 @@ import torch
 from vlaad_ray import store
 from vlaad_ray.configs import UserError
 from vlaad_ray.deploy import loading
-from vlaad_ray.deploy.policy import MAX_TEXTS, SteadyGripper, StudentPolicy, TemporalEnsemble
+from vlaad_ray.deploy.policy import MAX_TEXTS, GripperCommand, SteadyGripper, StudentPolicy, TemporalEnsemble
 from vlaad_ray.students import checkpoint
 from vlaad_ray.students.data import episode_frames, survey
 from vlaad_ray.students.preprocess import bins_to_actions
@@ -126,15 +126,47 @@ class Says:
 def test_a_gripper_command_stands_for_a_while_once_it_has_changed():
     """Open, close, open, close …: the fingers must get the time to close; and a new episode starts afresh."""
     said = [-1, 1, -1, 1, -1, 1, -1, 1, 1, 1, 1, -1]
-    policy = SteadyGripper(Says(*said), dwell=3)
+    policy = SteadyGripper(Says(*said), dwell=3, memory=0)
     for _ in range(2):
         policy.reset("")
         done = np.concatenate([policy.infer(observation()).actions for _ in range(len(said) // 2)])
         assert done[:, 6].tolist() == [-1, -1, -1, 1, 1, 1, -1, -1, -1, 1, 1, 1]
         assert (done[:, :6] == 0.5).all()
-    unchanged = SteadyGripper(Says(*said), dwell=0)
+    unchanged = SteadyGripper(Says(*said), dwell=0, memory=0)
     unchanged.reset("")
     assert np.concatenate([unchanged.infer(observation()).actions for _ in range(6)])[:, 6].tolist() == said
+
+
+def commands(gripper, chances):
+    """What the gripper is told, one step at a time, by a student that finds closing so likely."""
+    said = (ActionChunk(np.array([[0.5] * 6 + [np.sign(p - 0.5)]], np.float32), closing=np.array([p])) for p in chances)
+    return [float(gripper.apply(chunk)[0, 6]) for chunk in said]
+
+
+def test_a_student_that_is_not_sure_for_ever_closes_in_the_end():
+    """At rest at the object it finds closing 0.2 likely, step after step: half of all teachers close within four."""
+    at_rest = [0.01] * 10 + [0.2] * 10
+    assert set(commands(GripperCommand(dwell=10, memory=0), at_rest)) == {-1.0}
+    assert commands(GripperCommand(dwell=10, memory=1000), at_rest) == [-1.0] * 13 + [1.0] * 7
+    assert commands(GripperCommand(dwell=0, memory=5), at_rest)[:19].count(1.0) > 0, "also when it forgets"
+
+
+def test_rare_flips_of_the_teacher_do_not_add_up():
+    """What it learnt of a teacher that flips now and then is a small chance everywhere: as good as forgotten."""
+    assert set(commands(GripperCommand(dwell=10, memory=5), [0.05] * 300)) == {-1.0}
+    assert set(commands(GripperCommand(dwell=10, memory=5), [0.9] + [0.95] * 300)) == {1.0}
+
+
+def test_no_doubts_add_up_while_a_command_stands_and_an_episode_begins_without_any():
+    gripper = GripperCommand(dwell=3, memory=1000)
+    for _ in range(2):
+        assert commands(gripper, [0.0, 0.9, 0.9, 0.9, 0.1, 0.1]) == [-1.0, -1.0, -1.0, 1.0, 1.0, 1.0]
+        assert commands(gripper, [0.75, 0.75]) == [1.0, 1.0], "it would still be closed with a chance of 0.56"
+        gripper.reset()
+
+
+def test_a_likelihood_of_one_is_no_error():
+    assert commands(GripperCommand(dwell=0, memory=5), [0.0, 1.0, 0.0]) == [-1.0, 1.0, -1.0]
 
 
 class Overlapping:

@@ -45,7 +45,9 @@ class Served:
 
 
 def server_of(infer=drive, metadata=METADATA, **config):
-    return PolicyServer(Served(infer), metadata, ServerConfig(**{"port": 0, "gripper_dwell": 0, **config}))
+    return PolicyServer(
+        Served(infer), metadata, ServerConfig(**{"port": 0, "gripper_dwell": 0, "gripper_memory": 0, **config})
+    )
 
 
 def client(server, execute=5, **changes):

@@ -15,7 +15,7 @@ from websockets.sync.client import connect
 
 from vlaad_ray import serve, wire
 from vlaad_ray.configs import ServeClusterConfig, ServedStudentConfig, ServerConfig, UserError
-from vlaad_ray.deploy.policy import GripperDwell, StudentPolicy
+from vlaad_ray.deploy.policy import GripperCommand, StudentPolicy
 from vlaad_ray.students.checkpoint import checkpoint_name
 from vlaad_ray.types import Observation
 
@@ -50,17 +50,17 @@ def seen(number):
 def test_openpi_clients_get_the_answers_of_the_student_and_none_of_anothers_state(port, checkpoint):
     """Four at once, over two replicas: each compares its own episode with that of a student of its own."""
     policy = StudentPolicy.from_pretrained(checkpoint)
-    said = [policy.infer(seen(number)).actions for number in range(24)]
-    assert len(np.unique([actions[:, 6] for actions in said])) == 2, "the gripper must have something to hold"
+    said = [policy.infer(seen(number)) for number in range(24)]
+    assert len(np.unique([chunk.actions[:, 6] for chunk in said])) == 2, "the gripper must have something to hold"
 
     def act(first):
-        client, gripper = WebsocketClientPolicy("127.0.0.1", port, api_key=TOKEN), GripperDwell(5)
+        client, gripper = WebsocketClientPolicy("127.0.0.1", port, api_key=TOKEN), GripperCommand(5, 5)
         metadata = client.get_server_metadata()
         assert (metadata["policy"], metadata["actions"]) == (checkpoint_name(checkpoint), 5)
         for number in range(first, 24, 4):
             answer = client.infer(wire.pack_observation(seen(number)))
             # A batch of another size adds floats in another order.
-            np.testing.assert_allclose(answer["actions"], gripper.hold(said[number]), atol=1e-5)
+            np.testing.assert_allclose(answer["actions"], gripper.apply(said[number]), atol=1e-5)
         return client
 
     with ThreadPoolExecutor(4) as pool:

@@ -65,7 +65,7 @@ def request(number=0.0, prompt="go", **changes):
 
 @contextlib.contextmanager
 def serving(policy=None, **config):
-    settings = {"port": 0, "gripper_dwell": 0, **config}
+    settings = {"port": 0, "gripper_dwell": 0, "gripper_memory": 0, **config}
     with PolicyServer(policy or Echo(), {"policy": "echo"}, ServerConfig(**settings)) as server:
         yield server
 
@@ -311,6 +311,7 @@ def test_tokens_come_from_a_file_or_the_environment_and_other_machines_need_one(
         ({"max_connections": 0}, "--max-connections must be 1 or more"),
         ({"max_batch": 0}, "--max-batch must be 1 or more"),
         ({"gripper_dwell": -1}, "must not be negative"),
+        ({"gripper_memory": -1}, "must not be negative"),
     ],
 )
 def test_a_server_that_cannot_work_is_refused(config, says):

@@ -20,7 +20,7 @@ from vlaad_ray.configs import (
 from vlaad_ray.statistics import paired_ratio, ratio_interval
 from vlaad_ray.studies import alpha, closed_loop, distillation, noise, phases
 from vlaad_ray.studies.pages import plain_settings, span
-from vlaad_ray.studies.workshop import Workshop
+from vlaad_ray.studies.workshop import Workshop, training_shares
 
 
 def outcome(init: int, ever: bool = True, task: int = 0, flips: int = 2, meant: int = 2, seed: int = 0) -> dict:
@@ -103,8 +103,8 @@ def test_page_on_phases_has_only_measured_cells_and_quoted_ones(tmp_path):
 def test_page_on_noise(tmp_path):
     teachers = {0.03: [outcome(20, flips=20, meant=2), outcome(21, ever=False, flips=20, meant=2)]}
     students = {
-        (0.03, "bc", 0): [outcome(20, flips=4), outcome(21, ever=False, flips=4)],
-        (0.03, "dual_path", 0): [outcome(20, flips=3), outcome(21, flips=3)],
+        (0.03, "bc", "raw"): [outcome(20, flips=4), outcome(21, ever=False, flips=4)],
+        (0.03, "dual_path", "raw"): [outcome(20, flips=3), outcome(21, flips=3)],
     }
     cells = noise.student_cells(students, teachers)
     assert [cell["taken_back_of_teachers"] for cell in cells] == pytest.approx([2 / 18, 1 / 18])
@@ -116,7 +116,7 @@ def test_page_on_noise(tmp_path):
     }
     page = noise.page(numbers, workshop(tmp_path))
     (dual_path,) = (line for line in page.splitlines() if "| dual_path |" in line)
-    assert "| 3 % | dual_path | 0 | 1 | 2/2 = 100.0 %" in dual_path
+    assert "| 3 % | dual_path | raw | 1 | 2/2 = 100.0 %" in dual_path
     assert dual_path.endswith("| 6 % | +50.0 points, p = 1 | +50.0 points, p = 1 |")
     assert "auxiliary" not in page, "not measured, not listed"
     noise.plot(numbers)
@@ -172,6 +172,32 @@ def test_an_objective_that_cannot_be_trained_with_is_said_before_hours_of_collec
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "budget, cluster, shares",
+    [
+        ({}, {"CPU": 2}, (2, 1, 1)),
+        ({"concurrent": 1}, {"CPU": 16}, (1, 1, 16)),
+        ({"workers": 4}, {"CPU": 16}, (4, 4, 1)),
+        ({"workers": 4}, {"CPU": 2}, (1, 4, 1)),
+        ({"gpus_per_worker": 1.0}, {"CPU": 64, "GPU": 8}, (8, 1, 8)),
+        ({"gpus_per_worker": 0.5, "workers": 2}, {"CPU": 64, "GPU": 8}, (8, 2, 4)),
+    ],
+)
+def test_how_a_cluster_is_shared_among_trainings(tmp_path, budget, cluster, shares):
+    assert training_shares(StudyBudget(out=tmp_path, **budget), cluster) == shares
+
+
+def test_a_setting_that_is_the_default_makes_no_other_student(tmp_path, monkeypatch):
+    """The student with alpha 1 of one study is the student of the others."""
+    made = workshop(tmp_path)
+    monkeypatch.setattr(Workshop, "annotations", lambda *_: (tmp_path / "labels", {}))
+    plain, given, other = (
+        made.training(Path("data"), 0, "dual_path", **settings) for settings in ({}, {"alpha": 1.0}, {"alpha": 0.5})
+    )
+    assert plain == given
+    assert "alpha0.5" in other.out.name and other.out != plain.out
+
+
 @pytest.mark.slow
 def test_a_study_runs_is_cut_off_and_goes_on(ray_local, tmp_path):
     """On real LIBERO: first no time for any training, then the rest; the third time nothing is left to do."""
@@ -203,6 +229,13 @@ def test_a_study_runs_is_cut_off_and_goes_on(ray_local, tmp_path):
     phases.study(config)
     assert {path: path.stat().st_mtime_ns for path in made} == made
     assert json.loads(page.with_suffix(".json").read_text())["accuracy"] == numbers["accuracy"]
+
+    # Another study, of the same data: two students side by side, each evaluated.
+    small = dataclasses.replace(budget, minutes=None, eval_init_states="20")
+    page = alpha.study(StudyAlphaConfig(budget=small, suites=("libero_object",), alphas=(0.5, 1.0)))
+    students = json.loads(page.with_suffix(".json").read_text())["students"]
+    assert [(cell["alpha"], cell["seeds"], cell["episodes"]) for cell in students] == [(0.5, [0], 1), (1.0, [0], 1)]
+    assert len(list((tmp_path / "work" / "data").iterdir())) == 1
 
 
 @pytest.mark.parametrize("config", [StudyPhasesConfig, StudyNoiseConfig, StudyAlphaConfig, StudyDistillationConfig])

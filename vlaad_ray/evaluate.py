@@ -80,6 +80,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         "seed": config.seed,
         "execute": policy.settings.get("execute"),
         "gripper_dwell": policy.settings.get("gripper_dwell"),
+        "gripper_memory": policy.settings.get("gripper_memory"),
         "ensemble": policy.settings.get("ensemble"),
         "budget": config.budget or STEP_BUDGETS[config.suite],
         "render": config.env.render,
@@ -109,22 +110,34 @@ def resolve_policy(config: EvalConfig) -> tuple[LocalPolicy | SharedPolicy, dict
         raise UserError(f"--policy: {config.policy!r} is neither a teacher ({names}) nor a checkpoint directory")
     name, training = loading.describe(directory)
     execute = config.execute or STUDENT_EXECUTES
-    settings: dict[str, Any] = {"execute": execute, "gripper_dwell": config.gripper_dwell}
+    if min(config.gripper_dwell, config.gripper_memory) < 0:
+        raise UserError("--gripper-dwell and --gripper-memory must not be negative")
+    settings: dict[str, Any] = {
+        "execute": execute,
+        "gripper_dwell": config.gripper_dwell,
+        "gripper_memory": config.gripper_memory,
+    }
     if config.ensemble is not None:  # else names stay what they were before there was a choice
         settings["ensemble"] = config.ensemble
-    make = functools.partial(load_student, directory.resolve(), execute, config.gripper_dwell, config.ensemble)
-    load_student(directory, execute, config.gripper_dwell, config.ensemble)  # a broken one fails here, not on actors
+    gripper = (config.gripper_dwell, config.gripper_memory)
+    make = functools.partial(load_student, directory.resolve(), execute, gripper, config.ensemble)
+    load_student(directory, execute, gripper, config.ensemble)  # a broken one fails here, not on actors
     return LocalPolicy(name, make, settings, Trained(training.get("render"))), training
 
 
 def load_student(
-    directory: Path, execute: int, gripper_dwell: int, ensemble: float | None, _: libero.LiberoEnv | None = None
+    directory: Path,
+    execute: int,
+    gripper: tuple[int, int],
+    ensemble: float | None,
+    _: libero.LiberoEnv | None = None,
 ) -> Policy:
+    """`gripper`: dwell and memory of a GripperCommand."""
     student = loading.load(directory)
     policy: Policy = StudentPolicy(student, execute)
     if ensemble is not None:
         policy = TemporalEnsemble(StudentPolicy(student), execute, ensemble)
-    return SteadyGripper(policy, gripper_dwell)
+    return SteadyGripper(policy, *gripper)
 
 
 def plan_episodes(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> list[EpisodeSpec]:

@@ -30,7 +30,7 @@ from vlaad_ray.batching import Rhythm
 from vlaad_ray.configs import ServeClusterConfig, UserError
 from vlaad_ray.deploy import access
 from vlaad_ray.deploy.loading import describe
-from vlaad_ray.deploy.policy import StudentPolicy
+from vlaad_ray.deploy.policy import GripperCommand, StudentPolicy
 from vlaad_ray.deploy.server import HEALTH, check_server, student_metadata
 from vlaad_ray.deploy.session import Counts, Session
 
@@ -82,9 +82,8 @@ class StudentReplica:
             thread = ThreadPoolExecutor(1)
             self._batcher = Batcher(self._policy.infer_batch, self._config.max_batch, rhythm, thread)
         await connection.accept()
-        session = Session(
-            connection.client, self._batcher, self._policy.cameras, self._config.gripper_dwell, self._counts
-        )
+        gripper = GripperCommand(self._config.gripper_dwell, self._config.gripper_memory)
+        session = Session(connection.client, self._batcher, self._policy.cameras, gripper, self._counts)
         try:
             await connection.send_bytes(self._metadata)
             while (message := await connection.receive())["type"] == "websocket.receive":

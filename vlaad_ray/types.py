@@ -69,6 +69,8 @@ class ActionChunk:
     """[K, 7] float32 in [-1, 1]."""
     phase: str | None = None
     """The phase that the policy says it is in (one of phases.PHASES), when it knows."""
+    closing: np.ndarray | None = None
+    """[K] probability that the gripper is to be closed, of a policy that knows it."""
 
 
 class Policy(Protocol):

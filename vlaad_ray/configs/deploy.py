@@ -17,7 +17,7 @@ class ServedStudentConfig:
     """Checkpoint directory, as jobs/train.py wrote it, or what jobs/export.py made of one."""
     execute: int = 0
     """Actions in an answer; 0: all K of the student's. Clients must execute all of them before they ask again, or set
-    --gripper-dwell 0."""
+    --gripper-dwell 0 --gripper-memory 0."""
     dtype: Literal["bf16", "fp32"] | None = None
     """Precision in which torch runs a checkpoint; None: fp32. An export has its own."""
 
@@ -35,7 +35,9 @@ class ServerConfig:
     allow_no_token: bool = False
     """Listen to other machines without a token: whoever reaches the port may ask."""
     gripper_dwell: int = 10
-    """Control steps that a gripper command stands once it has changed, as in jobs/eval.py; 0: as the student says."""
+    """Control steps that a gripper command stands once it has changed, as in jobs/eval.py."""
+    gripper_memory: int = 5
+    """Control steps over which a student's doubts about the gripper's command add up, as in jobs/eval.py."""
     max_connections: int = 64
     """Clients at once; more are turned away (HTTP 503)."""
     max_batch: int = 32

@@ -161,8 +161,11 @@ class EvalConfig:
     """Actions of a chunk executed before the policy is asked again; 0: 2 of a student's (docs/experiments.md), as its
     authors do for a teacher (openvla 1, remote 5)."""
     gripper_dwell: int = 10
-    """Control steps that a student's gripper command stands once it has changed; 0: exactly as the student says.
-    Fingers take about 10 (0.5 s) to close on a thing (docs/experiments.md)."""
+    """Control steps that a student's gripper command stands once it has changed. Fingers take about 10 (0.5 s) to close
+    on a thing (docs/experiments.md)."""
+    gripper_memory: int = 5
+    """Control steps over which a student's doubts about the gripper's command add up, until the command changes; 0: it
+    changes when the student finds that likelier than not. --gripper-dwell 0 --gripper-memory 0: as the student says."""
     ensemble: float | None = None
     """Average a student's overlapping chunks, predictions i = 0, 1, … (oldest first) weighing exp(-ENSEMBLE * i); ACT
     uses 0.01, and --execute 1. None: each chunk stands alone."""

@@ -9,6 +9,8 @@ from typing import Literal
 from vlaad_ray.configs.common import TAXONOMIES, EnvConfig, Flat, FleetConfig, NoiseConfig
 from vlaad_ray.configs.teachers import ServingConfig, TeacherConfig
 
+Gripper = Literal["steady", "raw"]
+
 
 @dataclass(frozen=True)
 class StudyBudget:
@@ -88,8 +90,9 @@ class StudyNoiseConfig:
     flip_rates: tuple[float, ...] = (0.0, 0.03, 0.10)
     """Share of the teacher's gripper targets that it takes back."""
     objectives: tuple[str, ...] = ("bc", "dual_path", "auxiliary", "both")
-    gripper_dwells: tuple[int, ...] = (0, 10)
-    """Evaluate students with the gripper command held for so many steps; 0: as they say, their own flips included."""
+    grippers: tuple[Gripper, ...] = ("steady", "raw")
+    """steady: students as they are deployed (--gripper-dwell, --gripper-memory of jobs/eval.py); raw: their gripper
+    exactly as they say, their own flips included."""
 
 
 @dataclass(frozen=True)

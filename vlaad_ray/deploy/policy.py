@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from vlaad_ray.configs import UserError
 from vlaad_ray.deploy.backends.pytorch import Dtype
 from vlaad_ray.deploy.loading import BackendName, Runnable, load
-from vlaad_ray.students.preprocess import GRIPPER, bins_to_actions, stack_cameras
+from vlaad_ray.students.preprocess import GRIPPER, bins_to_actions, closing_logit, stack_cameras
 from vlaad_ray.types import PROPRIO_DIM, ActionChunk, Observation, Policy
 
 MAX_TEXTS = 64
@@ -75,8 +76,9 @@ class StudentPolicy:
         logits = self.backend.logits(*self.prepare(observations))
         if not np.isfinite(logits).all():
             raise FloatingPointError("the student's logits are not finite: its weights are broken, train it again")
-        actions = bins_to_actions(torch.from_numpy(logits)).numpy()
-        return [ActionChunk(each) for each in actions[:, : self.execute]]
+        actions = bins_to_actions(torch.from_numpy(logits))[:, : self.execute].numpy()
+        closing = closing_logit(torch.from_numpy(logits))[:, : self.execute].sigmoid().numpy()
+        return [ActionChunk(each, closing=odds) for each, odds in zip(actions, closing, strict=True)]
 
     def prepare(self, observations: Sequence[Observation]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What the network gets to see: images [B, C, S, S, 3] uint8, proprio [B, 8] float32, encoded text [B, D]."""
@@ -130,7 +132,8 @@ class TemporalEnsemble:
         self._policy, self._execute, self._decay = policy, execute, decay
         self.needs_images = policy.needs_images
         self._chunks: list[np.ndarray] = []
-        """Chunks that are not over yet, oldest first; each begins at the present step."""
+        """Chunks that are not over yet, oldest first, as [K, 8]: actions and the chance that the gripper closes; each
+        begins at the present step."""
 
     def reset(self, instruction: str) -> None:
         self._policy.reset(instruction)
@@ -138,10 +141,11 @@ class TemporalEnsemble:
 
     def infer(self, observation: Observation) -> ActionChunk:
         answer = self._policy.infer(observation)
-        self._chunks.append(answer.actions)
-        actions = np.stack([self._blend(step) for step in range(self._execute)])
+        closing = answer.closing if answer.closing is not None else (answer.actions[:, GRIPPER] > 0)
+        self._chunks.append(np.column_stack([answer.actions, closing]))
+        blended = np.stack([self._blend(step) for step in range(self._execute)])
         self._chunks = [rest for chunk in self._chunks if len(rest := chunk[self._execute :])]
-        return ActionChunk(actions, answer.phase)
+        return ActionChunk(blended[:, :-1], answer.phase, blended[:, -1])
 
     def _blend(self, step: int) -> np.ndarray:
         said = np.stack([chunk[step] for chunk in self._chunks if step < len(chunk)])
@@ -152,37 +156,58 @@ class TemporalEnsemble:
         return action.astype(np.float32)
 
 
-class GripperDwell:
-    """Lets a gripper command stand for at least `dwell` control steps once it has changed; else as the policy says.
+class GripperCommand:
+    """What the gripper is told, from what a student without memory says of it; the same as it says with 0 and 0.
 
-    A student has no memory. Where it says "open now, close next" it opens, begins to close, sees open fingers, and says
-    the same again, for ever: 9 of 11 failures on ten tasks of libero_object (docs/experiments.md).
+    A student that is not sure when to close comes to rest at the object, sees the same picture, and is not sure for
+    ever. What it says is the chance that the teacher would change the command at this step; the command changes when
+    it is more likely than not that the teacher would have done so by now, steps long past counting less and less.
+
+    And where it says "open now, close next" it opens, begins to close, sees open fingers, and says the same again: so a
+    command stands for a while once it has changed (docs/experiments.md has what either does).
     """
 
-    def __init__(self, dwell: int) -> None:
-        self._dwell = dwell
+    def __init__(self, dwell: int, memory: int) -> None:
+        """`dwell`: control steps that a new command stands at least. `memory`: steps over which doubts add up."""
+        self._dwell, self._memory = dwell, memory
         self.reset()
 
     def reset(self) -> None:
         """Forget: an episode begins."""
-        self._command, self._stood = 0.0, 0
+        self._command, self._stood, self._doubt = 0.0, 0, 0.0
 
-    def hold(self, actions: np.ndarray) -> np.ndarray:
-        """[K, 7] -> [K, 7], the gripper's commands held. All K count as executed."""
-        actions = actions.copy()
-        for action in actions:
-            if self._command == 0 or (action[6] != self._command and self._stood >= self._dwell):
-                self._command, self._stood = float(action[6]), 0
-            action[6] = self._command
+    def apply(self, chunk: ActionChunk) -> np.ndarray:
+        """[K, 7], the chunk's actions with the gripper's commands. All K count as executed."""
+        actions = chunk.actions.copy()
+        if not self._dwell and not self._memory:
+            return actions
+        closing = chunk.closing if chunk.closing is not None else (actions[:, GRIPPER] > 0).astype(np.float32)
+        for action, chance in zip(actions, closing, strict=True):
+            if self._command == 0:
+                self._change(float(action[GRIPPER]))
+            elif self._stood >= self._dwell and self._would_have_changed(float(chance)):
+                self._change(-self._command)
+            action[GRIPPER] = self._command
             self._stood += 1
         return actions
 
+    def _change(self, command: float) -> None:
+        self._command, self._stood, self._doubt = command, 0, 0.0
+
+    def _would_have_changed(self, closing: float) -> bool:
+        """The doubt is -log of the chance that the teacher would have left the command as it is all the while."""
+        change = closing if self._command < 0 else 1 - closing
+        if not self._memory:
+            return change > 0.5
+        self._doubt = self._doubt * (1 - 1 / self._memory) - math.log(max(1 - change, 1e-6))
+        return self._doubt > math.log(2)
+
 
 class SteadyGripper:
-    """A policy with a GripperDwell."""
+    """A policy with a GripperCommand."""
 
-    def __init__(self, policy: Policy, dwell: int) -> None:
-        self._policy, self._gripper = policy, GripperDwell(dwell)
+    def __init__(self, policy: Policy, dwell: int, memory: int) -> None:
+        self._policy, self._gripper = policy, GripperCommand(dwell, memory)
         self.needs_images = policy.needs_images
 
     def reset(self, instruction: str) -> None:
@@ -192,4 +217,4 @@ class SteadyGripper:
     def infer(self, observation: Observation) -> ActionChunk:
         """All actions handed out count as executed."""
         chunk = self._policy.infer(observation)
-        return ActionChunk(self._gripper.hold(chunk.actions), chunk.phase)
+        return ActionChunk(self._gripper.apply(chunk), chunk.phase)

@@ -28,7 +28,7 @@ from vlaad_ray.batching import Rhythm
 from vlaad_ray.configs import ServeConfig, ServedStudentConfig, ServerConfig, UserError
 from vlaad_ray.deploy import access
 from vlaad_ray.deploy.loading import describe
-from vlaad_ray.deploy.policy import StudentPolicy
+from vlaad_ray.deploy.policy import GripperCommand, StudentPolicy
 from vlaad_ray.deploy.session import Counts, ServablePolicy, Session
 
 HEALTH, STATS = "/healthz", "/stats"
@@ -119,9 +119,8 @@ class PolicyServer:
         return None
 
     async def _converse(self, connection: ServerConnection) -> None:
-        session = Session(
-            connection.remote_address, self._batcher, self._policy.cameras, self._config.gripper_dwell, self.counts
-        )
+        gripper = GripperCommand(self._config.gripper_dwell, self._config.gripper_memory)
+        session = Session(connection.remote_address, self._batcher, self._policy.cameras, gripper, self.counts)
         try:
             await connection.send(self._metadata)
             async for message in connection:
@@ -139,8 +138,8 @@ def check_server(config: ServerConfig) -> None:
             raise UserError(f"{flag} must be 1 or more, not {value}")
     if not 0 <= config.port < 2**16:
         raise UserError(f"--port must be 0 to 65535, not {config.port}")
-    if config.gripper_dwell < 0 or config.max_wait_ms < 0:
-        raise UserError("--gripper-dwell and --max-wait-ms must not be negative")
+    if min(config.gripper_dwell, config.gripper_memory, config.max_wait_ms) < 0:
+        raise UserError("--gripper-dwell, --gripper-memory and --max-wait-ms must not be negative")
 
 
 def student_metadata(student: ServedStudentConfig, server: ServerConfig, policy: StudentPolicy) -> dict[str, Any]:
@@ -152,6 +151,7 @@ def student_metadata(student: ServedStudentConfig, server: ServerConfig, policy:
         "cameras": [wire.IMAGE_KEYS[camera] for camera in policy.cameras],
         "actions": policy.execute,
         "gripper_dwell": server.gripper_dwell,
+        "gripper_memory": server.gripper_memory,
     }
 
 

@@ -71,10 +71,15 @@ def bins_to_actions(logits: torch.Tensor) -> torch.Tensor:
     logits = logits.to(torch.float32)
     centres = (torch.arange(bins, dtype=torch.float32, device=logits.device) + 0.5) * (2.0 / bins) - 1.0
     actions = logits.softmax(-1) @ centres
-    gripper = logits[..., GRIPPER, :]
-    opening, closing = gripper[..., : bins // 2].logsumexp(-1), gripper[..., bins // 2 :].logsumexp(-1)
-    actions[..., GRIPPER] = torch.where(closing > opening, 1.0, -1.0)
+    actions[..., GRIPPER] = torch.where(closing_logit(logits) > 0, 1.0, -1.0)
     return actions
+
+
+def closing_logit(logits: torch.Tensor) -> torch.Tensor:
+    """[..., 7, N] logits -> [...] log-odds that the gripper is to be closed: of the upper half of its bins."""
+    gripper = logits[..., GRIPPER, :].to(torch.float32)
+    half = gripper.shape[-1] // 2
+    return gripper[..., half:].logsumexp(-1) - gripper[..., :half].logsumexp(-1)
 
 
 def chunk_targets(actions: np.ndarray, chunk: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from vlaad_ray.configs import StudyNoiseConfig
+from vlaad_ray.configs.studies import Gripper
 from vlaad_ray.studies import closed_loop
 from vlaad_ray.studies.closed_loop import difference, success_cells, success_points, window_cell
 from vlaad_ray.studies.pages import markdown_table, span, whole, write
@@ -24,7 +25,7 @@ def study(config: StudyNoiseConfig) -> Path:
     workshop = Workshop(config.budget)
     teachers: dict[float, Path] = {}
     trained: dict[tuple[float, str, int], Trained] = {}
-    evaluated: dict[tuple[float, str, int], dict[int, Path]] = {}
+    evaluated: dict[tuple[float, str, Gripper], dict[int, Path]] = {}
     for seed in workshop.seeds:  # seed by seed, so that what is cut off is a seed, not an objective
         trainings = {}
         for rate in config.flip_rates:
@@ -40,10 +41,10 @@ def study(config: StudyNoiseConfig) -> Path:
             if student is not None:
                 trained[rate, objective, seed] = student
         evaluations = {
-            (rate, objective, dwell): workshop.evaluation(run, config.suite, gripper_dwell=dwell)
+            (rate, objective, gripper): workshop.evaluation(run, config.suite, gripper=gripper)
+            for gripper in config.grippers
             for (rate, objective, of_seed), (run, _) in trained.items()
             if of_seed == seed
-            for dwell in config.gripper_dwells
         }
         for cell, evaluation in zip(evaluations, workshop.evaluate_all(list(evaluations.values())), strict=True):
             if evaluation is not None:
@@ -70,12 +71,12 @@ def study(config: StudyNoiseConfig) -> Path:
 
 
 def student_cells(
-    students: Mapping[tuple[float, str, int], closed_loop.Outcomes], teachers: Mapping[float, closed_loop.Outcomes]
+    students: Mapping[tuple[float, str, Gripper], closed_loop.Outcomes], teachers: Mapping[float, closed_loop.Outcomes]
 ) -> list[dict[str, Any]]:
-    """One record for each flip rate, objective and dwell: rates over all seeds, against the teacher and against bc."""
+    """One record for each flip rate, objective and gripper: over all seeds, against the teacher and against bc."""
     cells = []
-    for (rate, objective, dwell), of in sorted(students.items(), key=lambda cell: (cell[0][0], cell[0][2])):
-        plain = students.get((rate, "bc", dwell))
+    for (rate, objective, gripper), of in sorted(students.items(), key=lambda cell: cell[0][0]):
+        plain = students.get((rate, "bc", gripper))
         measured = closed_loop.rates(of)
         teacher = closed_loop.rates(teachers[rate]) if rate in teachers else None
         noisy = teacher["taken_back_per_240"]["rate"] if teacher is not None else 0.0
@@ -83,7 +84,7 @@ def student_cells(
             {
                 "flip_rate": rate,
                 "objective": objective,
-                "gripper_dwell": dwell,
+                "gripper": gripper,
                 "seeds": sorted({outcome["seed"] for outcome in of}),
                 **measured,
                 "taken_back_of_teachers": measured["taken_back_per_240"]["rate"] / noisy if noisy else None,
@@ -110,7 +111,7 @@ def page(numbers: Mapping[str, Any], workshop: Workshop) -> str:
     headings = [
         "teacher's flips",
         "policy",
-        "held for",
+        "gripper",
         "seeds",
         "success ever",
         "after release",
@@ -125,12 +126,12 @@ def page(numbers: Mapping[str, Any], workshop: Workshop) -> str:
 {numbers["suite"]}. {whole(workshop)} Students trained for {steps} steps.
 
 A teacher with x % flips turns this share of its gripper targets and takes it back after one or two steps, in the data
-and in its own evaluation. Students act without injected noise. Held for: control steps that a student's gripper command
-stands once it has changed (0: as the student says). Taken back: flips that disappear when runs of up to 3 steps are
-taken out (docs/noise.md); the others move the gripper as the task needs. Intervals: 95 %, Wilson for success, ratio
-estimator over episodes for flips; those of students are over the episodes of all seeds, which share their starts, so
-they are somewhat too narrow. Paired: difference in success "ever" on the same starts (against bc: and the same seed),
-exact McNemar p over all of them.
+and in its own evaluation. Students act without injected noise. Gripper: steady, as students are deployed (a command
+stands for 10 steps or more, so that none is taken back; docs/deploy.md), or raw, as the student says. Taken back: flips
+that disappear when runs of up to 3 steps are taken out (docs/noise.md); an episode needs two others, to close and to
+open. Intervals: 95 %, Wilson for success, ratio estimator over episodes for flips; those of students are over the
+episodes of all seeds, which share their starts, so they are somewhat too narrow. Paired: difference in success "ever"
+on the same starts (against bc: and the same seed), exact McNemar p over all of them.
 
 {markdown_table(headings, rows)}
 
@@ -144,7 +145,7 @@ def student_row(cell: Mapping[str, Any]) -> list[str]:
     share = cell["taken_back_of_teachers"]
     return [
         cell["objective"],
-        str(cell["gripper_dwell"]),
+        cell["gripper"],
         str(len(cell["seeds"])),
         *success_cells(cell),
         window_cell(cell["flips_per_240"]),
@@ -156,11 +157,11 @@ def student_row(cell: Mapping[str, Any]) -> list[str]:
 
 
 def plot(numbers: Mapping[str, Any]) -> Figure:
-    """Success and flips taken back over the rate of flips, a line for each policy; students with the least holding."""
+    """Success and flips over the rate of flips, a line for each policy; students as deployed, if that was measured."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    dwell = min((cell["gripper_dwell"] for cell in numbers["students"]), default=0)
-    shown = [cell for cell in numbers["students"] if cell["gripper_dwell"] == dwell]
+    gripper = max((cell["gripper"] for cell in numbers["students"]), default="")
+    shown = [cell for cell in numbers["students"] if cell["gripper"] == gripper]
     lines: dict[str, Sequence[Mapping[str, Any]]] = {"teacher": numbers["teachers"]}
     for objective in dict.fromkeys(cell["objective"] for cell in shown):
         lines[objective] = [cell for cell in shown if cell["objective"] == objective]
@@ -169,9 +170,9 @@ def plot(numbers: Mapping[str, Any]) -> Figure:
         success, errors = success_points(cells)
         colour = COLOURS.get(name)
         left.errorbar(xs, success, yerr=errors, marker="o", capsize=2, color=colour, label=name)
-        right.plot(xs, [cell["taken_back_per_240"]["rate"] for cell in cells], marker="o", color=colour)
+        right.plot(xs, [cell["flips_per_240"]["rate"] for cell in cells], marker="o", color=colour)
     left.set(xlabel="gripper flips of the teacher, %", ylabel="success ever, %")
-    right.set(xlabel="gripper flips of the teacher, %", ylabel="flips taken back / 240 steps")
+    right.set(xlabel="gripper flips of the teacher, %", ylabel="gripper flips / 240 steps")
     left.legend(frameon=False, fontsize=8)
-    figure.suptitle(f"students' gripper held for {dwell} steps", fontsize=9)
+    figure.suptitle(f"students' gripper: {gripper}", fontsize=9)
     return figure

@@ -34,6 +34,7 @@ from vlaad_ray.configs import (
     config_hash,
     parse_range,
 )
+from vlaad_ray.configs.studies import Gripper
 from vlaad_ray.fleet import actor_count
 
 MACHINE = (
@@ -143,10 +144,11 @@ class Workshop:
         return [_read(config) if _is_done(config) else None for config in configs]
 
     def evaluation(
-        self, policy: str | Path, suite: str, flip_rate: float = 0.0, gripper_dwell: int = 10, videos: int = 0
+        self, policy: str | Path, suite: str, flip_rate: float = 0.0, gripper: Gripper = "steady", videos: int = 0
     ) -> EvalConfig:
         """What evaluates a teacher (by name) or a student (its run directory) on the held-out states."""
         budget = self.budget
+        as_it_says: dict[str, Any] = {"gripper_dwell": 0, "gripper_memory": 0} if gripper == "raw" else {}
         config = EvalConfig(
             policy=str(policy / "checkpoint") if isinstance(policy, Path) else policy,
             out=Path(),
@@ -154,13 +156,13 @@ class Workshop:
             tasks=budget.tasks,
             init_states=budget.eval_init_states,
             execute=0 if isinstance(policy, Path) else budget.teacher_execute,
-            gripper_dwell=gripper_dwell,
             videos=videos,
             teacher_config=budget.teacher_config,
             serving=budget.serving,
             teacher_noise=TeacherNoiseConfig(flip_rate=flip_rate),
             env=budget.env,
             fleet=budget.fleet,
+            **as_it_says,
         )
         of = policy.name if isinstance(policy, Path) else f"{suite}-{policy}-flips{flip_rate:g}"
         return dataclasses.replace(config, out=budget.out / "evaluations" / _named(of, config))
