@@ -72,6 +72,7 @@ def test_flips_that_are_taken_back_are_told_from_those_that_the_task_needs():
     measured = closed_loop.rates([outcome(20, flips=10, meant=2), outcome(21, flips=4, meant=4)])
     assert measured["flips_per_240"]["rate"] == 240 * 14 / 240
     assert measured["taken_back_per_240"]["rate"] == 240 * 8 / 240
+    assert measured["needless_per_240"]["rate"] == 240 * (8 + 2) / 240, "a second grasp is needless, if meant"
 
 
 def test_students_of_all_seeds_meet_the_one_teacher_but_only_their_own_seed_of_bc():
@@ -107,7 +108,7 @@ def test_page_on_noise(tmp_path):
         (0.03, "dual_path", "raw"): [outcome(20, flips=3), outcome(21, flips=3)],
     }
     cells = noise.student_cells(students, teachers)
-    assert [cell["taken_back_of_teachers"] for cell in cells] == pytest.approx([2 / 18, 1 / 18])
+    assert [cell["needless_of_teachers"] for cell in cells] == pytest.approx([2 / 18, 1 / 18])
     numbers = {
         "suite": "libero_object",
         "teachers": [{"flip_rate": 0.03, **closed_loop.rates(teachers[0.03])}],

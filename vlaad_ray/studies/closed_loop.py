@@ -11,6 +11,8 @@ from vlaad_ray.statistics import format_success, paired, ratio_interval, success
 
 Outcomes = Sequence[Mapping[str, Any]]
 KINDS = ("ever", "final")
+FLIPS_OF_A_GRASP = 2
+"""The gripper closes on a thing and opens: what an episode needs where one thing is to be moved."""
 
 
 def outcomes(evaluations: Mapping[int, Path]) -> list[dict[str, Any]]:
@@ -19,16 +21,18 @@ def outcomes(evaluations: Mapping[int, Path]) -> list[dict[str, Any]]:
 
 
 def rates(of: Outcomes) -> dict[str, Any]:
-    """Success "ever" and "final" with Wilson intervals; flips per 240 steps, and those that were taken back."""
+    """Success "ever" and "final" with Wilson intervals; flips per 240 steps, those taken back, and those too many."""
     steps = [outcome["recorded_steps"] for outcome in of]
     flips = [outcome["gripper_flips"] for outcome in of]
     taken_back = [outcome["gripper_flips"] - outcome["gripper_flips_meant"] for outcome in of]
+    needless = [max(0, each - FLIPS_OF_A_GRASP) for each in flips]
     return {
         "episodes": len(of),
         "steps": sum(steps),
         **{kind: success_summary([outcome[f"success_{kind}"] for outcome in of]) for kind in KINDS},
         "flips_per_240": per_window(flips, steps),
         "taken_back_per_240": per_window(taken_back, steps),
+        "needless_per_240": per_window(needless, steps),
     }
 
 

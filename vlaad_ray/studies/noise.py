@@ -15,6 +15,7 @@ from vlaad_ray.studies.closed_loop import difference, success_cells, success_poi
 from vlaad_ray.studies.pages import markdown_table, span, whole, write
 from vlaad_ray.studies.workshop import Trained, Workshop, check_objective
 
+WINDOWS = ("flips_per_240", "taken_back_per_240", "needless_per_240")
 COLOURS = {"bc": "#8a8a8a", "dual_path": "#0072b2", "auxiliary": "#009e73", "both": "#d55e00", "teacher": "#222222"}
 
 
@@ -79,7 +80,7 @@ def student_cells(
         plain = students.get((rate, "bc", gripper))
         measured = closed_loop.rates(of)
         teacher = closed_loop.rates(teachers[rate]) if rate in teachers else None
-        noisy = teacher["taken_back_per_240"]["rate"] if teacher is not None else 0.0
+        noisy = teacher["needless_per_240"]["rate"] if teacher is not None else 0.0
         cells.append(
             {
                 "flip_rate": rate,
@@ -87,7 +88,7 @@ def student_cells(
                 "gripper": gripper,
                 "seeds": sorted({outcome["seed"] for outcome in of}),
                 **measured,
-                "taken_back_of_teachers": measured["taken_back_per_240"]["rate"] / noisy if noisy else None,
+                "needless_of_teachers": measured["needless_per_240"]["rate"] / noisy if noisy else None,
                 "against_teacher": closed_loop.compare(of, teachers[rate], by_seed=False) if rate in teachers else None,
                 "against_bc": closed_loop.compare(of, plain, by_seed=True) if plain and objective != "bc" else None,
             }
@@ -102,7 +103,7 @@ def page(numbers: Mapping[str, Any], workshop: Workshop) -> str:
     for rate in sorted({*teachers, *(cell["flip_rate"] for cell in numbers["students"])}):
         flips = f"{100 * rate:g} %"
         if (teacher := teachers.get(rate)) is not None:
-            windows = [window_cell(teacher[name]) for name in ("flips_per_240", "taken_back_per_240")]
+            windows = [window_cell(teacher[name]) for name in WINDOWS]
             rows.append([flips, "teacher", "", "", *success_cells(teacher), *windows, "", "", ""])
         rows += [[flips, *student_row(cell)] for cell in numbers["students"] if cell["flip_rate"] == rate]
     accuracy: dict[tuple[float, str], list[float]] = {}
@@ -117,8 +118,9 @@ def page(numbers: Mapping[str, Any], workshop: Workshop) -> str:
         "after release",
         "flips / 240 steps",
         "taken back / 240",
+        "needless / 240",
     ]
-    headings += ["of the teacher's", "against the teacher", "against bc"]
+    headings += ["needless, of the teacher's", "against the teacher", "against bc"]
     steps = ", ".join(map(str, sorted({record["steps"] for record in numbers["training"]}))) or "no"
     learnt = [[f"{100 * rate:g} %", objective, span(near, 100)] for (rate, objective), near in accuracy.items()]
     return f"""# Noise of the teacher
@@ -128,10 +130,10 @@ def page(numbers: Mapping[str, Any], workshop: Workshop) -> str:
 A teacher with x % flips turns this share of its gripper targets and takes it back after one or two steps, in the data
 and in its own evaluation. Students act without injected noise. Gripper: steady, as students are deployed (a command
 stands for 10 steps or more, so that none is taken back; docs/deploy.md), or raw, as the student says. Taken back: flips
-that disappear when runs of up to 3 steps are taken out (docs/noise.md); an episode needs two others, to close and to
-open. Intervals: 95 %, Wilson for success, ratio estimator over episodes for flips; those of students are over the
-episodes of all seeds, which share their starts, so they are somewhat too narrow. Paired: difference in success "ever"
-on the same starts (against bc: and the same seed), exact McNemar p over all of them.
+that disappear when runs of up to 3 steps are taken out (docs/noise.md). Needless: all beyond two an episode, to close
+and to open. Intervals: 95 %, Wilson for success, ratio estimator over episodes for flips; those of students are over
+the episodes of all seeds, which share their starts, so they are somewhat too narrow. Paired: difference in success
+"ever" on the same starts (against bc: and the same seed), exact McNemar p over all of them.
 
 {markdown_table(headings, rows)}
 
@@ -142,14 +144,13 @@ Accuracy (near, %) on held-out episodes of the noisy data, mean (least–greates
 
 
 def student_row(cell: Mapping[str, Any]) -> list[str]:
-    share = cell["taken_back_of_teachers"]
+    share = cell["needless_of_teachers"]
     return [
         cell["objective"],
         cell["gripper"],
         str(len(cell["seeds"])),
         *success_cells(cell),
-        window_cell(cell["flips_per_240"]),
-        window_cell(cell["taken_back_per_240"]),
+        *(window_cell(cell[name]) for name in WINDOWS),
         f"{100 * share:.0f} %" if share is not None else "",
         difference(cell["against_teacher"]),
         difference(cell["against_bc"]),
