@@ -55,7 +55,7 @@ def test_a_whole_episode_on_real_libero_is_the_same_as_without_a_network(policy)
     """A picture mirrored, turned or of the wrong camera, a stale chunk, a gripper of another count: all would show."""
     spec = EpisodeSpec(EpisodeKey("libero_object", 0, InitState("stored", 20), "student", 0, "00000000"), budget=BUDGET)
     env = LiberoEnv("libero_object", 0, EnvConfig(image_size=64))
-    here = run_episode(env, SteadyGripper(policy, DWELL, memory=5), spec)
+    here = run_episode(env, SteadyGripper(policy, DWELL, memory=10), spec)
     with PolicyServer(policy, METADATA, ServerConfig(port=0, gripper_dwell=DWELL)) as server:
         there = run_episode(env, OpenpiExample(server), spec)
         answered = server.counts.answered

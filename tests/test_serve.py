@@ -54,7 +54,7 @@ def test_openpi_clients_get_the_answers_of_the_student_and_none_of_anothers_stat
     assert len(np.unique([chunk.actions[:, 6] for chunk in said])) == 2, "the gripper must have something to hold"
 
     def act(first):
-        client, gripper = WebsocketClientPolicy("127.0.0.1", port, api_key=TOKEN), GripperCommand(5, 5)
+        client, gripper = WebsocketClientPolicy("127.0.0.1", port, api_key=TOKEN), GripperCommand(5, 10)
         metadata = client.get_server_metadata()
         assert (metadata["policy"], metadata["actions"]) == (checkpoint_name(checkpoint), 5)
         for number in range(first, 24, 4):

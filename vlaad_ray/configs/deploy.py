@@ -36,7 +36,7 @@ class ServerConfig:
     """Listen to other machines without a token: whoever reaches the port may ask."""
     gripper_dwell: int = 10
     """Control steps that a gripper command stands once it has changed, as in jobs/eval.py."""
-    gripper_memory: int = 5
+    gripper_memory: int = 10
     """Control steps over which a student's doubts about the gripper's command add up, as in jobs/eval.py."""
     max_connections: int = 64
     """Clients at once; more are turned away (HTTP 503)."""

@@ -163,7 +163,7 @@ class EvalConfig:
     gripper_dwell: int = 10
     """Control steps that a student's gripper command stands once it has changed. Fingers take about 10 (0.5 s) to close
     on a thing (docs/experiments.md)."""
-    gripper_memory: int = 5
+    gripper_memory: int = 10
     """Control steps over which a student's doubts about the gripper's command add up, until the command changes; 0: it
     changes when the student finds that likelier than not. --gripper-dwell 0 --gripper-memory 0: as the student says."""
     ensemble: float | None = None

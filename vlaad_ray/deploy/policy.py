@@ -17,6 +17,8 @@ from vlaad_ray.deploy.loading import BackendName, Runnable, load
 from vlaad_ray.students.preprocess import GRIPPER, bins_to_actions, closing_logit, stack_cameras
 from vlaad_ray.types import PROPRIO_DIM, ActionChunk, Observation, Policy
 
+UNCHANGED = 1 / 8
+"""A gripper command changes when the chance is less that the teacher would have left it as it is all the while."""
 MAX_TEXTS = 64
 """Instructions whose encodings are kept: a server's clients are at different tasks."""
 
@@ -160,8 +162,8 @@ class GripperCommand:
     """What the gripper is told, from what a student without memory says of it; the same as it says with 0 and 0.
 
     A student that is not sure when to close comes to rest at the object, sees the same picture, and is not sure for
-    ever. What it says is the chance that the teacher would change the command at this step; the command changes when
-    it is more likely than not that the teacher would have done so by now, steps long past counting less and less.
+    ever. What it says is the chance that the teacher would change the command at this step. The command changes when
+    that is likelier than not, or when the teacher would hardly have left it as it is for so long (UNCHANGED).
 
     And where it says "open now, close next" it opens, begins to close, sees open fingers, and says the same again: so a
     command stands for a while once it has changed (docs/experiments.md has what either does).
@@ -197,10 +199,9 @@ class GripperCommand:
     def _would_have_changed(self, closing: float) -> bool:
         """The doubt is -log of the chance that the teacher would have left the command as it is all the while."""
         change = closing if self._command < 0 else 1 - closing
-        if not self._memory:
-            return change > 0.5
-        self._doubt = self._doubt * (1 - 1 / self._memory) - math.log(max(1 - change, 1e-6))
-        return self._doubt > math.log(2)
+        if self._memory:
+            self._doubt = self._doubt * (1 - 1 / self._memory) - math.log(max(1 - change, 1e-6))
+        return change > 0.5 or self._doubt > -math.log(UNCHANGED)
 
 
 class SteadyGripper:

@@ -148,7 +148,9 @@ class Workshop:
     ) -> EvalConfig:
         """What evaluates a teacher (by name) or a student (its run directory) on the held-out states."""
         budget = self.budget
-        as_it_says: dict[str, Any] = {"gripper_dwell": 0, "gripper_memory": 0} if gripper == "raw" else {}
+        # A teacher's gripper is as it says in any case: what the students' default is does not make another evaluation.
+        raw = gripper == "raw" or not isinstance(policy, Path)
+        as_it_says: dict[str, Any] = {"gripper_dwell": 0, "gripper_memory": 0} if raw else {}
         config = EvalConfig(
             policy=str(policy / "checkpoint") if isinstance(policy, Path) else policy,
             out=Path(),
