@@ -135,7 +135,7 @@ def page(numbers: Mapping[str, Any], workshop: Workshop) -> str:
 
 Success with 95 % Wilson interval, the field's step budgets. Relative: the student's rate by the teacher's on the same
 states, less 1, with the 95 % interval of Bonett and Price (2006) for ratios of paired proportions. Paired: difference
-in success, exact McNemar p. Students' gripper commands are held for 10 steps.
+in success, exact McNemar p. Students' grippers as deployed (docs/deploy.md).
 
 {markdown_table(headings, rows)}
 
