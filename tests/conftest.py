@@ -8,6 +8,8 @@ from collections.abc import Iterator
 # Before any test module imports MuJoCo, Ray or torch: each reads its variable once. Ray's workers inherit them.
 os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# A dashboard that takes more than its 60 s, as on a machine that trains beside the tests, takes the Ray head with it.
+os.environ.setdefault("RAY_DASHBOARD_STARTUP_TIMEOUT_S", "300")
 # The tests' own Ray, never a cluster that happens to run on this machine.
 os.environ.pop("RAY_ADDRESS", None)
 # A server's token, if somebody has one set: tests bring their own.

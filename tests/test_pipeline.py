@@ -64,20 +64,20 @@ def head(tmp_path):
     ray = str(BIN / "ray")
     start = [ray, "start", "--head", f"--port={gcs_port}", f"--dashboard-port={port}", "--num-cpus=2", "--block"]
     start += [f"--dashboard-agent-listen-port={agent_port}"]
-    process = subprocess.Popen(
-        [*start, "--include-dashboard=true", "--disable-usage-stats"],
-        env=settings,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    start += ["--include-dashboard=true", "--disable-usage-stats"]
+    with (tmp_path / "head.log").open("w") as log:
+        process = subprocess.Popen(start, env=settings, stdout=log, stderr=subprocess.STDOUT)
     yield f"http://127.0.0.1:{port}", settings
+    died = process.poll() is not None
     process.terminate()
     process.wait(timeout=60)
+    assert not died, f"the head ended by itself: {(tmp_path / 'head.log').read_text()[-3000:]}"
 
 
 def submit_when_ready(command, settings):
     """A head answers before the agent that starts jobs has joined it: ask again while that is all it complains of."""
-    for _ in range(60):
+    deadline = time.monotonic() + float(os.environ["RAY_DASHBOARD_STARTUP_TIMEOUT_S"])
+    while time.monotonic() < deadline:
         done = subprocess.run(command, env=settings, capture_output=True, text=True, cwd=ROOT)
         not_yet = ("No available agent", "Failed to connect to Ray", "Connection refused")
         if done.returncode == 0 or not any(text in done.stdout + done.stderr for text in not_yet):
