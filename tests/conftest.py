@@ -18,6 +18,8 @@ os.environ.pop("VLAAD_TOKEN", None)
 import pytest
 import ray
 
+from vlaad_ray import cluster
+
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
@@ -25,6 +27,6 @@ def ray_local() -> Iterator[None]:
 
     With its dashboard, whose state API Ray Train asks for.
     """
-    ray.init(address="local", num_cpus=2, include_dashboard=True, log_to_driver=False, logging_level="WARNING")
+    cluster.connect(num_cpus=2, include_dashboard=True, log_to_driver=False)
     yield
     ray.shutdown()
