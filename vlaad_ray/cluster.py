@@ -24,7 +24,7 @@ def connect(**options: Any) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Says at every start that a local Ray guards itself with a token, which is as it should be.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    shown = {"logging_level": logging.WARNING, "log_to_driver": True}
+    shown: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
     if (address := os.environ.get("RAY_ADDRESS", "local")) != "local":
         ray.init(address=address, **shown)
         return
