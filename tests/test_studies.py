@@ -82,6 +82,7 @@ def test_students_of_all_seeds_meet_the_one_teacher_but_only_their_own_seed_of_b
     against_bc = closed_loop.compare(students, [outcome(20, ever=False, seed=1)], by_seed=True)
     assert (against_bc["ever"]["n"], against_bc["ever"]["neither"]) == (1, 1)
     assert closed_loop.compare(students, [outcome(21)], by_seed=True) is None, "nothing shared, nothing compared"
+    assert [(of["seed"], of["n"], of["ever"]) for of in closed_loop.by_seed(students)] == [(0, 1, 1), (1, 1, 0)]
 
 
 def workshop(tmp_path: Path, **budget: object) -> Workshop:
@@ -117,7 +118,7 @@ def test_page_on_noise(tmp_path):
     }
     page = noise.page(numbers, workshop(tmp_path))
     (dual_path,) = (line for line in page.splitlines() if "| dual_path |" in line)
-    assert "| 3 % | dual_path | raw | 1 | 2/2 = 100.0 %" in dual_path
+    assert "| 3 % | dual_path | raw | 2/2 = 100.0 %" in dual_path
     assert dual_path.endswith("| 6 % | +50.0 points, p = 1 | +50.0 points, p = 1 |")
     assert "auxiliary" not in page, "not measured, not listed"
     noise.plot(numbers)
@@ -235,7 +236,10 @@ def test_a_study_runs_is_cut_off_and_goes_on(ray_local, tmp_path):
     small = dataclasses.replace(budget, minutes=None, eval_init_states="20")
     page = alpha.study(StudyAlphaConfig(budget=small, suites=("libero_object",), alphas=(0.5, 1.0)))
     students = json.loads(page.with_suffix(".json").read_text())["students"]
-    assert [(cell["alpha"], cell["seeds"], cell["episodes"]) for cell in students] == [(0.5, [0], 1), (1.0, [0], 1)]
+    assert [(cell["alpha"], [(each["seed"], each["n"]) for each in cell["seeds"]]) for cell in students] == [
+        (0.5, [(0, 1)]),
+        (1.0, [(0, 1)]),
+    ]
     assert len(list((tmp_path / "work" / "data").iterdir())) == 1
 
 

@@ -56,7 +56,7 @@ def cells(students: Mapping[tuple[str, float], closed_loop.Outcomes]) -> list[di
         {
             "suite": suite,
             "alpha": alpha,
-            "seeds": sorted({outcome["seed"] for outcome in of}),
+            "seeds": closed_loop.by_seed(of),
             **closed_loop.rates(of),
             "against_1": closed_loop.compare(of, students[suite, 1.0], by_seed=True)
             if alpha != 1.0 and (suite, 1.0) in students

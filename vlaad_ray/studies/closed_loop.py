@@ -36,6 +36,16 @@ def rates(of: Outcomes) -> dict[str, Any]:
     }
 
 
+def by_seed(of: Outcomes) -> list[dict[str, int]]:
+    """Episodes and successes of each seed of training: what is beneath intervals that take them as independent."""
+    seeds = sorted({outcome["seed"] for outcome in of})
+    apart = {seed: [outcome for outcome in of if outcome["seed"] == seed] for seed in seeds}
+    return [
+        {"seed": seed, "n": len(own), **{kind: sum(outcome[f"success_{kind}"] for outcome in own) for kind in KINDS}}
+        for seed, own in apart.items()
+    ]
+
+
 def per_window(counts: Sequence[int], steps: Sequence[int]) -> dict[str, Any]:
     interval = ratio_interval(counts, steps)
     return {

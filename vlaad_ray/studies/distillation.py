@@ -70,7 +70,7 @@ def compare(teacher: Outcomes, student: Outcomes) -> dict[str, Any]:
     tasks = sorted({(outcome["suite"], outcome["task"]) for outcome in student})
     return {
         **{who: {"n": rates["ever"]["n"], "k": rates["ever"]["k"], **rates} for who, rates in measured.items()},
-        "seeds": sorted({outcome["seed"] for outcome in student}),
+        "seeds": closed_loop.by_seed(student),
         "relative": {kind: relative_change(student, teacher, kind) for kind in closed_loop.KINDS},
         "paired": closed_loop.compare(student, teacher, by_seed=False),
         "tasks": [

@@ -86,7 +86,7 @@ def student_cells(
                 "flip_rate": rate,
                 "objective": objective,
                 "gripper": gripper,
-                "seeds": sorted({outcome["seed"] for outcome in of}),
+                "seeds": closed_loop.by_seed(of),
                 **measured,
                 "needless_of_teachers": measured["needless_per_240"]["rate"] / noisy if noisy else None,
                 "against_teacher": closed_loop.compare(of, teachers[rate], by_seed=False) if rate in teachers else None,
@@ -104,7 +104,8 @@ def page(numbers: Mapping[str, Any], workshop: Workshop) -> str:
         flips = f"{100 * rate:g} %"
         if (teacher := teachers.get(rate)) is not None:
             windows = [window_cell(teacher[name]) for name in WINDOWS]
-            rows.append([flips, "teacher", "", "", *success_cells(teacher), *windows, "", "", ""])
+            ever, final = success_cells(teacher)
+            rows.append([flips, "teacher", "", ever, "", final, *windows, "", "", ""])
         rows += [[flips, *student_row(cell)] for cell in numbers["students"] if cell["flip_rate"] == rate]
     accuracy: dict[tuple[float, str], list[float]] = {}
     for record in numbers["training"]:
@@ -113,8 +114,8 @@ def page(numbers: Mapping[str, Any], workshop: Workshop) -> str:
         "teacher's flips",
         "policy",
         "gripper",
-        "seeds",
         "success ever",
+        "by seed",
         "after release",
         "flips / 240 steps",
         "taken back / 240",
@@ -145,11 +146,13 @@ Accuracy (near, %) on held-out episodes of the noisy data, mean (least–greates
 
 def student_row(cell: Mapping[str, Any]) -> list[str]:
     share = cell["needless_of_teachers"]
+    ever, final = success_cells(cell)
     return [
         cell["objective"],
         cell["gripper"],
-        str(len(cell["seeds"])),
-        *success_cells(cell),
+        ever,
+        ", ".join(str(seed["ever"]) for seed in cell["seeds"]),
+        final,
         *(window_cell(cell[name]) for name in WINDOWS),
         f"{100 * share:.0f} %" if share is not None else "",
         difference(cell["against_teacher"]),
