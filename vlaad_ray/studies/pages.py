@@ -37,9 +37,10 @@ def write(name: str, config: Any, workshop: Workshop, numbers: Mapping[str, Any]
         "",
         f"![{name}]({name}.png)",
         "",
-        f"`python jobs/study.py {name}` at git revision {made['git_revision']}, "
+        f"`python jobs/study.py {name}`, "
         + (f"with other than default {', '.join(changed)}." if changed else "with its defaults."),
-        f"All settings, versions and raw numbers: [{name}.json]({name}.json).",
+        f"All settings, versions and raw numbers: [{name}.json]({name}.json). Written at git revision "
+        f"{made['git_revision']}; what earlier runs had made has theirs in its `config.json`.",
     ]
     if workshop.not_run:
         lines += ["", "Not run, for lack of time:", "", *(f"- {piece}" for piece in workshop.not_run)]
