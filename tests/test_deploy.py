@@ -11,12 +11,13 @@ import synthetic
 import torch
 
 from vlaad_ray import store
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import ActuationConfig, UserError
 from vlaad_ray.deploy import loading
-from vlaad_ray.deploy.policy import MAX_TEXTS, GripperCommand, SteadyGripper, StudentPolicy, TemporalEnsemble
+from vlaad_ray.deploy.actuation import Actuated, GripperCommand, Nudge
+from vlaad_ray.deploy.policy import MAX_TEXTS, StudentPolicy, TemporalEnsemble
 from vlaad_ray.students import checkpoint
 from vlaad_ray.students.data import episode_frames, survey
-from vlaad_ray.students.preprocess import bins_to_actions
+from vlaad_ray.students.preprocess import bins_to_actions, translation_spread
 from vlaad_ray.students.small import SmallConfig, SmallStudent
 from vlaad_ray.students.text import train_tokenizer
 from vlaad_ray.types import ActionChunk, Observation
@@ -126,13 +127,13 @@ class Says:
 def test_a_gripper_command_stands_for_a_while_once_it_has_changed():
     """Open, close, open, close …: the fingers must get the time to close; and a new episode starts afresh."""
     said = [-1, 1, -1, 1, -1, 1, -1, 1, 1, 1, 1, -1]
-    policy = SteadyGripper(Says(*said), dwell=3, memory=0)
+    policy = Actuated(Says(*said), ActuationConfig(3, 0, 0))
     for _ in range(2):
         policy.reset("")
         done = np.concatenate([policy.infer(observation()).actions for _ in range(len(said) // 2)])
         assert done[:, 6].tolist() == [-1, -1, -1, 1, 1, 1, -1, -1, -1, 1, 1, 1]
         assert (done[:, :6] == 0.5).all()
-    unchanged = SteadyGripper(Says(*said), dwell=0, memory=0)
+    unchanged = Actuated(Says(*said), ActuationConfig(0, 0, 0))
     unchanged.reset("")
     assert np.concatenate([unchanged.infer(observation()).actions for _ in range(6)])[:, 6].tolist() == said
 
@@ -167,6 +168,48 @@ def test_no_doubts_add_up_while_a_command_stands_and_an_episode_begins_without_a
 
 def test_a_likelihood_of_one_is_no_error():
     assert commands(GripperCommand(dwell=0, memory=10), [0.0, 1.0, 0.0]) == [-1.0, 1.0, -1.0]
+
+
+def told(nudge, hands, spread=0.3, fingers=None):
+    """[steps, 3]: where a student that sees its hand there, and is so unsure of going nowhere, is sent."""
+    fingers = [0.0] * len(hands) if fingers is None else fingers
+    proprio = np.array([[x, 0, 0, 0, 0, 0, width, -width] for x, width in zip(hands, fingers, strict=True)], np.float32)
+    chunk = ActionChunk(np.zeros((2, 7), np.float32), spread=np.full((2, 3), spread, np.float32))
+    return np.concatenate([nudge.apply(seen, chunk) for seen in proprio])
+
+
+def test_an_arm_at_rest_is_nudged_for_a_while_and_every_episode_alike():
+    nudge = Nudge(after=6)
+    first = told(nudge, [0.5] * 8)
+    assert (first[:6] == 0).all()
+    assert (first[6:12] != 0).all()
+    assert (first[12:] == 0).all(), "and then it has its time again"
+    assert (np.abs(first) <= 1).all()
+    assert len(np.unique(first[6:12], axis=0)) == 3, "one push for each answer"
+    nudge.reset()
+    np.testing.assert_array_equal(told(nudge, [0.5] * 8), first)
+
+
+def test_what_moves_is_not_nudged():
+    assert (told(Nudge(after=6), np.arange(30) * 0.011) == 0).all(), "a hand"
+    assert (told(Nudge(after=6), [0.5] * 30, fingers=np.arange(30) % 2 * 0.04) == 0).all(), "or fingers"
+    assert (told(Nudge(after=6), np.arange(30) * 0.001) != 0).any(), "a millimetre in a tenth of a second is rest"
+
+
+def test_a_student_that_is_sure_or_does_not_tell_or_must_not_be_nudged_is_not():
+    assert np.abs(told(Nudge(after=6), [0.5] * 30, spread=1e-6)).max() < 1e-4
+    assert (told(Nudge(after=0), [0.5] * 30) == 0).all()
+    untold = ActionChunk(np.zeros((2, 7), np.float32))
+    nudge = Nudge(after=6)
+    assert all((nudge.apply(np.zeros(8), untold) == 0).all() for _ in range(30))
+
+
+def test_the_spread_is_that_of_the_distribution():
+    """Two humps at either side have a mean of nothing and a spread of what they are apart."""
+    logits = torch.full((1, 1, 7, 256), -1e9)
+    logits[0, 0, :, [64, 191]] = 0.0
+    np.testing.assert_allclose(bins_to_actions(logits)[0, 0, :3], 0, atol=1e-6)
+    np.testing.assert_allclose(translation_spread(logits)[0, 0], [127 / 256] * 3, rtol=1e-5)
 
 
 class Overlapping:

@@ -10,8 +10,9 @@ from openpi_client.action_chunk_broker import ActionChunkBroker
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from websockets.exceptions import InvalidStatus
 
-from vlaad_ray.configs import EnvConfig, ServerConfig
-from vlaad_ray.deploy.policy import SteadyGripper, StudentPolicy
+from vlaad_ray.configs import ActuationConfig, EnvConfig, ServerConfig
+from vlaad_ray.deploy.actuation import Actuated
+from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.deploy.server import PolicyServer
 from vlaad_ray.envs.libero import LiberoEnv
 from vlaad_ray.episode import EpisodeSpec, run_episode
@@ -55,8 +56,9 @@ def test_a_whole_episode_on_real_libero_is_the_same_as_without_a_network(policy)
     """A picture mirrored, turned or of the wrong camera, a stale chunk, a gripper of another count: all would show."""
     spec = EpisodeSpec(EpisodeKey("libero_object", 0, InitState("stored", 20), "student", 0, "00000000"), budget=BUDGET)
     env = LiberoEnv("libero_object", 0, EnvConfig(image_size=64))
-    here = run_episode(env, SteadyGripper(policy, DWELL, memory=10), spec)
-    with PolicyServer(policy, METADATA, ServerConfig(port=0, gripper_dwell=DWELL)) as server:
+    actuation = ActuationConfig(gripper_dwell=DWELL)
+    here = run_episode(env, Actuated(policy, actuation), spec)
+    with PolicyServer(policy, METADATA, ServerConfig(port=0, actuation=actuation)) as server:
         there = run_episode(env, OpenpiExample(server), spec)
         answered = server.counts.answered
     env.close()

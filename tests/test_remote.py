@@ -11,7 +11,15 @@ from websockets.sync.client import connect
 from websockets.sync.server import serve
 
 from vlaad_ray import evaluate, wire
-from vlaad_ray.configs import EnvConfig, EvalConfig, FleetConfig, ServerConfig, TeacherConfig, UserError
+from vlaad_ray.configs import (
+    ActuationConfig,
+    EnvConfig,
+    EvalConfig,
+    FleetConfig,
+    ServerConfig,
+    TeacherConfig,
+    UserError,
+)
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.deploy.server import PolicyServer
 from vlaad_ray.episode import EpisodeSpec, run_episode
@@ -46,7 +54,7 @@ class Served:
 
 def server_of(infer=drive, metadata=METADATA, **config):
     return PolicyServer(
-        Served(infer), metadata, ServerConfig(**{"port": 0, "gripper_dwell": 0, "gripper_memory": 0, **config})
+        Served(infer), metadata, ServerConfig(**{"port": 0, "actuation": ActuationConfig(0, 0, 0), **config})
     )
 
 

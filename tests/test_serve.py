@@ -14,12 +14,14 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from vlaad_ray import serve, wire
-from vlaad_ray.configs import ServeClusterConfig, ServedStudentConfig, ServerConfig, UserError
-from vlaad_ray.deploy.policy import GripperCommand, StudentPolicy
+from vlaad_ray.configs import ActuationConfig, ServeClusterConfig, ServedStudentConfig, ServerConfig, UserError
+from vlaad_ray.deploy.actuation import Actuation
+from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.students.checkpoint import checkpoint_name
 from vlaad_ray.types import Observation
 
 TOKEN = "a-token-of-sufficient-length"
+ACTUATION = ActuationConfig(gripper_dwell=5)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def port(ray_local, checkpoint, tmp_path_factory):
     token.write_text(TOKEN)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    server = ServerConfig(port=port, token_file=token, gripper_dwell=5, max_connections=3)
+    server = ServerConfig(port=port, token_file=token, actuation=ACTUATION, max_connections=3)
     config = ServeClusterConfig(ServedStudentConfig(checkpoint), replicas=2, cpus_per_replica=0.5, server=server)
     assert serve.start(config) == f"ws://127.0.0.1:{port}"
     yield port
@@ -54,13 +56,14 @@ def test_openpi_clients_get_the_answers_of_the_student_and_none_of_anothers_stat
     assert len(np.unique([chunk.actions[:, 6] for chunk in said])) == 2, "the gripper must have something to hold"
 
     def act(first):
-        client, gripper = WebsocketClientPolicy("127.0.0.1", port, api_key=TOKEN), GripperCommand(5, 10)
+        client, actuation = WebsocketClientPolicy("127.0.0.1", port, api_key=TOKEN), Actuation(ACTUATION)
         metadata = client.get_server_metadata()
         assert (metadata["policy"], metadata["actions"]) == (checkpoint_name(checkpoint), 5)
         for number in range(first, 24, 4):
             answer = client.infer(wire.pack_observation(seen(number)))
             # A batch of another size adds floats in another order.
-            np.testing.assert_allclose(answer["actions"], gripper.apply(said[number]), atol=1e-5)
+            expected = actuation.apply(seen(number).proprio, said[number])
+            np.testing.assert_allclose(answer["actions"], expected, atol=1e-5)
         return client
 
     with ThreadPoolExecutor(4) as pool:

@@ -24,7 +24,7 @@ from websockets.sync.client import connect
 from vlaad_ray import wire
 from vlaad_ray.batcher import Batcher
 from vlaad_ray.batching import Rhythm
-from vlaad_ray.configs import ServerConfig, UserError
+from vlaad_ray.configs import ActuationConfig, ServerConfig, UserError
 from vlaad_ray.deploy import access
 from vlaad_ray.deploy.server import PolicyServer
 from vlaad_ray.types import ActionChunk, Observation
@@ -65,7 +65,7 @@ def request(number=0.0, prompt="go", **changes):
 
 @contextlib.contextmanager
 def serving(policy=None, **config):
-    settings = {"port": 0, "gripper_dwell": 0, "gripper_memory": 0, **config}
+    settings = {"port": 0, "actuation": ActuationConfig(0, 0, 0), **config}
     with PolicyServer(policy or Echo(), {"policy": "echo"}, ServerConfig(**settings)) as server:
         yield server
 
@@ -162,7 +162,7 @@ def gripper(actions):
 
 def test_clients_never_see_each_others_state():
     """A gripper's command stands for 5 steps: with one client closed and one open, a shared state would mix them up."""
-    with serving(gripper_dwell=5) as server, client(server) as one, client(server) as other:
+    with serving(actuation=ActuationConfig(5, 0, 0)) as server, client(server) as one, client(server) as other:
         assert gripper(ask(one, request(0.5))) == [1, 1]
         assert gripper(ask(other, request(-0.5))) == [-1, -1]
         assert gripper(ask(one, request(-0.5))) == [1, 1]
@@ -310,8 +310,10 @@ def test_tokens_come_from_a_file_or_the_environment_and_other_machines_need_one(
         ({"port": 70000}, "--port must be 0 to 65535"),
         ({"max_connections": 0}, "--max-connections must be 1 or more"),
         ({"max_batch": 0}, "--max-batch must be 1 or more"),
-        ({"gripper_dwell": -1}, "must not be negative"),
-        ({"gripper_memory": -1}, "must not be negative"),
+        ({"actuation": ActuationConfig(gripper_dwell=-1)}, "must not be negative"),
+        ({"actuation": ActuationConfig(gripper_memory=-1)}, "must not be negative"),
+        ({"actuation": ActuationConfig(nudge_after=-1)}, "must not be negative"),
+        ({"max_wait_ms": -1}, "must not be negative"),
     ],
 )
 def test_a_server_that_cannot_work_is_refused(config, says):

@@ -171,7 +171,17 @@ def test_settings_of_a_page_name_no_place():
 def test_an_objective_that_cannot_be_trained_with_is_said_before_hours_of_collecting(tmp_path):
     with pytest.raises(UserError, match="no objective 'clever'"):
         noise.study(StudyNoiseConfig(budget=StudyBudget(out=tmp_path), objectives=("bc", "clever")))
+    with pytest.raises(UserError, match="no objective 'clever'"):
+        distillation.study(StudyDistillationConfig(budget=StudyBudget(out=tmp_path), objectives=("clever",)))
     assert not list(tmp_path.iterdir())
+
+
+def test_an_objective_holds_for_all_suites_or_each_has_its_own():
+    suites = ("libero_object", "libero_goal")
+    assert distillation.of_suites(suites, ("bc",)) == dict.fromkeys(suites, "bc")
+    assert distillation.of_suites(suites, ("bc", "both")) == {"libero_object": "bc", "libero_goal": "both"}
+    with pytest.raises(UserError, match="one for each of the 2 suites, not 3"):
+        distillation.of_suites(suites, ("bc", "both", "bc"))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from vlaad_ray import cli, phases, store, video
 from vlaad_ray.configs import (
     STEP_BUDGETS,
+    ActuationConfig,
     EvalConfig,
     UserError,
     config_hash,
@@ -20,7 +21,8 @@ from vlaad_ray.configs import (
     teacher_noise_content,
 )
 from vlaad_ray.deploy import loading
-from vlaad_ray.deploy.policy import SteadyGripper, StudentPolicy, TemporalEnsemble
+from vlaad_ray.deploy.actuation import Actuated, Actuation
+from vlaad_ray.deploy.policy import StudentPolicy, TemporalEnsemble
 from vlaad_ray.envs import libero
 from vlaad_ray.episode import EpisodeSpec
 from vlaad_ray.fleet import check_images, run_policy
@@ -81,6 +83,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         "execute": policy.settings.get("execute"),
         "gripper_dwell": policy.settings.get("gripper_dwell"),
         "gripper_memory": policy.settings.get("gripper_memory"),
+        "nudge_after": policy.settings.get("nudge_after", 0),
         "ensemble": policy.settings.get("ensemble"),
         "budget": config.budget or STEP_BUDGETS[config.suite],
         "render": config.env.render,
@@ -110,34 +113,29 @@ def resolve_policy(config: EvalConfig) -> tuple[LocalPolicy | SharedPolicy, dict
         raise UserError(f"--policy: {config.policy!r} is neither a teacher ({names}) nor a checkpoint directory")
     name, training = loading.describe(directory)
     execute = config.execute or STUDENT_EXECUTES
-    if min(config.gripper_dwell, config.gripper_memory) < 0:
-        raise UserError("--gripper-dwell and --gripper-memory must not be negative")
-    settings: dict[str, Any] = {
-        "execute": execute,
-        "gripper_dwell": config.gripper_dwell,
-        "gripper_memory": config.gripper_memory,
-    }
-    if config.ensemble is not None:  # else names stay what they were before there was a choice
+    Actuation(config.actuation)  # refuses what makes no sense
+    settings: dict[str, Any] = {"execute": execute, **asdict(config.actuation)}
+    if not config.actuation.nudge_after:  # so names stay what they were before there was a choice
+        del settings["nudge_after"]
+    if config.ensemble is not None:  # likewise
         settings["ensemble"] = config.ensemble
-    gripper = (config.gripper_dwell, config.gripper_memory)
-    make = functools.partial(load_student, directory.resolve(), execute, gripper, config.ensemble)
-    load_student(directory, execute, gripper, config.ensemble)  # a broken one fails here, not on actors
+    make = functools.partial(load_student, directory.resolve(), execute, config.actuation, config.ensemble)
+    load_student(directory, execute, config.actuation, config.ensemble)  # a broken one fails here, not on actors
     return LocalPolicy(name, make, settings, Trained(training.get("render"))), training
 
 
 def load_student(
     directory: Path,
     execute: int,
-    gripper: tuple[int, int],
+    actuation: ActuationConfig,
     ensemble: float | None,
     _: libero.LiberoEnv | None = None,
 ) -> Policy:
-    """`gripper`: dwell and memory of a GripperCommand."""
     student = loading.load(directory)
     policy: Policy = StudentPolicy(student, execute)
     if ensemble is not None:
         policy = TemporalEnsemble(StudentPolicy(student), execute, ensemble)
-    return SteadyGripper(policy, *gripper)
+    return Actuated(policy, actuation)
 
 
 def plan_episodes(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> list[EpisodeSpec]:

@@ -29,8 +29,9 @@ from vlaad_ray.batcher import Batcher
 from vlaad_ray.batching import Rhythm
 from vlaad_ray.configs import ServeClusterConfig, UserError
 from vlaad_ray.deploy import access
+from vlaad_ray.deploy.actuation import Actuation
 from vlaad_ray.deploy.loading import describe
-from vlaad_ray.deploy.policy import GripperCommand, StudentPolicy
+from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.deploy.server import HEALTH, check_server, student_metadata
 from vlaad_ray.deploy.session import Counts, Session
 
@@ -82,8 +83,8 @@ class StudentReplica:
             thread = ThreadPoolExecutor(1)
             self._batcher = Batcher(self._policy.infer_batch, self._config.max_batch, rhythm, thread)
         await connection.accept()
-        gripper = GripperCommand(self._config.gripper_dwell, self._config.gripper_memory)
-        session = Session(connection.client, self._batcher, self._policy.cameras, gripper, self._counts)
+        actuation = Actuation(self._config.actuation)
+        session = Session(connection.client, self._batcher, self._policy.cameras, actuation, self._counts)
         try:
             await connection.send_bytes(self._metadata)
             while (message := await connection.receive())["type"] == "websocket.receive":

@@ -71,6 +71,8 @@ class ActionChunk:
     """The phase that the policy says it is in (one of phases.PHASES), when it knows."""
     closing: np.ndarray | None = None
     """[K] probability that the gripper is to be closed, of a policy that knows it."""
+    spread: np.ndarray | None = None
+    """[K, 3] standard deviation of each translation, of a policy that knows how sure it is."""
 
 
 class Policy(Protocol):

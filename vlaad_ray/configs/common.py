@@ -71,6 +71,21 @@ class FleetConfig:
 
 
 @dataclass(frozen=True)
+class ActuationConfig:
+    """From what a student without memory says to what the robot is told. Three zeros: exactly as it says."""
+
+    gripper_dwell: int = 10
+    """Control steps that a student's gripper command stands once it has changed. Fingers take about 10 (0.5 s) to close
+    on a thing (docs/experiments.md)."""
+    gripper_memory: int = 10
+    """Control steps over which a student's doubts about the gripper's command add up, until the command changes; 0: it
+    changes when the student finds that likelier than not."""
+    nudge_after: int = 10
+    """Control steps without motion after which a student's translations get noise for as long, as wide as it is unsure;
+    0: never."""
+
+
+@dataclass(frozen=True)
 class NoiseConfig:
     """Noise on the *executed* action only; the recorded target stays clean, so data covers recovery (DART)."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vlaad_ray.configs.common import Flat
+from vlaad_ray.configs.common import ActuationConfig, Flat
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class ServedStudentConfig:
     """Checkpoint directory, as jobs/train.py wrote it, or what jobs/export.py made of one."""
     execute: int = 0
     """Actions in an answer; 0: all K of the student's. Clients must execute all of them before they ask again, or set
-    --gripper-dwell 0 --gripper-memory 0."""
+    --gripper-dwell 0 --gripper-memory 0 --nudge-after 0."""
     dtype: Literal["bf16", "fp32"] | None = None
     """Precision in which torch runs a checkpoint; None: fp32. An export has its own."""
 
@@ -34,10 +34,7 @@ class ServerConfig:
     """File with the token that clients must present; else the environment variable VLAAD_TOKEN, if there is one."""
     allow_no_token: bool = False
     """Listen to other machines without a token: whoever reaches the port may ask."""
-    gripper_dwell: int = 10
-    """Control steps that a gripper command stands once it has changed, as in jobs/eval.py."""
-    gripper_memory: int = 10
-    """Control steps over which a student's doubts about the gripper's command add up, as in jobs/eval.py."""
+    actuation: Flat[ActuationConfig] = ActuationConfig()
     max_connections: int = 64
     """Clients at once; more are turned away (HTTP 503)."""
     max_batch: int = 32

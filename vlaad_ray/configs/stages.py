@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vlaad_ray.configs.common import EnvConfig, Flat, FleetConfig, NoiseConfig, TeacherNoiseConfig
+from vlaad_ray.configs.common import (
+    ActuationConfig,
+    EnvConfig,
+    Flat,
+    FleetConfig,
+    NoiseConfig,
+    TeacherNoiseConfig,
+)
 from vlaad_ray.configs.teachers import ServingConfig, TeacherConfig
 from vlaad_ray.configs.vlm import VlmConfig
 
@@ -160,12 +167,7 @@ class EvalConfig:
     execute: int = 0
     """Actions of a chunk executed before the policy is asked again; 0: 2 of a student's (docs/experiments.md), as its
     authors do for a teacher (openvla 1, remote 5)."""
-    gripper_dwell: int = 10
-    """Control steps that a student's gripper command stands once it has changed. Fingers take about 10 (0.5 s) to close
-    on a thing (docs/experiments.md)."""
-    gripper_memory: int = 10
-    """Control steps over which a student's doubts about the gripper's command add up, until the command changes; 0: it
-    changes when the student finds that likelier than not. --gripper-dwell 0 --gripper-memory 0: as the student says."""
+    actuation: Flat[ActuationConfig] = ActuationConfig()
     ensemble: float | None = None
     """Average a student's overlapping chunks, predictions i = 0, 1, … (oldest first) weighing exp(-ENSEMBLE * i); ACT
     uses 0.01, and --execute 1. None: each chunk stands alone."""

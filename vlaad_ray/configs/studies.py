@@ -91,8 +91,8 @@ class StudyNoiseConfig:
     """Share of the teacher's gripper targets that it takes back."""
     objectives: tuple[str, ...] = ("bc", "dual_path", "auxiliary", "both")
     grippers: tuple[Gripper, ...] = ("steady", "raw")
-    """steady: students as they are deployed (--gripper-dwell, --gripper-memory of jobs/eval.py); raw: their gripper
-    exactly as they say, their own flips included."""
+    """steady: students as they are deployed (--gripper-dwell, --gripper-memory, --nudge-after of jobs/eval.py); raw:
+    exactly as they say, their gripper's own flips included."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ class StudyDistillationConfig:
 
     budget: Flat[StudyBudget] = StudyBudget(tasks="0-9", placements=60, epochs=25, max_minutes=60.0, seeds="0")
     suites: tuple[str, ...] = ("libero_object", "libero_spatial", "libero_goal")
-    objective: str = "dual_path"
+    objectives: tuple[str, ...] = ("dual_path",)
+    """Of the students' training: one for all suites, or one for each."""
     alpha: float = 1.0
     """Weight of the path without description."""
     videos: int = 2

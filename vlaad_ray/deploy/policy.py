@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +13,15 @@ import torch
 from vlaad_ray.configs import UserError
 from vlaad_ray.deploy.backends.pytorch import Dtype
 from vlaad_ray.deploy.loading import BackendName, Runnable, load
-from vlaad_ray.students.preprocess import GRIPPER, bins_to_actions, closing_logit, stack_cameras
+from vlaad_ray.students.preprocess import (
+    GRIPPER,
+    bins_to_actions,
+    closing_logit,
+    stack_cameras,
+    translation_spread,
+)
 from vlaad_ray.types import PROPRIO_DIM, ActionChunk, Observation, Policy
 
-UNCHANGED = 1 / 8
-"""A gripper command changes when the chance is less that the teacher would have left it as it is all the while."""
 MAX_TEXTS = 64
 """Instructions whose encodings are kept: a server's clients are at different tasks."""
 
@@ -78,9 +81,14 @@ class StudentPolicy:
         logits = self.backend.logits(*self.prepare(observations))
         if not np.isfinite(logits).all():
             raise FloatingPointError("the student's logits are not finite: its weights are broken, train it again")
-        actions = bins_to_actions(torch.from_numpy(logits))[:, : self.execute].numpy()
-        closing = closing_logit(torch.from_numpy(logits))[:, : self.execute].sigmoid().numpy()
-        return [ActionChunk(each, closing=odds) for each, odds in zip(actions, closing, strict=True)]
+        handed_out = torch.from_numpy(logits)[:, : self.execute]
+        actions = bins_to_actions(handed_out).numpy()
+        closing = closing_logit(handed_out).sigmoid().numpy()
+        spread = translation_spread(handed_out).numpy()
+        return [
+            ActionChunk(each, closing=odds, spread=width)
+            for each, odds, width in zip(actions, closing, spread, strict=True)
+        ]
 
     def prepare(self, observations: Sequence[Observation]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What the network gets to see: images [B, C, S, S, 3] uint8, proprio [B, 8] float32, encoded text [B, D]."""
@@ -147,7 +155,8 @@ class TemporalEnsemble:
         self._chunks.append(np.column_stack([answer.actions, closing]))
         blended = np.stack([self._blend(step) for step in range(self._execute)])
         self._chunks = [rest for chunk in self._chunks if len(rest := chunk[self._execute :])]
-        return ActionChunk(blended[:, :-1], answer.phase, blended[:, -1])
+        spread = None if answer.spread is None else answer.spread[: self._execute]
+        return ActionChunk(blended[:, :-1], answer.phase, blended[:, -1], spread)
 
     def _blend(self, step: int) -> np.ndarray:
         said = np.stack([chunk[step] for chunk in self._chunks if step < len(chunk)])
@@ -156,66 +165,3 @@ class TemporalEnsemble:
         # A tie (two chunks, no decay) goes to what was seen last.
         action[GRIPPER] = np.sign(action[GRIPPER]) if abs(action[GRIPPER]) > 1e-6 else said[-1, GRIPPER]
         return action.astype(np.float32)
-
-
-class GripperCommand:
-    """What the gripper is told, from what a student without memory says of it; the same as it says with 0 and 0.
-
-    A student that is not sure when to close comes to rest at the object, sees the same picture, and is not sure for
-    ever. What it says is the chance that the teacher would change the command at this step. The command changes when
-    that is likelier than not, or when the teacher would hardly have left it as it is for so long (UNCHANGED).
-
-    And where it says "open now, close next" it opens, begins to close, sees open fingers, and says the same again: so a
-    command stands for a while once it has changed (docs/experiments.md has what either does).
-    """
-
-    def __init__(self, dwell: int, memory: int) -> None:
-        """`dwell`: control steps that a new command stands at least. `memory`: steps over which doubts add up."""
-        self._dwell, self._memory = dwell, memory
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget: an episode begins."""
-        self._command, self._stood, self._doubt = 0.0, 0, 0.0
-
-    def apply(self, chunk: ActionChunk) -> np.ndarray:
-        """[K, 7], the chunk's actions with the gripper's commands. All K count as executed."""
-        actions = chunk.actions.copy()
-        if not self._dwell and not self._memory:
-            return actions
-        closing = chunk.closing if chunk.closing is not None else (actions[:, GRIPPER] > 0).astype(np.float32)
-        for action, chance in zip(actions, closing, strict=True):
-            if self._command == 0:
-                self._change(float(action[GRIPPER]))
-            elif self._stood >= self._dwell and self._would_have_changed(float(chance)):
-                self._change(-self._command)
-            action[GRIPPER] = self._command
-            self._stood += 1
-        return actions
-
-    def _change(self, command: float) -> None:
-        self._command, self._stood, self._doubt = command, 0, 0.0
-
-    def _would_have_changed(self, closing: float) -> bool:
-        """The doubt is -log of the chance that the teacher would have left the command as it is all the while."""
-        change = closing if self._command < 0 else 1 - closing
-        if self._memory:
-            self._doubt = self._doubt * (1 - 1 / self._memory) - math.log(max(1 - change, 1e-6))
-        return change > 0.5 or self._doubt > -math.log(UNCHANGED)
-
-
-class SteadyGripper:
-    """A policy with a GripperCommand."""
-
-    def __init__(self, policy: Policy, dwell: int, memory: int) -> None:
-        self._policy, self._gripper = policy, GripperCommand(dwell, memory)
-        self.needs_images = policy.needs_images
-
-    def reset(self, instruction: str) -> None:
-        self._policy.reset(instruction)
-        self._gripper.reset()
-
-    def infer(self, observation: Observation) -> ActionChunk:
-        """All actions handed out count as executed."""
-        chunk = self._policy.infer(observation)
-        return ActionChunk(self._gripper.apply(chunk), chunk.phase)

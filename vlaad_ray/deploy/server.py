@@ -27,8 +27,9 @@ from vlaad_ray.batcher import Batcher
 from vlaad_ray.batching import Rhythm
 from vlaad_ray.configs import ServeConfig, ServedStudentConfig, ServerConfig, UserError
 from vlaad_ray.deploy import access
+from vlaad_ray.deploy.actuation import Actuation
 from vlaad_ray.deploy.loading import describe
-from vlaad_ray.deploy.policy import GripperCommand, StudentPolicy
+from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.deploy.session import Counts, ServablePolicy, Session
 
 HEALTH, STATS = "/healthz", "/stats"
@@ -119,8 +120,8 @@ class PolicyServer:
         return None
 
     async def _converse(self, connection: ServerConnection) -> None:
-        gripper = GripperCommand(self._config.gripper_dwell, self._config.gripper_memory)
-        session = Session(connection.remote_address, self._batcher, self._policy.cameras, gripper, self.counts)
+        actuation = Actuation(self._config.actuation)
+        session = Session(connection.remote_address, self._batcher, self._policy.cameras, actuation, self.counts)
         try:
             await connection.send(self._metadata)
             async for message in connection:
@@ -138,8 +139,9 @@ def check_server(config: ServerConfig) -> None:
             raise UserError(f"{flag} must be 1 or more, not {value}")
     if not 0 <= config.port < 2**16:
         raise UserError(f"--port must be 0 to 65535, not {config.port}")
-    if min(config.gripper_dwell, config.gripper_memory, config.max_wait_ms) < 0:
-        raise UserError("--gripper-dwell, --gripper-memory and --max-wait-ms must not be negative")
+    Actuation(config.actuation)
+    if config.max_wait_ms < 0:
+        raise UserError("--max-wait-ms must not be negative")
 
 
 def student_metadata(student: ServedStudentConfig, server: ServerConfig, policy: StudentPolicy) -> dict[str, Any]:
@@ -150,8 +152,7 @@ def student_metadata(student: ServedStudentConfig, server: ServerConfig, policy:
         "image_size": 0,
         "cameras": [wire.IMAGE_KEYS[camera] for camera in policy.cameras],
         "actions": policy.execute,
-        "gripper_dwell": server.gripper_dwell,
-        "gripper_memory": server.gripper_memory,
+        **asdict(server.actuation),
     }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from vlaad_ray import wire
 from vlaad_ray.batcher import BAD_OBSERVATION, Batcher
-from vlaad_ray.deploy.policy import GripperCommand
+from vlaad_ray.deploy.actuation import Actuation
 from vlaad_ray.types import ACTION_DIM, BatchPolicy
 
 log = logging.getLogger(__name__)
@@ -36,12 +36,12 @@ class Counts:
 
 
 class Session:
-    """What is a client's own: the state of its gripper. Nothing else is kept between its requests."""
+    """What is a client's own: what its robot was told last. Nothing else is kept between its requests."""
 
-    def __init__(self, name: object, batcher: Batcher, cameras: Sequence[str], gripper: GripperCommand, counts: Counts):
-        """`name`: for the log. `gripper`: a new one."""
+    def __init__(self, name: object, batcher: Batcher, cameras: Sequence[str], actuation: Actuation, counts: Counts):
+        """`name`: for the log. `actuation`: a new one."""
         self._name, self._batcher, self._cameras, self._counts = name, batcher, cameras, counts
-        self._gripper = gripper
+        self._actuation = actuation
         self._client, self._instruction = uuid.uuid4().hex, ""
         self._refused = 0
         self._began = self._previous = 0.0
@@ -70,9 +70,9 @@ class Session:
             self._counts.failed += 1
             return str(error)
         if observation.instruction != self._instruction:
-            self._gripper.reset()
+            self._actuation.reset()
             self._instruction = observation.instruction
-        actions = self._gripper.apply(chunk)
+        actions = self._actuation.apply(observation.proprio, chunk)
         self._counts.answered += 1
         timing = {"infer_ms": 1000 * (time.monotonic() - self._began)}
         if self._previous:

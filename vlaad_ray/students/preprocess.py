@@ -67,12 +67,24 @@ def bins_to_actions(logits: torch.Tensor) -> torch.Tensor:
     teacher's reaction to what a single image does not show (its own velocity, say) spreads the target over many bins:
     the likeliest one is then a noisy choice, the mean is not (docs/experiments.md).
     """
-    bins = logits.shape[-1]
     logits = logits.to(torch.float32)
-    centres = (torch.arange(bins, dtype=torch.float32, device=logits.device) + 0.5) * (2.0 / bins) - 1.0
-    actions = logits.softmax(-1) @ centres
+    actions = logits.softmax(-1) @ bin_centres(logits)
     actions[..., GRIPPER] = torch.where(closing_logit(logits) > 0, 1.0, -1.0)
     return actions
+
+
+def translation_spread(logits: torch.Tensor) -> torch.Tensor:
+    """[..., 7, N] logits -> [..., 3] standard deviation of the predicted distribution of each translation."""
+    likely = logits[..., :3, :].to(torch.float32).softmax(-1)
+    centres = bin_centres(logits)
+    mean = likely @ centres
+    return (likely @ centres.square() - mean.square()).clamp_min(0).sqrt()
+
+
+def bin_centres(logits: torch.Tensor) -> torch.Tensor:
+    """[N] float32 in (-1, 1), of the bins that [..., N] logits are over."""
+    bins = logits.shape[-1]
+    return (torch.arange(bins, dtype=torch.float32, device=logits.device) + 0.5) * (2.0 / bins) - 1.0
 
 
 def closing_logit(logits: torch.Tensor) -> torch.Tensor:

@@ -82,7 +82,7 @@ def page(numbers: Mapping[str, Any], workshop: Workshop) -> str:
     steps = ", ".join(map(str, sorted({record["steps"] for record in numbers["training"]}))) or "no"
     return f"""# Weight of the path without description
 
-{whole(workshop)} Students trained with L_full + α · L_img for {steps} steps; grippers as deployed (docs/deploy.md).
+{whole(workshop)} Students trained with L_full + α · L_img for {steps} steps; in action as deployed (docs/deploy.md).
 
 Accuracy: of the path without description, which is the one that is deployed, on held-out episodes; mean
 (least–greatest, n seeds). With α = 0 that path is not trained at all. Success with 95 % Wilson interval over the

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from vlaad_ray.configs import StudyDistillationConfig
+from vlaad_ray.configs import StudyDistillationConfig, UserError
 from vlaad_ray.statistics import paired_ratio, success_summary
 from vlaad_ray.studies import closed_loop
 from vlaad_ray.studies.closed_loop import Outcomes, difference, success_cells, success_points, window_cell
@@ -25,7 +25,7 @@ PAPER = [
 
 def study(config: StudyDistillationConfig) -> Path:
     """Run what is missing, write the results; returns the path of the page."""
-    check_objective(config.objective)
+    objectives = of_suites(config.suites, config.objectives)
     workshop = Workshop(config.budget)
     teachers: dict[str, Outcomes] = {}
     students: dict[str, dict[int, Path]] = {}
@@ -38,18 +38,35 @@ def study(config: StudyDistillationConfig) -> Path:
                 teachers[suite] = closed_loop.outcomes({0: teacher})
             student = None
             if data is not None:
-                student = workshop.train(workshop.training(data, seed, config.objective, alpha=config.alpha))
+                student = workshop.train(workshop.training(data, seed, objectives[suite], alpha=config.alpha))
             if student is None:
                 continue
             run, summary = student
             made = {name: summary[name] for name in ("episodes", "epochs", "steps", "training_seconds")}
-            training.append({"suite": suite, "seed": seed, "near": summary["validation"]["near"], **made})
+            training.append(
+                {
+                    "suite": suite,
+                    "seed": seed,
+                    "objective": objectives[suite],
+                    "near": summary["validation"]["near"],
+                    **made,
+                }
+            )
             evaluation = workshop.evaluate(workshop.evaluation(run, suite, videos=config.videos))
             if evaluation is not None:
                 students.setdefault(suite, {})[seed] = evaluation
     of_students = {suite: closed_loop.outcomes(of) for suite, of in students.items()}
     numbers = {**measure(teachers, of_students), "training": training, "paper": PAPER}
     return write("distillation", config, workshop, numbers, page(numbers, workshop), plot(numbers))
+
+
+def of_suites(suites: Sequence[str], objectives: Sequence[str]) -> dict[str, str]:
+    """Suite -> objective. Raises UserError for one that there is not, or another number of them."""
+    for objective in objectives:
+        check_objective(objective)
+    if len(objectives) not in (1, len(suites)):
+        raise UserError(f"--objectives: give one, or one for each of the {len(suites)} suites, not {len(objectives)}")
+    return dict(zip(suites, objectives if len(objectives) > 1 else [*objectives] * len(suites), strict=True))
 
 
 def measure(teachers: Mapping[str, Outcomes], students: Mapping[str, Outcomes]) -> dict[str, Any]:
@@ -123,8 +140,8 @@ def page(numbers: Mapping[str, Any], workshop: Workshop) -> str:
                 name = f"{task['suite']} {task['task']}, {task['instruction']}"
                 failures.append([name, f"{task['ever']['k']}/{task['ever']['n']}", ", ".join(task["failed"])])
     trained = "; ".join(
-        f"{record['suite']} seed {record['seed']}: {record['episodes']['train']} episodes, {record['steps']} steps, "
-        f"{record['training_seconds'] / 60:.0f} min"
+        f"{record['suite']} seed {record['seed']}, {record['objective']}: {record['episodes']['train']} episodes, "
+        f"{record['steps']} steps, {record['training_seconds'] / 60:.0f} min"
         for record in numbers["training"]
     )
     headings = ["suite", "policy", "success ever", "after release", "relative, ever", "relative, after release"]
@@ -135,7 +152,7 @@ def page(numbers: Mapping[str, Any], workshop: Workshop) -> str:
 
 Success with 95 % Wilson interval, the field's step budgets. Relative: the student's rate by the teacher's on the same
 states, less 1, with the 95 % interval of Bonett and Price (2006) for ratios of paired proportions. Paired: difference
-in success, exact McNemar p. Students' grippers as deployed (docs/deploy.md).
+in success, exact McNemar p. Students act as deployed (docs/deploy.md).
 
 {markdown_table(headings, rows)}
 

@@ -24,6 +24,7 @@ from ray.exceptions import RayTaskError
 from vlaad_ray import annotate, cli, cluster, evaluate, rollout, store, train
 from vlaad_ray.annotate.rules import rules_hash
 from vlaad_ray.configs import (
+    ActuationConfig,
     AnnotateConfig,
     CollectConfig,
     EvalConfig,
@@ -47,6 +48,7 @@ MACHINE = (
 Piece = CollectConfig | TrainConfig | EvalConfig
 Trained = tuple[Path, dict[str, Any]]
 """A student: run directory, summary of its training."""
+AS_IT_SAYS = ActuationConfig(gripper_dwell=0, gripper_memory=0, nudge_after=0)
 
 
 @dataclass(frozen=True)
@@ -148,9 +150,8 @@ class Workshop:
     ) -> EvalConfig:
         """What evaluates a teacher (by name) or a student (its run directory) on the held-out states."""
         budget = self.budget
-        # A teacher's gripper is as it says in any case: what the students' default is does not make another evaluation.
+        # A teacher does as it says in any case: what the students' default is does not make another evaluation.
         raw = gripper == "raw" or not isinstance(policy, Path)
-        as_it_says: dict[str, Any] = {"gripper_dwell": 0, "gripper_memory": 0} if raw else {}
         config = EvalConfig(
             policy=str(policy / "checkpoint") if isinstance(policy, Path) else policy,
             out=Path(),
@@ -164,7 +165,7 @@ class Workshop:
             teacher_noise=TeacherNoiseConfig(flip_rate=flip_rate),
             env=budget.env,
             fleet=budget.fleet,
-            **as_it_says,
+            actuation=AS_IT_SAYS if raw else ActuationConfig(),
         )
         of = policy.name if isinstance(policy, Path) else f"{suite}-{policy}-flips{flip_rate:g}"
         return dataclasses.replace(config, out=budget.out / "evaluations" / _named(of, config))

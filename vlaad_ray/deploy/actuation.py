@@ -1,0 +1,153 @@
+"""What a robot is told, from what a student says: all that is remembered of one robot between its questions.
+
+A student has no memory. Where it is not sure and comes to rest, it sees the same picture again and is not sure for
+ever; so what it is not sure of adds up here, for the gripper, or is tried, for the arm (docs/experiments.md has what
+either does).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from vlaad_ray.configs import ActuationConfig, UserError
+from vlaad_ray.students.preprocess import GRIPPER
+from vlaad_ray.types import ActionChunk, Observation, Policy
+
+UNCHANGED = 1 / 8
+"""A gripper command changes when the chance is less that the teacher would have left it as it is all the while."""
+REST_M = 0.01
+"""A hand that stays within this distance of where it was is at rest."""
+FINGERS_REST_M = 0.002
+"""Each finger, likewise: a gripper that opens or closes is not at rest."""
+
+
+class Actuation:
+    """A gripper's command and an arm's nudges. `apply` answers in order; an episode begins with `reset`."""
+
+    def __init__(self, config: ActuationConfig) -> None:
+        if min(config.gripper_dwell, config.gripper_memory, config.nudge_after) < 0:
+            raise UserError("--gripper-dwell, --gripper-memory and --nudge-after must not be negative")
+        self._gripper = GripperCommand(config.gripper_dwell, config.gripper_memory)
+        self._nudge = Nudge(config.nudge_after)
+
+    def reset(self) -> None:
+        """Forget: an episode begins."""
+        self._gripper.reset()
+        self._nudge.reset()
+
+    def apply(self, proprio: np.ndarray, chunk: ActionChunk) -> np.ndarray:
+        """[K, 7]: what to do, from proprioception [8] and the answer to it. All K actions count as executed."""
+        actions = self._gripper.apply(chunk)
+        actions[:, :3] = self._nudge.apply(proprio, chunk)
+        return actions
+
+
+class GripperCommand:
+    """What the gripper is told, from what a student without memory says of it; the same as it says with 0 and 0.
+
+    A student that is not sure when to close comes to rest at the object, sees the same picture, and is not sure for
+    ever. What it says is the chance that the teacher would change the command at this step. The command changes when
+    that is likelier than not, or when the teacher would hardly have left it as it is for so long (UNCHANGED).
+
+    And where it says "open now, close next" it opens, begins to close, sees open fingers, and says the same again: so a
+    command stands for a while once it has changed (docs/experiments.md has what either does).
+    """
+
+    def __init__(self, dwell: int, memory: int) -> None:
+        """`dwell`: control steps that a new command stands at least. `memory`: steps over which doubts add up."""
+        self._dwell, self._memory = dwell, memory
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget: an episode begins."""
+        self._command, self._stood, self._doubt = 0.0, 0, 0.0
+
+    def apply(self, chunk: ActionChunk) -> np.ndarray:
+        """[K, 7], the chunk's actions with the gripper's commands. All K count as executed."""
+        actions = chunk.actions.copy()
+        if not self._dwell and not self._memory:
+            return actions
+        closing = chunk.closing if chunk.closing is not None else (actions[:, GRIPPER] > 0).astype(np.float32)
+        for action, chance in zip(actions, closing, strict=True):
+            if self._command == 0:
+                self._change(float(action[GRIPPER]))
+            elif self._stood >= self._dwell and self._would_have_changed(float(chance)):
+                self._change(-self._command)
+            action[GRIPPER] = self._command
+            self._stood += 1
+        return actions
+
+    def _change(self, command: float) -> None:
+        self._command, self._stood, self._doubt = command, 0, 0.0
+
+    def _would_have_changed(self, closing: float) -> bool:
+        """The doubt is -log of the chance that the teacher would have left the command as it is all the while."""
+        change = closing if self._command < 0 else 1 - closing
+        if self._memory:
+            self._doubt = self._doubt * (1 - 1 / self._memory) - math.log(max(1 - change, 1e-6))
+        return change > 0.5 or self._doubt > -math.log(UNCHANGED)
+
+
+class Nudge:
+    """Gets an arm moving that came to rest where the student is not sure where to go.
+
+    A student's action is the mean of its distribution. Where that is wide, or has humps on either side, the mean is
+    next to nothing, the arm stays, and so does the picture. When the hand has not moved for `after` control steps, the
+    translations get noise for as long, as wide as the student's own distribution: where it is sure, that is hardly any.
+    """
+
+    def __init__(self, after: int) -> None:
+        """`after`: control steps; 0: never."""
+        self._after = after
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget: an episode begins. The same episode gets the same nudges."""
+        self._random = np.random.default_rng(0)
+        self._from: np.ndarray | None = None
+        self._rested = self._left = 0
+
+    def apply(self, proprio: np.ndarray, chunk: ActionChunk) -> np.ndarray:
+        """[K, 3] translations. All K actions count as executed."""
+        translations: np.ndarray = chunk.actions[:, :3]
+        if not self._after or chunk.spread is None:
+            return translations
+        if self._left == 0 and self._is_at_rest(proprio, len(chunk.actions)):
+            self._left, self._from = self._after, None
+        if self._left == 0:
+            return translations
+        self._left = max(0, self._left - len(chunk.actions))
+        push = self._random.normal(size=3) * chunk.spread
+        return np.clip(translations + push, -1, 1).astype(np.float32)
+
+    def _is_at_rest(self, proprio: np.ndarray, steps: int) -> bool:
+        """Whether it was for long enough by now; it is going to act for `steps` more."""
+        if self._from is None or moved(self._from, proprio):
+            self._from, self._rested = proprio, 0
+        rested, self._rested = self._rested, self._rested + steps
+        return rested >= self._after
+
+
+def moved(before: np.ndarray, now: np.ndarray) -> bool:
+    """By two proprioceptions, [8] each: hand or fingers. Turning in place does not count."""
+    hand, fingers = np.linalg.norm(now[:3] - before[:3]), np.abs(now[6:8] - before[6:8]).max()
+    return bool(hand > REST_M or fingers > FINGERS_REST_M)
+
+
+class Actuated:
+    """A policy with an Actuation: what it answers is what the robot is told."""
+
+    def __init__(self, policy: Policy, config: ActuationConfig) -> None:
+        self._policy, self._actuation = policy, Actuation(config)
+        self.needs_images = policy.needs_images
+
+    def reset(self, instruction: str) -> None:
+        self._policy.reset(instruction)
+        self._actuation.reset()
+
+    def infer(self, observation: Observation) -> ActionChunk:
+        """All actions handed out count as executed."""
+        chunk = self._policy.infer(observation)
+        return ActionChunk(self._actuation.apply(observation.proprio, chunk), chunk.phase)
