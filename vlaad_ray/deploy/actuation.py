@@ -22,6 +22,9 @@ REST_M = 0.01
 FINGERS_REST_M = 0.002
 """Each finger, likewise: a gripper that opens or closes is not at rest."""
 
+NUDGED_STEPS = 6
+"""Control steps that a nudge lasts."""
+
 
 class Actuation:
     """A gripper's command and an arm's nudges. `apply` answers in order; an episode begins with `reset`."""
@@ -95,7 +98,7 @@ class Nudge:
 
     A student's action is the mean of its distribution. Where that is wide, or has humps on either side, the mean is
     next to nothing, the arm stays, and so does the picture. When the hand has not moved for `after` control steps, the
-    translations get noise for as long, as wide as the student's own distribution: where it is sure, that is hardly any.
+    translations get noise for a while, as wide as the student's own distribution: where it is sure, that is hardly any.
     """
 
     def __init__(self, after: int) -> None:
@@ -115,7 +118,7 @@ class Nudge:
         if not self._after or chunk.spread is None:
             return translations
         if self._left == 0 and self._is_at_rest(proprio, len(chunk.actions)):
-            self._left, self._from = self._after, None
+            self._left, self._from = NUDGED_STEPS, None
         if self._left == 0:
             return translations
         self._left = max(0, self._left - len(chunk.actions))
