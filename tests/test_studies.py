@@ -110,16 +110,19 @@ def test_page_on_noise(tmp_path):
     }
     cells = noise.student_cells(students, teachers)
     assert [cell["needless_of_teachers"] for cell in cells] == pytest.approx([2 / 18, 1 / 18])
+    assert [cell["flips_of_teachers"] for cell in cells] == pytest.approx([4 / 20, 3 / 20])
     numbers = {
         "suite": "libero_object",
         "teachers": [{"flip_rate": 0.03, **closed_loop.rates(teachers[0.03])}],
         "students": cells,
         "training": [{"flip_rate": 0.03, "objective": "bc", "seed": 0, "near": 0.5, "steps": 10}],
     }
+    steady = noise.student_cells({(0.0, "bc", "raw"): [outcome(20, flips=4)]}, {0.0: [outcome(20, flips=2)]})
+    assert (steady[0]["flips_of_teachers"], steady[0]["needless_of_teachers"]) == (2, None), "a teacher without any"
     page = noise.page(numbers, workshop(tmp_path))
     (dual_path,) = (line for line in page.splitlines() if "| dual_path |" in line)
     assert "| 3 % | dual_path | raw | 2/2 = 100.0 %" in dual_path
-    assert dual_path.endswith("| 6 % | +50.0 points, p = 1 | +50.0 points, p = 1 |")
+    assert dual_path.endswith("| 15 % | 6 % | +50.0 points, p = 1 | +50.0 points, p = 1 |")
     assert "auxiliary" not in page, "not measured, not listed"
     noise.plot(numbers)
 

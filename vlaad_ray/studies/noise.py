@@ -80,7 +80,6 @@ def student_cells(
         plain = students.get((rate, "bc", gripper))
         measured = closed_loop.rates(of)
         teacher = closed_loop.rates(teachers[rate]) if rate in teachers else None
-        noisy = teacher["needless_per_240"]["rate"] if teacher is not None else 0.0
         cells.append(
             {
                 "flip_rate": rate,
@@ -88,12 +87,20 @@ def student_cells(
                 "gripper": gripper,
                 "seeds": closed_loop.by_seed(of),
                 **measured,
-                "needless_of_teachers": measured["needless_per_240"]["rate"] / noisy if noisy else None,
+                "flips_of_teachers": share_of(teacher, measured, "flips_per_240"),
+                "needless_of_teachers": share_of(teacher, measured, "needless_per_240"),
                 "against_teacher": closed_loop.compare(of, teachers[rate], by_seed=False) if rate in teachers else None,
                 "against_bc": closed_loop.compare(of, plain, by_seed=True) if plain and objective != "bc" else None,
             }
         )
     return cells
+
+
+def share_of(teacher: Mapping[str, Any] | None, student: Mapping[str, Any], name: str) -> float | None:
+    """A student's rate by its teacher's; None where the teacher has none, or was not measured."""
+    if teacher is None or not teacher[name]["rate"]:
+        return None
+    return float(student[name]["rate"] / teacher[name]["rate"])
 
 
 def page(numbers: Mapping[str, Any], workshop: Workshop) -> str:
@@ -105,7 +112,7 @@ def page(numbers: Mapping[str, Any], workshop: Workshop) -> str:
         if (teacher := teachers.get(rate)) is not None:
             windows = [window_cell(teacher[name]) for name in WINDOWS]
             ever, final = success_cells(teacher)
-            rows.append([flips, "teacher", "", ever, "", final, *windows, "", "", ""])
+            rows.append([flips, "teacher", "", ever, "", final, *windows, "", "", "", ""])
         rows += [[flips, *student_row(cell)] for cell in numbers["students"] if cell["flip_rate"] == rate]
     accuracy: dict[tuple[float, str], list[float]] = {}
     for record in numbers["training"]:
@@ -121,7 +128,7 @@ def page(numbers: Mapping[str, Any], workshop: Workshop) -> str:
         "taken back / 240",
         "needless / 240",
     ]
-    headings += ["needless, of the teacher's", "against the teacher", "against bc"]
+    headings += ["flips, of the teacher's", "needless, of the teacher's", "against the teacher", "against bc"]
     steps = ", ".join(map(str, sorted({record["steps"] for record in numbers["training"]}))) or "no"
     learnt = [[f"{100 * rate:g} %", objective, span(near, 100)] for (rate, objective), near in accuracy.items()]
     return f"""# Noise of the teacher
@@ -145,7 +152,7 @@ Accuracy (near, %) on held-out episodes of the noisy data, mean (least–greates
 
 
 def student_row(cell: Mapping[str, Any]) -> list[str]:
-    share = cell["needless_of_teachers"]
+    shares = (cell[f"{name}_of_teachers"] for name in ("flips", "needless"))
     ever, final = success_cells(cell)
     return [
         cell["objective"],
@@ -154,7 +161,7 @@ def student_row(cell: Mapping[str, Any]) -> list[str]:
         ", ".join(str(seed["ever"]) for seed in cell["seeds"]),
         final,
         *(window_cell(cell[name]) for name in WINDOWS),
-        f"{100 * share:.0f} %" if share is not None else "",
+        *(f"{100 * share:.0f} %" if share is not None else "" for share in shares),
         difference(cell["against_teacher"]),
         difference(cell["against_bc"]),
     ]
