@@ -13,7 +13,7 @@ import torch
 from vlaad_ray import store
 from vlaad_ray.configs import ActuationConfig, UserError
 from vlaad_ray.deploy import loading
-from vlaad_ray.deploy.actuation import Actuated, GripperCommand, Nudge
+from vlaad_ray.deploy.actuation import Actuated, Actuation, GripperCommand, Nudge
 from vlaad_ray.deploy.policy import MAX_TEXTS, StudentPolicy, TemporalEnsemble
 from vlaad_ray.students import checkpoint
 from vlaad_ray.students.data import episode_frames, survey
@@ -202,6 +202,19 @@ def test_a_student_that_is_sure_or_does_not_tell_or_must_not_be_nudged_is_not():
     untold = ActionChunk(np.zeros((2, 7), np.float32))
     nudge = Nudge(after=6)
     assert all((nudge.apply(np.zeros(8), untold) == 0).all() for _ in range(30))
+
+
+def test_a_hand_that_holds_a_thing_is_not_nudged_and_rests_anew_once_it_has_let_go():
+    actuation = Actuation(ActuationConfig(gripper_dwell=0, gripper_memory=0, nudge_after=6))
+
+    def nudged(gripper, answers):
+        actions = np.array([[0] * 6 + [gripper]] * 2, np.float32)
+        chunk = ActionChunk(actions, spread=np.full((2, 3), 0.3, np.float32))
+        return [bool(actuation.apply(np.zeros(8, np.float32), chunk)[:, :3].any()) for _ in range(answers)]
+
+    assert nudged(-1, 4) == [False, False, False, True]
+    assert nudged(1, 9) == [False] * 9
+    assert nudged(-1, 7) == [False, False, False, True, True, True, False]
 
 
 def test_the_spread_is_that_of_the_distribution():

@@ -81,8 +81,8 @@ class ActuationConfig:
     """Control steps over which a student's doubts about the gripper's command add up, until the command changes; 0: it
     changes when the student finds that likelier than not."""
     nudge_after: int = 15
-    """Control steps without motion after which a student's translations get noise for a moment, as wide as it is
-    unsure; 0: never. The scripted teacher hardly ever rests so long before it is done (docs/experiments.md)."""
+    """Control steps without motion, gripper open, after which a student's translations get noise for a moment, as wide
+    as it is unsure; 0: never. The scripted teacher hardly ever rests so long (docs/experiments.md)."""
 
 
 @dataclass(frozen=True)

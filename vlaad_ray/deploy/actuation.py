@@ -43,7 +43,10 @@ class Actuation:
     def apply(self, proprio: np.ndarray, chunk: ActionChunk) -> np.ndarray:
         """[K, 7]: what to do, from proprioception [8] and the answer to it. All K actions count as executed."""
         actions = self._gripper.apply(chunk)
-        actions[:, :3] = self._nudge.apply(proprio, chunk)
+        if (actions[:, GRIPPER] < 0).all():
+            actions[:, :3] = self._nudge.apply(proprio, chunk)
+        else:  # a hand that holds a thing still may be about to let go of it; the doubts above see to that
+            self._nudge.pause()
         return actions
 
 
@@ -97,8 +100,9 @@ class Nudge:
     """Gets an arm moving that came to rest where the student is not sure where to go.
 
     A student's action is the mean of its distribution. Where that is wide, or has humps on either side, the mean is
-    next to nothing, the arm stays, and so does the picture. When the hand has not moved for `after` control steps, the
-    translations get noise for a while, as wide as the student's own distribution: where it is sure, that is hardly any.
+    next to nothing, the arm stays, and so does the picture. When the open hand has not moved for `after` control
+    steps, the translations get noise for a while, as wide as the student's own distribution: where it is sure, that is
+    hardly any.
     """
 
     def __init__(self, after: int) -> None:
@@ -109,6 +113,10 @@ class Nudge:
     def reset(self) -> None:
         """Forget: an episode begins. The same episode gets the same nudges."""
         self._random = np.random.default_rng(0)
+        self.pause()
+
+    def pause(self) -> None:
+        """What follows is not to be held against what was before."""
         self._from: np.ndarray | None = None
         self._rested = self._left = 0
 
