@@ -170,11 +170,27 @@ def test_a_likelihood_of_one_is_no_error():
     assert commands(GripperCommand(dwell=0, memory=10), [0.0, 1.0, 0.0]) == [-1.0, 1.0, -1.0]
 
 
-def told(nudge, hands, spread=0.3, fingers=None):
+@pytest.mark.parametrize("ensembled", [False, True])
+def test_a_real_student_at_rest_is_nudged(directory, ensembled):
+    """Random weights are unsure of everything."""
+    policy = StudentPolicy.from_pretrained(directory, execute=2)
+    seen = next(seen for seen in map(observation, range(8)) if (policy.infer(seen).actions[:, 6] < 0).all())
+    says = policy.infer(seen).actions
+    asked = TemporalEnsemble(policy, execute=2, decay=0.0) if ensembled else policy
+    actuated = Actuated(asked, ActuationConfig(gripper_dwell=0, gripper_memory=0, nudge_after=6))
+    for _ in range(2):
+        actuated.reset(seen.instruction)
+        off = [np.abs(actuated.infer(seen).actions - says) for _ in range(4)]
+        np.testing.assert_allclose(off[:3], 0, atol=1e-6)
+        assert off[3][:, :3].min() > 1e-4
+        np.testing.assert_allclose(off[3][:, 3:], 0, atol=1e-6)
+
+
+def told(nudge, hands, spread=0.3, fingers=None, steps=2):
     """[steps, 3]: where a student that sees its hand there, and is so unsure of going nowhere, is sent."""
     fingers = [0.0] * len(hands) if fingers is None else fingers
     proprio = np.array([[x, 0, 0, 0, 0, 0, width, -width] for x, width in zip(hands, fingers, strict=True)], np.float32)
-    chunk = ActionChunk(np.zeros((2, 7), np.float32), spread=np.full((2, 3), spread, np.float32))
+    chunk = ActionChunk(np.zeros((steps, 7), np.float32), spread=np.full((steps, 3), spread, np.float32))
     return np.concatenate([nudge.apply(seen, chunk) for seen in proprio])
 
 
@@ -188,12 +204,25 @@ def test_an_arm_at_rest_is_nudged_for_a_while_and_every_episode_alike():
     assert len(np.unique(first[6:12], axis=0)) == 3, "one push for each answer"
     nudge.reset()
     np.testing.assert_array_equal(told(nudge, [0.5] * 8), first)
+    nudge.reset()
+    long = told(nudge, [0.5] * 4, steps=5)
+    assert (long != 0).all(axis=1).nonzero()[0].tolist() == [10, 11, 12, 13, 14, 15], "also where answers are longer"
 
 
 def test_what_moves_is_not_nudged():
     assert (told(Nudge(after=6), np.arange(30) * 0.011) == 0).all(), "a hand"
     assert (told(Nudge(after=6), [0.5] * 30, fingers=np.arange(30) % 2 * 0.04) == 0).all(), "or fingers"
     assert (told(Nudge(after=6), np.arange(30) * 0.001) != 0).any(), "a millimetre in a tenth of a second is rest"
+
+
+def test_a_robot_may_refill_one_array_and_what_is_not_a_number_is_no_rest():
+    chunk = ActionChunk(np.zeros((2, 7), np.float32), spread=np.full((2, 3), 0.3, np.float32))
+    nudge, proprio = Nudge(after=6), np.zeros(8, np.float32)
+    for step in range(30):
+        proprio[0] = 0.011 * step
+        assert (nudge.apply(proprio, chunk) == 0).all()
+    proprio[0] = np.nan
+    assert all((nudge.apply(proprio, chunk) == 0).all() for _ in range(30))
 
 
 def test_a_student_that_is_sure_or_does_not_tell_or_must_not_be_nudged_is_not():

@@ -174,6 +174,29 @@ def test_clients_never_see_each_others_state():
             assert gripper(ask(again, request(-0.5))) == [-1, -1], "so does a new connection"
 
 
+class Unsure(Echo):
+    def infer_batch(self, observations):
+        return [ActionChunk(each.actions, spread=np.full((2, 3), 0.1)) for each in super().infer_batch(observations)]
+
+
+def test_each_client_rests_by_itself_and_is_nudged_by_itself():
+    """Two actions an answer: a hand that has stayed for 4 steps is nudged with the third."""
+
+    def nudged(connection, number, prompt="go"):
+        return bool((ask(connection, request(number, prompt))[:, :3] != np.float32(number)).any())
+
+    with (
+        serving(Unsure(), actuation=ActuationConfig(0, 0, 4)) as server,
+        client(server) as still,
+        client(server) as moving,
+    ):
+        for answer in range(3):
+            assert nudged(still, -0.5) == (answer == 2)
+            assert not nudged(moving, -0.5 + 0.02 * answer)
+        for answer in range(3):
+            assert nudged(still, -0.5, "another task") == (answer == 2), "a new task begins afresh"
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

@@ -73,6 +73,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         )
     outcomes = store.read_outcomes(config.out)
     results = {spec.key.name: outcomes[spec.key.name] for spec in specs}
+    actuation = asdict(config.actuation)
     summary = {
         "policy": policy.name,
         "checkpoint": None if config.policy in TEACHERS else config.policy,
@@ -81,9 +82,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         "placements": config.placements,
         "seed": config.seed,
         "execute": policy.settings.get("execute"),
-        "gripper_dwell": policy.settings.get("gripper_dwell"),
-        "gripper_memory": policy.settings.get("gripper_memory"),
-        "nudge_after": policy.settings.get("nudge_after", 0),
+        **(dict.fromkeys(actuation) if config.policy in TEACHERS else actuation),
         "ensemble": policy.settings.get("ensemble"),
         "budget": config.budget or STEP_BUDGETS[config.suite],
         "render": config.env.render,

@@ -129,14 +129,16 @@ class Nudge:
             self._left, self._from = NUDGED_STEPS, None
         if self._left == 0:
             return translations
-        self._left = max(0, self._left - len(chunk.actions))
-        push = self._random.normal(size=3) * chunk.spread
-        return np.clip(translations + push, -1, 1).astype(np.float32)
+        steps = min(self._left, len(translations))
+        self._left -= steps
+        nudged = translations.copy()
+        nudged[:steps] += self._random.normal(size=3) * chunk.spread[:steps]
+        return np.clip(nudged, -1, 1)
 
     def _is_at_rest(self, proprio: np.ndarray, steps: int) -> bool:
         """Whether it was for long enough by now; it is going to act for `steps` more."""
         if self._from is None or moved(self._from, proprio):
-            self._from, self._rested = proprio, 0
+            self._from, self._rested = proprio.copy(), 0
         rested, self._rested = self._rested, self._rested + steps
         return rested >= self._after
 
@@ -144,7 +146,7 @@ class Nudge:
 def moved(before: np.ndarray, now: np.ndarray) -> bool:
     """By two proprioceptions, [8] each: hand or fingers. Turning in place does not count."""
     hand, fingers = np.linalg.norm(now[:3] - before[:3]), np.abs(now[6:8] - before[6:8]).max()
-    return bool(hand > REST_M or fingers > FINGERS_REST_M)
+    return not (hand <= REST_M and fingers <= FINGERS_REST_M)  # what is not a number is no rest
 
 
 class Actuated:

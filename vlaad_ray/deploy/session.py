@@ -36,7 +36,7 @@ class Counts:
 
 
 class Session:
-    """What is a client's own: what its robot was told last. Nothing else is kept between its requests."""
+    """What is a client's own: its Actuation, and the instruction it is for. Nothing else is kept between requests."""
 
     def __init__(self, name: object, batcher: Batcher, cameras: Sequence[str], actuation: Actuation, counts: Counts):
         """`name`: for the log. `actuation`: a new one."""

@@ -2,7 +2,7 @@
 
 Every environment holds a connection of its own, so at most as many as there are simulators, and opens it anew for each
 episode: the protocol has no other way to say that one begins. A request that a dying server left unanswered is sent
-again: such servers answer from the observation alone (ours, but for the gripper's dwell, which then begins anew).
+again: such servers answer from the observation alone (ours, but for its Actuation, which then begins anew).
 """
 
 from __future__ import annotations
