@@ -80,9 +80,10 @@ class ActuationConfig:
     gripper_memory: int = 10
     """Control steps over which a student's doubts about the gripper's command add up, until the command changes; 0: it
     changes when the student finds that likelier than not."""
-    nudge_after: int = 15
+    nudge_after: int = 0
     """Control steps without motion, gripper open, after which a student's translations get noise for a moment, as wide
-    as it is unsure; 0: never. The scripted teacher hardly ever rests so long (docs/experiments.md)."""
+    as it is unsure; 0: never. 15 helps students that stand still before they grasp; the scripted teacher hardly ever
+    rests so long (docs/experiments.md)."""
 
 
 @dataclass(frozen=True)

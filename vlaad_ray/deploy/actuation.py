@@ -22,6 +22,8 @@ REST_M = 0.01
 FINGERS_REST_M = 0.002
 """Each finger, likewise: a gripper that opens or closes is not at rest."""
 
+ABOUT_TO_CLOSE = 0.1
+"""An open gripper whose closing is likelier is at rest for that, not for want of a way to go."""
 NUDGED_STEPS = 6
 """Control steps that a nudge lasts."""
 
@@ -43,9 +45,10 @@ class Actuation:
     def apply(self, proprio: np.ndarray, chunk: ActionChunk) -> np.ndarray:
         """[K, 7]: what to do, from proprioception [8] and the answer to it. All K actions count as executed."""
         actions = self._gripper.apply(chunk)
-        if (actions[:, GRIPPER] < 0).all():
+        sure_to_stay_open = chunk.closing is None or float(chunk.closing.max()) < ABOUT_TO_CLOSE
+        if (actions[:, GRIPPER] < 0).all() and sure_to_stay_open:
             actions[:, :3] = self._nudge.apply(proprio, chunk)
-        else:  # a hand that holds a thing still may be about to let go of it; the doubts above see to that
+        else:  # at rest before it grasps, or before it lets go: the doubts above see to that
             self._nudge.pause()
         return actions
 

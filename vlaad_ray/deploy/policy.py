@@ -81,10 +81,10 @@ class StudentPolicy:
         logits = self.backend.logits(*self.prepare(observations))
         if not np.isfinite(logits).all():
             raise FloatingPointError("the student's logits are not finite: its weights are broken, train it again")
-        handed_out = torch.from_numpy(logits)[:, : self.execute]
-        actions = bins_to_actions(handed_out).numpy()
-        closing = closing_logit(handed_out).sigmoid().numpy()
-        spread = translation_spread(handed_out).numpy()
+        # First all, then the slice: a product of another shape rounds otherwise, and episodes would not repeat exactly.
+        actions = bins_to_actions(torch.from_numpy(logits))[:, : self.execute].numpy()
+        closing = closing_logit(torch.from_numpy(logits))[:, : self.execute].sigmoid().numpy()
+        spread = translation_spread(torch.from_numpy(logits))[:, : self.execute].numpy()
         return [
             ActionChunk(each, closing=odds, spread=width)
             for each, odds, width in zip(actions, closing, spread, strict=True)
