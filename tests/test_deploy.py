@@ -12,7 +12,7 @@ import torch
 
 from vlaad_ray import store
 from vlaad_ray.configs import ActuationConfig, UserError
-from vlaad_ray.deploy import loading
+from vlaad_ray.deploy import actuation, loading
 from vlaad_ray.deploy.actuation import Actuated, Actuation, GripperCommand, Nudge
 from vlaad_ray.deploy.policy import MAX_TEXTS, StudentPolicy, TemporalEnsemble
 from vlaad_ray.students import checkpoint
@@ -171,8 +171,9 @@ def test_a_likelihood_of_one_is_no_error():
 
 
 @pytest.mark.parametrize("ensembled", [False, True])
-def test_a_real_student_at_rest_is_nudged(directory, ensembled):
-    """Random weights are unsure of everything."""
+def test_a_real_student_at_rest_is_nudged(directory, ensembled, monkeypatch):
+    """Random weights are unsure of everything, closing included."""
+    monkeypatch.setattr(actuation, "ABOUT_TO_CLOSE", 1.0)
     policy = StudentPolicy.from_pretrained(directory, execute=2)
     seen = next(seen for seen in map(observation, range(8)) if (policy.infer(seen).actions[:, 6] < 0).all())
     says = policy.infer(seen).actions
@@ -234,14 +235,15 @@ def test_a_student_that_is_sure_or_does_not_tell_or_must_not_be_nudged_is_not():
 
 
 def test_a_hand_that_holds_a_thing_is_not_nudged_and_rests_anew_once_it_has_let_go():
-    actuation = Actuation(ActuationConfig(gripper_dwell=0, gripper_memory=0, nudge_after=6))
+    told = Actuation(ActuationConfig(gripper_dwell=0, gripper_memory=0, nudge_after=6))
 
-    def nudged(gripper, answers):
+    def nudged(gripper, answers, closing=0.05):
         actions = np.array([[0] * 6 + [gripper]] * 2, np.float32)
-        chunk = ActionChunk(actions, spread=np.full((2, 3), 0.3, np.float32))
-        return [bool(actuation.apply(np.zeros(8, np.float32), chunk)[:, :3].any()) for _ in range(answers)]
+        chunk = ActionChunk(actions, closing=np.full(2, closing), spread=np.full((2, 3), 0.3, np.float32))
+        return [bool(told.apply(np.zeros(8, np.float32), chunk)[:, :3].any()) for _ in range(answers)]
 
     assert nudged(-1, 4) == [False, False, False, True]
+    assert nudged(-1, 9, closing=0.2) == [False] * 9, "one that may be about to grasp"
     assert nudged(1, 9) == [False] * 9
     assert nudged(-1, 7) == [False, False, False, True, True, True, False]
 
