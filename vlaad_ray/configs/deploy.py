@@ -17,7 +17,7 @@ class ServedStudentConfig:
     """Checkpoint directory, as jobs/train.py wrote it, or what jobs/export.py made of one."""
     execute: int = 0
     """Actions in an answer; 0: all K of the student's. Clients must execute all of them before they ask again, or set
-    --gripper-dwell 0 --gripper-memory 0 --nudge-after 0."""
+    --gripper-dwell 0 --gripper-memory 0."""
     dtype: Literal["bf16", "fp32"] | None = None
     """Precision in which torch runs a checkpoint; None: fp32. An export has its own."""
 

@@ -91,8 +91,8 @@ class StudyNoiseConfig:
     """Share of the teacher's gripper targets that it takes back."""
     objectives: tuple[str, ...] = ("bc", "dual_path", "auxiliary", "both")
     grippers: tuple[Gripper, ...] = ("steady", "raw")
-    """steady: students as they are deployed (--gripper-dwell, --gripper-memory, --nudge-after of jobs/eval.py); raw:
-    exactly as they say, their gripper's own flips included."""
+    """steady: students as they are deployed (--gripper-dwell, --gripper-memory of jobs/eval.py); raw: exactly as they
+    say, their gripper's own flips included."""
 
 
 @dataclass(frozen=True)

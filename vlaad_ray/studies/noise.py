@@ -136,9 +136,8 @@ def page(numbers: Mapping[str, Any], workshop: Workshop) -> str:
 {numbers["suite"]}. {whole(workshop)} Students trained for {steps} steps.
 
 A teacher with x % flips turns this share of its gripper targets and takes it back after one or two steps, in the data
-and in its own evaluation; no flips are injected into what students do. Gripper: steady, in all as students are deployed
-(a command stands for 10 steps or more, so that none is taken back; nudges at rest; docs/deploy.md), or raw, exactly as
-the student says, without any of it.
+and in its own evaluation; no flips are injected into what students do. Gripper: steady, as students are deployed (a
+command stands for 10 steps or more, so that none is taken back; docs/deploy.md), or raw, exactly as the student says.
 Taken back: flips that disappear when runs of up to 3 steps are taken out (docs/noise.md). Needless: all beyond two an
 episode, to close and to open. Intervals: 95 %, Wilson for success, ratio estimator over episodes for flips; those of
 students are over the episodes of all seeds, which share their starts, so they are somewhat too narrow. Paired:
