@@ -21,7 +21,7 @@ from vlaad_ray.configs import (
     teacher_noise_content,
 )
 from vlaad_ray.deploy import loading
-from vlaad_ray.deploy.actuation import Actuated, Actuation
+from vlaad_ray.deploy.actuation import Actuated
 from vlaad_ray.deploy.policy import StudentPolicy, TemporalEnsemble
 from vlaad_ray.envs import libero
 from vlaad_ray.episode import EpisodeSpec
@@ -112,14 +112,15 @@ def resolve_policy(config: EvalConfig) -> tuple[LocalPolicy | SharedPolicy, dict
         raise UserError(f"--policy: {config.policy!r} is neither a teacher ({names}) nor a checkpoint directory")
     name, training = loading.describe(directory)
     execute = config.execute or STUDENT_EXECUTES
-    Actuation(config.actuation)  # refuses what makes no sense
     settings: dict[str, Any] = {"execute": execute, **asdict(config.actuation)}
     if not config.actuation.nudge_after:  # so names stay what they were before there was a choice
         del settings["nudge_after"]
     if config.ensemble is not None:  # likewise
         settings["ensemble"] = config.ensemble
     make = functools.partial(load_student, directory.resolve(), execute, config.actuation, config.ensemble)
-    load_student(directory, execute, config.actuation, config.ensemble)  # a broken one fails here, not on actors
+    load_student(
+        directory, execute, config.actuation, config.ensemble
+    )  # a broken one, or bad settings, fail here, not on actors
     return LocalPolicy(name, make, settings, Trained(training.get("render"))), training
 
 

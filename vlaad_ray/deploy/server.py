@@ -139,7 +139,7 @@ def check_server(config: ServerConfig) -> None:
             raise UserError(f"{flag} must be 1 or more, not {value}")
     if not 0 <= config.port < 2**16:
         raise UserError(f"--port must be 0 to 65535, not {config.port}")
-    Actuation(config.actuation)
+    Actuation(config.actuation)  # refuses negative settings before anybody connects
     if config.max_wait_ms < 0:
         raise UserError("--max-wait-ms must not be negative")
 
