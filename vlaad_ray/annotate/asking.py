@@ -9,11 +9,12 @@ from typing import Any
 
 from ray.exceptions import RayError
 
-from vlaad_ray import cli, store
+from vlaad_ray import store
 from vlaad_ray.annotate import engines, prompts
 from vlaad_ray.annotate.prompts import MalformedAnswer
 from vlaad_ray.annotate.questions import Work, settled
 from vlaad_ray.configs import AnnotateConfig, UserError, VlmConfig
+from vlaad_ray.runtime import cli
 
 
 @dataclass

@@ -44,12 +44,7 @@ from vlaad_ray.store.episodes import (
     write_episode,
     write_outcome,
 )
-from vlaad_ray.store.files import (
-    cached_arrays,
-    read_json,
-    replacing,
-    write_json,
-)
+from vlaad_ray.store.files import cached_arrays, read_json, replacing, write_json
 
 __all__ = [
     "ANSWER_SCHEMA",
