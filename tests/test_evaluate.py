@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from vlaad_ray import evaluate, store
+from vlaad_ray import store
 from vlaad_ray.configs import EnvConfig, EvalConfig, FleetConfig, UserError
+from vlaad_ray.evaluate import stage as evaluate
 from vlaad_ray.models.student.checkpoint import save_pretrained
 from vlaad_ray.models.student.small import SmallConfig, SmallStudent
 from vlaad_ray.models.student.text import train_tokenizer

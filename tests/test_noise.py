@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fakes import LineEnv, ScriptedLine, key
 
-from vlaad_ray import evaluate, store
+from vlaad_ray import store
 from vlaad_ray.collect import plan_episodes
 from vlaad_ray.configs import (
     AuditConfig,
@@ -18,6 +18,7 @@ from vlaad_ray.configs import (
     TeacherNoiseConfig,
     UserError,
 )
+from vlaad_ray.evaluate import stage as evaluate
 from vlaad_ray.quality import audit
 from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
 from vlaad_ray.rollout.noise import Bursts, TeacherNoise, check_teacher_noise, random_of

@@ -10,7 +10,6 @@ import pytest
 from websockets.sync.client import connect
 from websockets.sync.server import serve
 
-from vlaad_ray import evaluate
 from vlaad_ray.configs import (
     ActuationConfig,
     EnvConfig,
@@ -22,6 +21,7 @@ from vlaad_ray.configs import (
 )
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.deploy.server import PolicyServer
+from vlaad_ray.evaluate import stage as evaluate
 from vlaad_ray.models.student.checkpoint import save_pretrained
 from vlaad_ray.models.student.small import SmallConfig, SmallStudent
 from vlaad_ray.models.student.text import train_tokenizer

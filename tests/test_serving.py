@@ -11,8 +11,8 @@ import pytest
 import ray
 import torch
 
-from vlaad_ray import evaluate
 from vlaad_ray.configs import EnvConfig, EvalConfig, FleetConfig, ServingConfig, TeacherConfig, UserError
+from vlaad_ray.evaluate import stage as evaluate
 from vlaad_ray.rollout import replicas
 from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
 from vlaad_ray.rollout.fleet import check_images
