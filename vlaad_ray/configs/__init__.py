@@ -24,8 +24,21 @@ from vlaad_ray.configs.common import (
     parse_range,
     teacher_noise_content,
 )
-from vlaad_ray.configs.deploy import ExportConfig, ServeClusterConfig, ServeConfig, ServedStudentConfig, ServerConfig
-from vlaad_ray.configs.stages import AnnotateConfig, AuditConfig, CollectConfig, EvalConfig, PipelineConfig, TrainConfig
+from vlaad_ray.configs.deploy import (
+    ExportConfig,
+    ServeClusterConfig,
+    ServeConfig,
+    ServedStudentConfig,
+    ServerConfig,
+)
+from vlaad_ray.configs.stages import (
+    AnnotateConfig,
+    AuditConfig,
+    CollectConfig,
+    EvalConfig,
+    PipelineConfig,
+    TrainConfig,
+)
 from vlaad_ray.configs.studies import (
     StudyAlphaConfig,
     StudyBudget,
@@ -33,9 +46,18 @@ from vlaad_ray.configs.studies import (
     StudyNoiseConfig,
     StudyPhasesConfig,
 )
-from vlaad_ray.configs.sweep import SpaceConfig, SweepConfig, TuningConfig
-from vlaad_ray.configs.teachers import ServingConfig, TeacherConfig
-from vlaad_ray.configs.vlm import VlmConfig
+from vlaad_ray.configs.sweep import (
+    SpaceConfig,
+    SweepConfig,
+    TuningConfig,
+)
+from vlaad_ray.configs.teachers import (
+    ServingConfig,
+    TeacherConfig,
+)
+from vlaad_ray.configs.vlm import (
+    VlmConfig,
+)
 
 __all__ = [
     "EVAL_INIT_STATES",

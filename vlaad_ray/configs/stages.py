@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vlaad_ray.configs.common import ActuationConfig, EnvConfig, Flat, FleetConfig, NoiseConfig, TeacherNoiseConfig
+from vlaad_ray.configs.common import (
+    ActuationConfig,
+    EnvConfig,
+    Flat,
+    FleetConfig,
+    NoiseConfig,
+    TeacherNoiseConfig,
+)
 from vlaad_ray.configs.teachers import ServingConfig, TeacherConfig
 from vlaad_ray.configs.vlm import VlmConfig
 
