@@ -93,6 +93,12 @@ class ActionChunk:
     spread: np.ndarray | None = None
     """[K, 3] standard deviation of each translation, of a policy that knows how sure it is."""
 
+    def first(self, count: int) -> ActionChunk:
+        """The next `count` actions of it; all if there are fewer."""
+        closing = None if self.closing is None else self.closing[:count]
+        spread = None if self.spread is None else self.spread[:count]
+        return ActionChunk(self.actions[:count], self.phase, closing, spread)
+
 
 class Policy(Protocol):
     """Teacher and student alike: one `reset` an episode, then `infer` whenever the last chunk is used up."""

@@ -35,6 +35,9 @@ class ServerConfig:
     allow_no_token: bool = False
     """Listen to other machines without a token: whoever reaches the port may ask."""
     actuation: Flat[ActuationConfig] = ActuationConfig()
+    ensemble: float | None = None
+    """Average a client's overlapping chunks, as jobs/eval.py does: predictions i = 0, 1, … (oldest first) weigh
+    exp(-ENSEMBLE * i); ACT uses 0.01, and --execute 1. None: each chunk stands alone."""
     max_connections: int = 64
     """Clients at once; more are turned away (HTTP 503)."""
     max_batch: int = 32

@@ -14,13 +14,12 @@ from vlaad_ray.configs import UserError
 from vlaad_ray.deploy.backends.pytorch import Dtype
 from vlaad_ray.deploy.loading import BackendName, Runnable, load
 from vlaad_ray.models.student.preprocess import (
-    GRIPPER,
     bins_to_actions,
     closing_logit,
     stack_cameras,
     translation_spread,
 )
-from vlaad_ray.types import PROPRIO_DIM, ActionChunk, Observation, Policy
+from vlaad_ray.types import PROPRIO_DIM, ActionChunk, Observation
 
 MAX_TEXTS = 64
 """Instructions whose encodings are kept: a server's clients are at different tasks."""
@@ -37,8 +36,7 @@ class StudentPolicy:
     def __init__(self, student: Runnable, execute: int | None = None) -> None:
         """`execute`: how many of the K actions to hand out before looking again (None: all)."""
         chunk = student.interface.chunk
-        if execute is not None and not 1 <= execute <= chunk:
-            raise UserError(f"execute={execute}: this student answers with {chunk} actions; choose 1 to {chunk}")
+        check_execute(execute, chunk)
         self.training: Mapping[str, Any] = student.training
         """The checkpoint's record of its training: objective, data, render mode, init states."""
         self.backend = student.backend
@@ -128,40 +126,7 @@ class StudentPolicy:
         return proprio
 
 
-class TemporalEnsemble:
-    """Averages what overlapping chunks say about the same control step (ACT, Zhao et al., arXiv 2304.13705, §IV-B).
-
-    A step's predictions, oldest first, weigh exp(-decay * i), i = 0, 1, …; the gripper goes where most weight is. Asks
-    the policy for whole chunks and hands out `execute` actions of each: every action counts as executed.
-    """
-
-    def __init__(self, policy: Policy, execute: int, decay: float) -> None:
-        """`decay`: >= 0; ACT's is 0.01, 0 weighs all alike, the larger the more the oldest counts."""
-        if decay < 0:
-            raise UserError(f"ensemble decay {decay}: must be at least 0 (ACT: 0.01)")
-        self._policy, self._execute, self._decay = policy, execute, decay
-        self.needs_images = policy.needs_images
-        self._chunks: list[np.ndarray] = []
-        """Chunks that are not over yet, oldest first, as [K, 8]: actions and the chance that the gripper closes; each
-        begins at the present step."""
-
-    def reset(self, instruction: str) -> None:
-        self._policy.reset(instruction)
-        self._chunks = []
-
-    def infer(self, observation: Observation) -> ActionChunk:
-        answer = self._policy.infer(observation)
-        closing = answer.closing if answer.closing is not None else (answer.actions[:, GRIPPER] > 0)
-        self._chunks.append(np.column_stack([answer.actions, closing]))
-        blended = np.stack([self._blend(step) for step in range(self._execute)])
-        self._chunks = [rest for chunk in self._chunks if len(rest := chunk[self._execute :])]
-        spread = None if answer.spread is None else answer.spread[: self._execute]
-        return ActionChunk(blended[:, :-1], answer.phase, blended[:, -1], spread)
-
-    def _blend(self, step: int) -> np.ndarray:
-        said = np.stack([chunk[step] for chunk in self._chunks if step < len(chunk)])
-        weights = np.exp(-self._decay * np.arange(len(said)))
-        action = (weights / weights.sum()) @ said
-        # A tie (two chunks, no decay) goes to what was seen last.
-        action[GRIPPER] = np.sign(action[GRIPPER]) if abs(action[GRIPPER]) > 1e-6 else said[-1, GRIPPER]
-        return action.astype(np.float32)
+def check_execute(execute: int | None, chunk: int) -> None:
+    """Raises UserError for more actions than an answer holds, or none."""
+    if execute is not None and not 1 <= execute <= chunk:
+        raise UserError(f"execute={execute}: this student answers with {chunk} actions; choose 1 to {chunk}")

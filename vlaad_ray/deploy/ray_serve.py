@@ -26,11 +26,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from vlaad_ray.configs import ServeClusterConfig, UserError
 from vlaad_ray.deploy import access
-from vlaad_ray.deploy.actuation import Actuation
 from vlaad_ray.deploy.loading import describe
-from vlaad_ray.deploy.policy import StudentPolicy
-from vlaad_ray.deploy.server import HEALTH, check_server, student_metadata
+from vlaad_ray.deploy.server import HEALTH, check_server, served_student, student_metadata
 from vlaad_ray.deploy.session import Counts, Session
+from vlaad_ray.deploy.shaping import shape
 from vlaad_ray.runtime import cluster
 from vlaad_ray.serving import protocol
 from vlaad_ray.serving.batcher import Batcher
@@ -47,7 +46,7 @@ class StudentReplica:
 
     def __init__(self, config: ServeClusterConfig):
         student, device = config.student, "cuda" if config.gpus_per_replica > 0 else "cpu"
-        self._policy = StudentPolicy.from_pretrained(student.checkpoint, student.execute or None, device, student.dtype)
+        self._policy, self._execute = served_student(student, device), student.execute or None
         self._metadata = protocol.pack(student_metadata(student, config.server, self._policy))
         self._config, self._token = config.server, access.read_token(config.server)
         self._batcher: Batcher | None = None
@@ -84,8 +83,8 @@ class StudentReplica:
             thread = ThreadPoolExecutor(1)
             self._batcher = Batcher(self._policy.infer_batch, self._config.max_batch, rhythm, thread)
         await connection.accept()
-        actuation = Actuation(self._config.actuation)
-        session = Session(connection.client, self._batcher, self._policy.cameras, actuation, self._counts)
+        shaping = shape(self._execute, self._config.ensemble, self._config.actuation)
+        session = Session(connection.client, self._batcher, self._policy.cameras, shaping, self._counts)
         try:
             await connection.send_bytes(self._metadata)
             while (message := await connection.receive())["type"] == "websocket.receive":
@@ -101,7 +100,7 @@ class StudentReplica:
 
 def deployment(config: ServeClusterConfig) -> serve.Application:
     """The replicas as Ray Serve wants them. Raises UserError for what cannot be served."""
-    check_server(config.server)
+    check_server(config.server, config.student.execute or None)
     if config.replicas < 1 or config.gpus_per_replica < 0 or config.cpus_per_replica < 0:
         raise UserError("--replicas must be 1 or more, --gpus-per-replica and --cpus-per-replica not negative")
     describe(config.student.checkpoint)

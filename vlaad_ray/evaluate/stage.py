@@ -21,8 +21,8 @@ from vlaad_ray.configs import (
     teacher_noise_content,
 )
 from vlaad_ray.deploy import loading
-from vlaad_ray.deploy.actuation import Actuated
-from vlaad_ray.deploy.policy import StudentPolicy, TemporalEnsemble
+from vlaad_ray.deploy.policy import StudentPolicy, check_execute
+from vlaad_ray.deploy.shaping import Shaped, shape
 from vlaad_ray.envs import libero
 from vlaad_ray.evaluate import video
 from vlaad_ray.rollout.episode import EpisodeSpec
@@ -134,11 +134,10 @@ def load_student(
     ensemble: float | None,
     _: libero.LiberoEnv | None = None,
 ) -> Policy:
-    student = loading.load(directory)
-    policy: Policy = StudentPolicy(student, execute)
-    if ensemble is not None:
-        policy = TemporalEnsemble(StudentPolicy(student), execute, ensemble)
-    return Actuated(policy, actuation)
+    """Its answers are whole chunks: the shaping hands out `execute` actions of each."""
+    policy = StudentPolicy(loading.load(directory))
+    check_execute(execute, policy.execute)
+    return Shaped(policy, shape(execute, ensemble, actuation))
 
 
 def plan_episodes(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> list[EpisodeSpec]:
