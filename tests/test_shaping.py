@@ -13,6 +13,7 @@ from vlaad_ray.configs import ActuationConfig, ServedStudentConfig, ServerConfig
 from vlaad_ray.deploy.server import PolicyServer, served_student
 from vlaad_ray.deploy.shaping import Shaped, shape
 from vlaad_ray.evaluate.stage import load_student
+from vlaad_ray.models.student.checkpoint import from_pretrained, save_pretrained
 from vlaad_ray.serving import protocol
 from vlaad_ray.types import ActionChunk, Observation
 
@@ -23,7 +24,15 @@ RESTING = np.full(8, 0.25, np.float32)
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return synthetic.write_student(tmp_path_factory.mktemp("student") / "checkpoint")
+    """Random weights, a little in favour of an open gripper: it rests open, and is never sure."""
+    directory = synthetic.write_student(tmp_path_factory.mktemp("student") / "checkpoint")
+    pretrained = from_pretrained(directory)
+    config = pretrained.student.config
+    with torch.no_grad():
+        bias = pretrained.student.head[-1].bias.view(config.chunk, -1, config.bins)
+        bias[:, 6, : config.bins // 2] += 0.2
+    save_pretrained(directory, pretrained.student, pretrained.tokenizer, pretrained.training)
+    return directory
 
 
 def seen(number: int, instruction: str = "pick up the milk") -> Observation:
