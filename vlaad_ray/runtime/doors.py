@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from tyro.conf import Suppress
+import tyro
 
 from vlaad_ray import plugins
 from vlaad_ray.configs import NO_PREFIX, Elsewhere, UserError
@@ -62,7 +62,9 @@ def with_settings(
     """
     hints = get_type_hints(config_type, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(config_type)}
-    changed: dict[str, tuple[Any, Any]] = {name: (Suppress[hints[name]], _default(fields[name])) for name in hidden}
+    changed: dict[str, tuple[Any, Any]] = {
+        name: (Annotated[hints[name], tyro.conf.Suppress], _default(fields[name])) for name in hidden
+    }
     settled = []
     for door in DOORS:
         if not {door.name, door.settings} <= fields.keys():
@@ -153,7 +155,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 def _as(value: Any, kind: type[Any]) -> Any:
     """A dataclass value as one of the subclass `kind`; of entries' settings it takes the defaults of `kind`."""
-    settled: Sequence[str] = kind.settled  # type: ignore[attr-defined]
+    settled: Sequence[str] = kind.settled
     return kind(
         **{field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.name not in settled}
     )
