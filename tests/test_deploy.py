@@ -14,6 +14,7 @@ from vlaad_ray import store
 from vlaad_ray.configs import ActuationConfig, UserError
 from vlaad_ray.deploy import actuation, loading
 from vlaad_ray.deploy.actuation import Actuation, GripperCommand, Nudge
+from vlaad_ray.deploy.decoding import decode_bins
 from vlaad_ray.deploy.policy import MAX_TEXTS, StudentPolicy
 from vlaad_ray.deploy.shaping import Shaped, shape
 from vlaad_ray.models.student import checkpoint
@@ -313,9 +314,12 @@ class Recording:
         self.texts += 1
         return tokens[:, :4].astype(np.float32)
 
-    def logits(self, images, proprio, text):
+    def output(self, images, proprio, text):
         self.seen.append((images, proprio))
         return np.broadcast_to(self.logits_given, (len(images), 5, 7, 16)).copy()
+
+    def decode(self, output):
+        return decode_bins(output)
 
 
 def recorded(directory, logits) -> tuple[StudentPolicy, Recording]:

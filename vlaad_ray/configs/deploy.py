@@ -60,7 +60,8 @@ class ExportConfig:
     """Dataset directory, as jobs/collect.py wrote it: frames to compare on, and others to calibrate int8."""
     out: Path
     """Where the exported policy goes, with summary.json."""
-    backend: Literal["onnx", "openvino"] = "openvino"
+    backend: str = "openvino"
+    """What is to run it: openvino or onnx (ONNX Runtime)."""
     precision: Literal["fp32", "bf16", "int8"] = "bf16"
     """Of the weights and the arithmetic; the last layers, which decide on the bins, stay fp32. onnx: fp32 only."""
     frames: int = 512

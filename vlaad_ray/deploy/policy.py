@@ -8,18 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from vlaad_ray.configs import UserError
 from vlaad_ray.deploy.backends.pytorch import Dtype
-from vlaad_ray.deploy.loading import BackendName, Runnable, load
-from vlaad_ray.models.student.preprocess import (
-    bins_to_actions,
-    closing_logit,
-    stack_cameras,
-    translation_spread,
-)
-from vlaad_ray.types import PROPRIO_DIM, ActionChunk, Observation
+from vlaad_ray.deploy.loading import Runnable, load
+from vlaad_ray.models.student.preprocess import stack_cameras
+from vlaad_ray.types import ActionChunk, Observation
 
 MAX_TEXTS = 64
 """Instructions whose encodings are kept: a server's clients are at different tasks."""
@@ -28,7 +22,7 @@ MAX_TEXTS = 64
 class StudentPolicy:
     """Deterministic, and without memory but for encoded instructions: the same observation gives the same actions.
 
-    Whatever the logits, actions are finite and in [-1, 1]: means over bins that lie there; no finite logits, no action.
+    Whatever the network says, actions are finite and in [-1, 1]: what is not finite is no answer.
     """
 
     needs_images = True
@@ -44,6 +38,8 @@ class StudentPolicy:
         """Those that the student looks through."""
         self.execute = execute or chunk
         """How many actions an answer holds."""
+        self.gripper = student.interface.gripper
+        """Its place in an action; None: there is none."""
         self._interface, self._tokenizer = student.interface, student.tokenizer
         self._texts: OrderedDict[str, np.ndarray] = OrderedDict()
         """Instruction -> its encoding [1, D], the latest used last."""
@@ -55,7 +51,7 @@ class StudentPolicy:
         execute: int | None = None,
         device: str = "cpu",
         dtype: Dtype | None = None,
-        backend: BackendName | None = None,
+        backend: str | None = None,
     ) -> StudentPolicy:
         """Load OUT/checkpoint of a training run, or what jobs/export.py wrote.
 
@@ -76,20 +72,11 @@ class StudentPolicy:
         """One answer for each observation, in order; they need not belong together. Raises as `infer` does."""
         if not observations:
             return []
-        logits = self.backend.logits(*self.prepare(observations))
-        if not np.isfinite(logits).all():
-            raise FloatingPointError("the student's logits are not finite: its weights are broken, train it again")
-        # First all, then the slice: a product of another shape rounds otherwise, and episodes would not repeat exactly.
-        actions = bins_to_actions(torch.from_numpy(logits))[:, : self.execute].numpy()
-        closing = closing_logit(torch.from_numpy(logits))[:, : self.execute].sigmoid().numpy()
-        spread = translation_spread(torch.from_numpy(logits))[:, : self.execute].numpy()
-        return [
-            ActionChunk(each, closing=odds, spread=width)
-            for each, odds, width in zip(actions, closing, spread, strict=True)
-        ]
+        output = self.backend.output(*self.prepare(observations))
+        return [chunk.first(self.execute) for chunk in self.backend.decode(output)]
 
     def prepare(self, observations: Sequence[Observation]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What the network gets to see: images [B, C, S, S, 3] uint8, proprio [B, 8] float32, encoded text [B, D]."""
+        """What the network gets to see: images [B, C, S, S, 3] uint8, proprio [B, P] float32, encoded text [B, D]."""
         pictures = [
             stack_cameras(self._checked_images(each), self.cameras, self._interface.image_size) for each in observations
         ]
@@ -118,11 +105,12 @@ class StudentPolicy:
         return observation.images
 
     def _checked_proprio(self, observation: Observation) -> np.ndarray:
+        size = self._interface.proprio_dim
         if not self._interface.proprio:
-            return np.zeros(PROPRIO_DIM, np.float32)
+            return np.zeros(size, np.float32)
         proprio = np.array(observation.proprio, np.float32)
-        if proprio.shape != (PROPRIO_DIM,) or not np.isfinite(proprio).all():
-            raise ValueError(f"proprio: expected [{PROPRIO_DIM}] finite numbers, got {list(proprio.shape)} {proprio}")
+        if proprio.shape != (size,) or not np.isfinite(proprio).all():
+            raise ValueError(f"proprio: expected [{size}] finite numbers, got {list(proprio.shape)} {proprio}")
         return proprio
 
 

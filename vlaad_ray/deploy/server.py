@@ -159,7 +159,7 @@ def served_student(student: ServedStudentConfig, device: str) -> StudentPolicy:
 def student_metadata(student: ServedStudentConfig, server: ServerConfig, policy: StudentPolicy) -> dict[str, Any]:
     """What a client is told: enough to tell served students apart, and what they expect."""
     return {
-        "policy": describe(student.checkpoint)[0],
+        "policy": describe(student.checkpoint).name,
         "render": policy.training.get("render"),
         "image_size": 0,
         "cameras": [protocol.IMAGE_KEYS[camera] for camera in policy.cameras],

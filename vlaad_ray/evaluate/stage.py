@@ -113,7 +113,8 @@ def resolve_policy(config: EvalConfig) -> tuple[LocalPolicy | SharedPolicy, dict
     if not directory.is_dir():
         names = ", ".join(TEACHERS)
         raise UserError(f"--policy: {config.policy!r} is neither a teacher ({names}) nor a checkpoint directory")
-    name, training = loading.describe(directory)
+    described = loading.describe(directory)
+    name, training = described.name, dict(described.training)
     execute = config.execute or STUDENT_EXECUTES
     settings: dict[str, Any] = {"execute": execute, **asdict(config.actuation)}
     if not config.actuation.nudge_after:  # so names stay what they were before there was a choice
