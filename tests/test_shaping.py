@@ -9,13 +9,13 @@ import synthetic
 import torch
 from websockets.sync.client import connect
 
-from vlaad_ray.configs import ActuationConfig, ServedStudentConfig, ServerConfig, UserError
+from vlaad_ray.configs import ActuationConfig, EvalConfig, ServedStudentConfig, ServerConfig, UserError
 from vlaad_ray.deploy.server import PolicyServer, served_student
 from vlaad_ray.deploy.shaping import Shaped, shape
-from vlaad_ray.evaluate.stage import load_student
+from vlaad_ray.evaluate.policies import find_policy
 from vlaad_ray.models.student.checkpoint import from_pretrained, save_pretrained
 from vlaad_ray.serving import protocol
-from vlaad_ray.types import ActionChunk, Observation
+from vlaad_ray.types import ActionChunk, LocalPolicy, Observation, Policy
 
 torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
 
@@ -40,12 +40,20 @@ def seen(number: int, instruction: str = "pick up the milk") -> Observation:
     return Observation(instruction, RESTING, {"agentview": pixels, "wrist": pixels[::-1]})
 
 
+def evaluated_student(checkpoint: Path, execute: int, actuation: ActuationConfig, ensemble: float | None) -> Policy:
+    """As jobs/eval.py has it in a simulator's process."""
+    config = EvalConfig(str(checkpoint), Path(), execute=execute, actuation=actuation, ensemble=ensemble)
+    policy, _ = find_policy(config)
+    assert isinstance(policy, LocalPolicy)
+    return policy.make(None)
+
+
 @pytest.mark.parametrize("ensemble", [None, 0.01], ids=["alone", "ensemble"])
 @pytest.mark.parametrize("actuation", [ActuationConfig(), ActuationConfig(0, 0, 1)], ids=["default", "nudged"])
 def test_a_served_student_does_what_was_evaluated_to_the_last_bit(checkpoint, ensemble, actuation, monkeypatch):
     """The server had a composition of its own, without an ensemble: a robot did otherwise than the figures said."""
     monkeypatch.setattr("vlaad_ray.deploy.actuation.ABOUT_TO_CLOSE", 1.0)  # random weights are never sure
-    evaluated = load_student(checkpoint, 2, actuation, ensemble)
+    evaluated = evaluated_student(checkpoint, 2, actuation, ensemble)
     student = ServedStudentConfig(checkpoint, execute=2)
     config = ServerConfig(port=0, ensemble=ensemble, actuation=actuation)
     told = []
@@ -72,7 +80,7 @@ def test_two_clients_overlapping_chunks_are_not_averaged_with_each_other(checkpo
     """One ensemble for all clients would mix what two robots see."""
     student = ServedStudentConfig(checkpoint, execute=1)
     config = ServerConfig(port=0, ensemble=0.0, actuation=ActuationConfig(0, 0, 0))
-    robots = [load_student(checkpoint, 1, config.actuation, 0.0) for _ in range(2)]
+    robots = [evaluated_student(checkpoint, 1, config.actuation, 0.0) for _ in range(2)]
     with (
         PolicyServer(served_student(student, "cpu"), {}, config, student.execute) as server,
         connect(server.url, compression=None, proxy=None) as one,

@@ -24,7 +24,6 @@ from vlaad_ray.configs.common import (
     UserError,
     config_hash,
     parse_range,
-    teacher_noise_content,
 )
 from vlaad_ray.configs.deploy import (
     ExportConfig,
@@ -32,6 +31,10 @@ from vlaad_ray.configs.deploy import (
     ServeConfig,
     ServedStudentConfig,
     ServerConfig,
+)
+from vlaad_ray.configs.names import (
+    Later,
+    named_settings,
 )
 from vlaad_ray.configs.stages import (
     AnnotateConfig,
@@ -83,6 +86,7 @@ __all__ = [
     "ExportConfig",
     "Flat",
     "FleetConfig",
+    "Later",
     "NoiseConfig",
     "PipelineConfig",
     "ServeClusterConfig",
@@ -104,6 +108,6 @@ __all__ = [
     "UserError",
     "VlmConfig",
     "config_hash",
+    "named_settings",
     "parse_range",
-    "teacher_noise_content",
 ]

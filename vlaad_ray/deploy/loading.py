@@ -11,7 +11,7 @@ import torch
 
 from vlaad_ray.configs import UserError
 from vlaad_ray.deploy import exported
-from vlaad_ray.deploy.backends import Backend
+from vlaad_ray.deploy.backends import Backend, Precision
 from vlaad_ray.deploy.backends.pytorch import Dtype, TorchBackend
 from vlaad_ray.deploy.exported import Interface
 from vlaad_ray.models.student.checkpoint import Pretrained, checkpoint_name, from_pretrained, read_config
@@ -46,11 +46,7 @@ def load(directory: Path, device: str = "cpu", dtype: Dtype | None = None, backe
     manifest = exported.read_manifest(directory)
     if backend not in (None, manifest.backend):
         raise UserError(f"{directory} was exported for {manifest.backend}; {backend} can't run it")
-    if dtype not in (None, manifest.precision) or device != "cpu":
-        raise UserError(
-            f"{directory} runs in {manifest.precision} on CPU, as it was exported; --dtype and --device are for "
-            "checkpoints"
-        )
+    check_runs(directory, device, dtype)
     exported.check_files(directory, manifest)
     return Runnable(
         exported.open_graphs(directory, manifest.backend, manifest.precision, torch.get_num_threads()),
@@ -58,6 +54,18 @@ def load(directory: Path, device: str = "cpu", dtype: Dtype | None = None, backe
         load_tokenizer(directory / exported.TOKENIZER, manifest.interface.text_length),
         manifest.training,
     )
+
+
+def check_runs(directory: Path, device: str, dtype: Precision | None) -> None:
+    """Raises UserError for an export that is to run in another way than it was made for. Loads no network."""
+    if not exported.is_export(directory):
+        return
+    manifest = exported.read_manifest(directory)
+    if dtype not in (None, manifest.precision) or device != "cpu":
+        raise UserError(
+            f"{directory} runs in {manifest.precision} on CPU, as it was exported; another precision or device is for "
+            "checkpoints"
+        )
 
 
 def in_torch(pretrained: Pretrained, device: str = "cpu", dtype: Dtype = "fp32") -> Runnable:

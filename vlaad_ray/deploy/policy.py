@@ -12,7 +12,7 @@ import numpy as np
 from vlaad_ray.configs import UserError
 from vlaad_ray.deploy.backends.pytorch import Dtype
 from vlaad_ray.deploy.loading import Runnable, load
-from vlaad_ray.models.student.preprocess import stack_cameras
+from vlaad_ray.models.student.preprocess import resize_image, stack_cameras
 from vlaad_ray.types import ActionChunk, Observation
 
 MAX_TEXTS = 64
@@ -118,3 +118,9 @@ def check_execute(execute: int | None, chunk: int) -> None:
     """Raises UserError for more actions than an answer holds, or none."""
     if execute is not None and not 1 <= execute <= chunk:
         raise UserError(f"execute={execute}: this student answers with {chunk} actions; choose 1 to {chunk}")
+
+
+def fit_images(observation: Observation, cameras: Sequence[str], size: int) -> Observation:
+    """Only what a student looks at, in its own size: all that must travel to one elsewhere, which answers the same."""
+    seen = {name: resize_image(image, size) for name, image in observation.images.items() if name in cameras}
+    return Observation(observation.instruction, observation.proprio, seen)

@@ -6,7 +6,6 @@ they do with a finished episode; both are plain functions here.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
@@ -19,19 +18,19 @@ from ray.exceptions import RayActorError, RayTaskError
 from vlaad_ray.configs import EnvConfig, FleetConfig, ServingConfig, UserError
 from vlaad_ray.envs.libero import LiberoEnv, SimulatorError
 from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
-from vlaad_ray.rollout.replicas import PolicyUnavailable, placed
+from vlaad_ray.rollout.replicas import PolicyUnavailable, copies, placed
 from vlaad_ray.runtime import cluster
 from vlaad_ray.runtime.cli import console
 from vlaad_ray.types import Episode, LocalPolicy, Policy, SharedPolicy
 
 MakePolicy = Callable[[LiberoEnv], Policy]
-Finish = Callable[[Episode], dict[str, Any]]
+Finish = Callable[[Episode], Any]
 """Runs on the actor with the finished episode: stores what must stay, returns a small record for the driver."""
 
 
 @dataclass(frozen=True)
 class FleetReport:
-    outcomes: dict[str, dict[str, Any]]
+    outcomes: dict[str, Any]
     """Episode name -> what `finish` returned."""
     retried: int
     """Times an episode was given to a fresh simulator after its own died or got stuck."""
@@ -53,7 +52,8 @@ class EpisodeWorker:
     def ready(self) -> None:
         """Returns once the actor has its resources and its process runs."""
 
-    def run(self, spec: EpisodeSpec) -> dict[str, Any]:
+    def run(self, spec: EpisodeSpec) -> tuple[Any, int]:
+        """What `finish` returned, and how many control steps the episode has."""
         key = spec.key
         if self._env is None or (self._env.suite, self._env.task) != (key.suite, key.task):
             if self._env is not None:
@@ -62,7 +62,7 @@ class EpisodeWorker:
             self._policy = self._make_policy(self._env)
         assert self._policy is not None
         episode = run_episode(self._env, self._policy, spec)
-        return {**self._finish(episode), "control_steps": len(episode), "worker_pid": os.getpid()}
+        return self._finish(episode), len(episode)
 
 
 @dataclass(eq=False)
@@ -83,12 +83,12 @@ def run_policy(
     finish: Finish,
     config: FleetConfig,
     serving: ServingConfig,
-    on_outcome: Callable[[EpisodeSpec, dict[str, Any]], None],
+    on_outcome: Callable[[EpisodeSpec, Any], None],
 ) -> FleetReport:
     """`run_fleet` with the policy where it belongs: in every simulator's process, or in replicas for all of them."""
     if not specs:
         return FleetReport({}, retried=0, lost=(), steps=0, seconds=0.0)
-    taken = serving.replicas * serving.cpus_per_replica if isinstance(policy, SharedPolicy) else 0.0
+    taken = copies(serving) * serving.cpus_per_replica if isinstance(policy, SharedPolicy) else 0.0
     with placed(policy, serving) as make_policy:
         return run_fleet(specs, env_config, make_policy, finish, config, on_outcome, taken)
 
@@ -112,7 +112,7 @@ def run_fleet(
     make_policy: MakePolicy,
     finish: Finish,
     config: FleetConfig,
-    on_outcome: Callable[[EpisodeSpec, dict[str, Any]], None],
+    on_outcome: Callable[[EpisodeSpec, Any], None],
     cpus_taken: float = 0.0,
 ) -> FleetReport:
     """Run every episode once, in any order, over `config.actors` actors; `cpus_taken` are not counted as theirs.
@@ -129,7 +129,7 @@ def run_fleet(
     for spec in specs:
         queues[spec.key.suite, spec.key.task].append(spec)
     tries: dict[str, int] = defaultdict(int)
-    outcomes: dict[str, dict[str, Any]] = {}
+    outcomes: dict[str, Any] = {}
     lost: list[str] = []
     retried = steps = 0
 
@@ -171,7 +171,7 @@ def run_fleet(
                 ray.get(reference)
                 continue
             try:
-                outcome = ray.get(reference)
+                outcome, length = ray.get(reference)
             except RayActorError as error:
                 give_up(seat, ended, str(error).splitlines()[0])
                 continue
@@ -181,7 +181,7 @@ def run_fleet(
                 give_up(seat, ended, str(error.cause))
                 continue
             outcomes[ended.key.name] = outcome
-            steps += outcome["control_steps"]
+            steps += length
             on_outcome(ended, outcome)
         for seat in list(seats):
             if seat.spec is not None and time.monotonic() - seat.since > config.episode_timeout_s:
