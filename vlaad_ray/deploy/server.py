@@ -26,19 +26,21 @@ from vlaad_ray import wire
 from vlaad_ray.batcher import Batcher
 from vlaad_ray.batching import Rhythm
 from vlaad_ray.configs import ServeConfig, ServedStudentConfig, ServerConfig, UserError
-from vlaad_ray.deploy import access
+from vlaad_ray.deploy import access, metrics
 from vlaad_ray.deploy.actuation import Actuation
 from vlaad_ray.deploy.loading import describe
+from vlaad_ray.deploy.metrics import Counts
 from vlaad_ray.deploy.policy import StudentPolicy
-from vlaad_ray.deploy.session import Counts, ServablePolicy, Session
+from vlaad_ray.deploy.session import ServablePolicy, Session
 
-HEALTH, STATS = "/healthz", "/stats"
+HEALTH, STATS, METRICS = "/healthz", "/stats", "/metrics"
 
 
 class PolicyServer:
     """Answers any number of clients, those that ask together in one batch, from when the context begins to its end.
 
-    `GET /healthz` says OK, to anybody; `GET /stats` what has been done, as JSON, to who has the token.
+    `GET /healthz` says OK, to anybody; `GET /stats` what has been done, as JSON, and `GET /metrics` the same for
+    Prometheus, to who has the token.
     """
 
     def __init__(
@@ -111,10 +113,16 @@ class PolicyServer:
             response.headers.update(access.CHALLENGE)
             return response
         clients = len(connection.server.connections)
+        now = {"batches": self._batcher.batches, "waiting": self._batcher.waiting, "clients": clients}
         if request.path == STATS:
-            batcher = self._batcher
-            stats = {**asdict(self.counts), "batches": batcher.batches, "waiting": batcher.waiting, "clients": clients}
-            return connection.respond(HTTPStatus.OK, json.dumps(stats) + "\n")
+            counts = self.counts
+            done = {"answered": counts.answered, "refused": counts.refused, "failed": counts.failed}
+            return connection.respond(HTTPStatus.OK, json.dumps({**done, **now}) + "\n")
+        if request.path == METRICS:
+            response = connection.respond(HTTPStatus.OK, metrics.exposition(self.counts, **now))
+            del response.headers["Content-Type"]
+            response.headers["Content-Type"] = metrics.CONTENT_TYPE
+            return response
         if clients >= self._config.max_connections:
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, f"{clients} clients are connected\n")
         return None
