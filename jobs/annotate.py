@@ -6,10 +6,10 @@ python jobs/annotate.py --data DIR --annotator vlm --model NAME --out DIR      t
 
 from typing import Any
 
-from vlaad_ray import cli
 from vlaad_ray.annotate import annotate, table
 from vlaad_ray.configs import AnnotateConfig
 from vlaad_ray.report import write_contact_sheet
+from vlaad_ray.runtime import cli
 
 
 def annotate_and_show(config: AnnotateConfig) -> dict[str, Any]:

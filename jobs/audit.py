@@ -10,8 +10,10 @@ from typing import Any
 
 from rich.markup import escape
 
-from vlaad_ray import audit, cli, report, rollout, store
+from vlaad_ray import collect, report, store
 from vlaad_ray.configs import EVAL_INIT_STATES, AuditConfig, CollectConfig, UserError, parse_range
+from vlaad_ray.quality import audit
+from vlaad_ray.runtime import cli
 from vlaad_ray.teachers import find_teacher
 
 
@@ -52,9 +54,9 @@ def live_episodes(config: AuditConfig) -> list[Path]:
         env=config.env,
         fleet=config.fleet,
     )
-    rollout.collect(collection)
+    collect.collect(collection)
     teacher = find_teacher(config.teacher, config.teacher_config, config.suite, config.execute)
-    names = {spec.key.name for spec in rollout.plan_episodes(collection, teacher)}
+    names = {spec.key.name for spec in collect.plan_episodes(collection, teacher)}
     return [path for path in store.list_episodes(collection.out) if path.stem in names]
 
 

@@ -3,9 +3,9 @@
 python jobs/collect.py --suite libero_object --tasks 0-9 --init-states 0-19 --teacher scripted --actors 2 --out DIR
 """
 
-from vlaad_ray.cli import run_job
+from vlaad_ray.collect import collect, show
 from vlaad_ray.configs import CollectConfig
-from vlaad_ray.rollout import collect, show
+from vlaad_ray.runtime.cli import run_job
 
 if __name__ == "__main__":
     run_job(CollectConfig, collect, show)

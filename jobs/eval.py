@@ -4,9 +4,9 @@ python jobs/eval.py --policy scripted --suite libero_object --tasks 0-9 --init-s
 python jobs/eval.py --policy RUN/train/checkpoint --compare-to DIR --out DIR2
 """
 
-from vlaad_ray.cli import run_job
 from vlaad_ray.configs import EvalConfig
-from vlaad_ray.evaluate import evaluate, show
+from vlaad_ray.evaluate.stage import evaluate, show
+from vlaad_ray.runtime.cli import run_job
 
 if __name__ == "__main__":
     run_job(EvalConfig, evaluate, show)

@@ -12,10 +12,11 @@ from typing import Any
 
 from rich.table import Table
 
-from vlaad_ray import annotate, cli, evaluate, report, rollout, store, train
+from vlaad_ray import annotate, collect, evaluate, report, store, train
 from vlaad_ray.configs import AnnotateConfig, CollectConfig, EvalConfig, PipelineConfig, TrainConfig
-from vlaad_ray.provenance import software, write_run_record
-from vlaad_ray.statistics import format_success
+from vlaad_ray.runtime import cli
+from vlaad_ray.runtime.record import software, write_run_record
+from vlaad_ray.stats import format_success
 
 
 def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
         env=config.env,
         fleet=config.fleet,
     )
-    timed("collect", rollout.collect, collect_config)
+    timed("collect", collect.collect, collect_config)
     timed(
         "annotate",
         annotate.annotate,

@@ -8,7 +8,7 @@ import sys
 import tyro
 
 from vlaad_ray.configs import ServeClusterConfig, UserError
-from vlaad_ray.serve import run
+from vlaad_ray.deploy.ray_serve import run
 
 if __name__ == "__main__":
     try:

@@ -13,8 +13,8 @@ from typing import Any
 
 import tyro
 
-from vlaad_ray.cli import console, users_errors
 from vlaad_ray.configs import StudyAlphaConfig, StudyDistillationConfig, StudyNoiseConfig, StudyPhasesConfig
+from vlaad_ray.runtime.cli import console, users_errors
 
 CONFIGS: dict[str, Callable[..., Any]] = {
     "phases": StudyPhasesConfig,
@@ -27,6 +27,6 @@ if __name__ == "__main__":
     config = tyro.extras.subcommand_cli_from_dict(CONFIGS)
     (name,) = (name for name, kind in CONFIGS.items() if type(config) is kind)
     with users_errors():
-        page = importlib.import_module(f"vlaad_ray.studies.{name}").study(config)
+        page = importlib.import_module(f"vlaad_ray.experiments.studies.{name}").study(config)
     console.print(page.read_text(), markup=False)
     console.print(f"Results: {page}")

@@ -5,9 +5,9 @@ python jobs/sweep.py --data DATA --out SWEEP --search grid --space.phases 3,5,7,
 python jobs/sweep.py --data DATA --out SWEEP --search bayesian --goal both --no-early-stopping
 """
 
-from vlaad_ray.cli import run_job
 from vlaad_ray.configs import SweepConfig
-from vlaad_ray.tune import show, sweep
+from vlaad_ray.experiments.sweep import show, sweep
+from vlaad_ray.runtime.cli import run_job
 
 if __name__ == "__main__":
     run_job(SweepConfig, sweep, show)

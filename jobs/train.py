@@ -6,10 +6,10 @@ python jobs/train.py --config SWEEP/best.json --epochs 30 --out RUN
 
 import sys
 
-from vlaad_ray.cli import run_job, users_errors
 from vlaad_ray.configs import TrainConfig
-from vlaad_ray.provenance import with_config_file
-from vlaad_ray.train import table, train
+from vlaad_ray.runtime.cli import run_job, users_errors
+from vlaad_ray.runtime.record import with_config_file
+from vlaad_ray.train.stage import table, train
 
 if __name__ == "__main__":
     with users_errors():

@@ -18,7 +18,7 @@ os.environ.pop("VLAAD_TOKEN", None)
 import pytest
 import ray
 
-from vlaad_ray import cluster
+from vlaad_ray.runtime import cluster
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from vlaad_ray import store
-from vlaad_ray.students.checkpoint import save_pretrained
-from vlaad_ray.students.small import SmallConfig, SmallStudent
-from vlaad_ray.students.text import train_tokenizer
+from vlaad_ray.models.student.checkpoint import save_pretrained
+from vlaad_ray.models.student.small import SmallConfig, SmallStudent
+from vlaad_ray.models.student.text import train_tokenizer
 from vlaad_ray.types import CAMERAS, Annotation, Episode, EpisodeKey, InitState
 
 COLOURS = ("red", "green")

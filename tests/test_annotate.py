@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import ray
 
-from vlaad_ray import annotate, phases, store
+from vlaad_ray import annotate, store
 from vlaad_ray.configs import AnnotateConfig, UserError
+from vlaad_ray.semantics import phases
 from vlaad_ray.types import Episode, EpisodeKey, InitState
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from vlaad_ray import audit, store
+from vlaad_ray import store
 from vlaad_ray.configs import AuditConfig, EnvConfig, FleetConfig, TeacherNoiseConfig, UserError
+from vlaad_ray.quality import audit
 
 ROOT = Path(__file__).parents[1]
 

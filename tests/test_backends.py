@@ -12,18 +12,18 @@ import pytest
 import synthetic
 import torch
 
-from vlaad_ray.bench import policy as bench
-from vlaad_ray.bench.latency import time_calls
 from vlaad_ray.configs import BenchPolicyConfig, ExportConfig, UserError
 from vlaad_ray.deploy import convert, exported, loading
 from vlaad_ray.deploy.backends.graphs import PARTS
 from vlaad_ray.deploy.backends.pytorch import TorchBackend
 from vlaad_ray.deploy.policy import StudentPolicy
+from vlaad_ray.experiments.bench import policy as bench
+from vlaad_ray.experiments.bench.latency import time_calls
 from vlaad_ray.export import agreement, compare, export, real_frames
-from vlaad_ray.students import checkpoint
-from vlaad_ray.students.clip import ClipConfig, ClipStudent
-from vlaad_ray.students.small import SmallConfig, SmallStudent
-from vlaad_ray.students.text import CLIP_MARKS, train_tokenizer
+from vlaad_ray.models.student import checkpoint
+from vlaad_ray.models.student.clip import ClipConfig, ClipStudent
+from vlaad_ray.models.student.small import SmallConfig, SmallStudent
+from vlaad_ray.models.student.text import CLIP_MARKS, train_tokenizer
 from vlaad_ray.types import Observation
 
 torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
@@ -127,7 +127,7 @@ def test_clip_exports_with_texts_of_any_length_and_loads_without_transformers(cl
     code = (
         "import sys; from vlaad_ray.deploy.policy import StudentPolicy; "
         f"StudentPolicy.from_pretrained({str(tmp_path)!r}).reset('push'); "
-        "print([name for name in ('transformers', 'vlaad_ray.students.clip', 'ray', 'onnx') if name in sys.modules])"
+        "print(sorted({'transformers', 'vlaad_ray.models.student.clip', 'ray', 'onnx'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -9,9 +9,9 @@ import fakes
 import pytest
 
 from vlaad_ray import store
-from vlaad_ray.students.checkpoint import save_pretrained
-from vlaad_ray.students.small import SmallConfig, SmallStudent
-from vlaad_ray.students.text import train_tokenizer
+from vlaad_ray.models.student.checkpoint import save_pretrained
+from vlaad_ray.models.student.small import SmallConfig, SmallStudent
+from vlaad_ray.models.student.text import train_tokenizer
 
 ROOT = Path(__file__).parents[1]
 

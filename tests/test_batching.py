@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from vlaad_ray.batching import Rhythm
-from vlaad_ray.bench.teacher import SetWait, best_schedule, ideal_throughput
+from vlaad_ray.experiments.bench.teacher import SetWait, best_schedule, ideal_throughput
+from vlaad_ray.serving.rhythm import Rhythm
 
 FIXED, ITEM = 0.1, 0.008
 

@@ -16,15 +16,16 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPTokenizer
 
 from vlaad_ray.configs import TrainConfig, UserError
-from vlaad_ray.students import backbone, checkpoint, prepare, resume
-from vlaad_ray.students.__main__ import CountConfig, count
-from vlaad_ray.students.clip import PIXEL_MEAN, PIXEL_STD, ClipConfig, ClipStudent
-from vlaad_ray.students.data import episode_frames, gather, survey
-from vlaad_ray.students.fit import Progress, Setup, fit, make_optimiser
-from vlaad_ray.students.learner import AuxiliaryHeads, Learner
-from vlaad_ray.students.losses import LossWeights, Targets, direction_loss, loss_weights, student_loss
-from vlaad_ray.students.preprocess import normalise_images
-from vlaad_ray.students.text import TextTokenizer
+from vlaad_ray.methods.vlaad.learner import AuxiliaryHeads, Learner
+from vlaad_ray.methods.vlaad.losses import LossWeights, Targets, direction_loss, loss_weights, student_loss
+from vlaad_ray.models.student import backbone, checkpoint
+from vlaad_ray.models.student.clip import PIXEL_MEAN, PIXEL_STD, ClipConfig, ClipStudent
+from vlaad_ray.models.student.preprocess import normalise_images
+from vlaad_ray.models.student.text import TextTokenizer
+from vlaad_ray.train import prepare, resume
+from vlaad_ray.train.count import CountConfig, count
+from vlaad_ray.train.data import episode_frames, gather, survey
+from vlaad_ray.train.fit import Progress, Setup, fit, make_optimiser
 
 torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
 RED = "pick up the red cup"

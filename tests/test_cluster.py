@@ -6,7 +6,7 @@ import pytest
 import ray
 from ray.util import state
 
-from vlaad_ray import cluster
+from vlaad_ray.runtime import cluster
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 

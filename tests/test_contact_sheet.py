@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from vlaad_ray import store
-from vlaad_ray.annotate import audit, merge
+from vlaad_ray.annotate import check, merge
 from vlaad_ray.annotate.questions import Work
 from vlaad_ray.annotate.windows import Window
 from vlaad_ray.configs import AnnotateConfig, UserError, VlmConfig
@@ -89,7 +89,7 @@ def write_audited(root: Path, decisions: Mapping[str, str]) -> AnnotateConfig:
         "valid": len(finished.audit),
         "flagged": dict(finished.flagged),
         "faults": {"corrupt_images": 0, "asked_again": 1, "engine_failures": 0},
-        "audit": {**audit.summarise(finished.audit), "stability": audit.stability(finished.audit)},
+        "audit": {**check.summarise(finished.audit), "stability": check.stability(finished.audit)},
         "tokens": {"prompt": 900, "generated": 90},
         "seconds_by_stage": {"plan": 1.0, "ask": 2.0, "audit": 3.0},
         "frames_per_second": 50.0,

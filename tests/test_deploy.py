@@ -15,11 +15,11 @@ from vlaad_ray.configs import ActuationConfig, UserError
 from vlaad_ray.deploy import actuation, loading
 from vlaad_ray.deploy.actuation import Actuated, Actuation, GripperCommand, Nudge
 from vlaad_ray.deploy.policy import MAX_TEXTS, StudentPolicy, TemporalEnsemble
-from vlaad_ray.students import checkpoint
-from vlaad_ray.students.data import episode_frames, survey
-from vlaad_ray.students.preprocess import bins_to_actions, translation_spread
-from vlaad_ray.students.small import SmallConfig, SmallStudent
-from vlaad_ray.students.text import train_tokenizer
+from vlaad_ray.models.student import checkpoint
+from vlaad_ray.models.student.preprocess import bins_to_actions, translation_spread
+from vlaad_ray.models.student.small import SmallConfig, SmallStudent
+from vlaad_ray.models.student.text import train_tokenizer
+from vlaad_ray.train.data import episode_frames, survey
 from vlaad_ray.types import ActionChunk, Observation
 
 torch.set_num_threads(1)  # tiny tensors: threads only wait for each other

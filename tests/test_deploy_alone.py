@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from websockets.sync.client import connect
 
-from vlaad_ray import wire
+from vlaad_ray.serving import protocol
 from vlaad_ray.types import Observation
 
 ROOT = Path(__file__).parent.parent
@@ -66,11 +66,11 @@ def serve_and_ask(command, **environment):
         listening = time.monotonic() - start
         assert line.startswith("serving "), process.stderr.read()
         with connect(line.split()[-1], compression=None, proxy=None) as connection:
-            assert wire.unpack(connection.recv(20))["policy"].startswith("student-")
+            assert protocol.unpack(connection.recv(20))["policy"].startswith("student-")
             pixels = np.zeros((64, 64, 3), np.uint8)
             seen = Observation("pick up the milk", np.zeros(8, np.float32), {"agentview": pixels, "wrist": pixels})
-            connection.send(wire.pack(wire.pack_observation(seen)))
-            assert wire.unpack(connection.recv(20))["actions"].shape == (5, 7)
+            connection.send(protocol.pack(protocol.pack_observation(seen)))
+            assert protocol.unpack(connection.recv(20))["actions"].shape == (5, 7)
         process.terminate()
     return listening
 

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from vlaad_ray import directions
 from vlaad_ray.configs import SUITES
-from vlaad_ray.directions import Displacement, Subtask, words
 from vlaad_ray.envs import libero
+from vlaad_ray.semantics import directions
+from vlaad_ray.semantics.directions import Displacement, Subtask, words
 
 
 @pytest.mark.parametrize(

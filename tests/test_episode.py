@@ -5,8 +5,8 @@ import pytest
 from fakes import LineEnv, ScriptedLine, key
 
 from vlaad_ray.configs import NoiseConfig
-from vlaad_ray.episode import OPEN_STEPS, RELEASE_STEPS, EpisodeSpec, run_episode
-from vlaad_ray.noise import ActionNoise
+from vlaad_ray.rollout.episode import OPEN_STEPS, RELEASE_STEPS, EpisodeSpec, run_episode
+from vlaad_ray.rollout.noise import ActionNoise
 
 CLOSED_FORWARD = [1.0, 0, 0, 0, 0, 0, 1]
 CLOSED_STILL = [0.0, 0, 0, 0, 0, 0, 1]

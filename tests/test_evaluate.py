@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from vlaad_ray import evaluate, store
+from vlaad_ray import store
 from vlaad_ray.configs import EnvConfig, EvalConfig, FleetConfig, UserError
-from vlaad_ray.fleet import check_images
-from vlaad_ray.students.checkpoint import save_pretrained
-from vlaad_ray.students.small import SmallConfig, SmallStudent
-from vlaad_ray.students.text import train_tokenizer
+from vlaad_ray.evaluate import stage as evaluate
+from vlaad_ray.models.student.checkpoint import save_pretrained
+from vlaad_ray.models.student.small import SmallConfig, SmallStudent
+from vlaad_ray.models.student.text import train_tokenizer
+from vlaad_ray.rollout.fleet import check_images
 
 SMALL = {"suite": "libero_object", "env": EnvConfig(image_size=32), "fleet": FleetConfig(actors=2)}
 

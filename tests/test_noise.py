@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from fakes import LineEnv, ScriptedLine, key
 
-from vlaad_ray import audit, evaluate, smoothness, store
+from vlaad_ray import store
+from vlaad_ray.collect import plan_episodes
 from vlaad_ray.configs import (
     AuditConfig,
     CollectConfig,
@@ -17,10 +18,12 @@ from vlaad_ray.configs import (
     TeacherNoiseConfig,
     UserError,
 )
-from vlaad_ray.episode import EpisodeSpec, run_episode
-from vlaad_ray.noise import Bursts, TeacherNoise, check_teacher_noise, random_of
-from vlaad_ray.rollout import plan_episodes
-from vlaad_ray.statistics import gripper_flips
+from vlaad_ray.evaluate import stage as evaluate
+from vlaad_ray.quality import audit
+from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
+from vlaad_ray.rollout.noise import Bursts, TeacherNoise, check_teacher_noise, random_of
+from vlaad_ray.semantics import smoothness
+from vlaad_ray.stats import gripper_flips
 from vlaad_ray.teachers.scripted.expert import ScriptedTeacher
 from vlaad_ray.types import ActionChunk, LocalPolicy
 

@@ -15,7 +15,7 @@ from vlaad_ray.deploy.actuation import Actuated
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.deploy.server import PolicyServer
 from vlaad_ray.envs.libero import LiberoEnv
-from vlaad_ray.episode import EpisodeSpec, run_episode
+from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
 from vlaad_ray.types import ActionChunk, EpisodeKey, InitState
 
 BUDGET, HORIZON, DWELL = 60, 3, 10

@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vlaad_ray.configs import UserError
-from vlaad_ray.teachers.openvla import preprocess, random_checkpoint
-from vlaad_ray.teachers.openvla.actions import ActionStatistics, tokens_to_actions
-from vlaad_ray.teachers.openvla.checkpoint import parse_config
-from vlaad_ray.teachers.openvla.model import OpenVlaModel
-from vlaad_ray.teachers.openvla.policy import OpenVla, load_openvla, normalise
-from vlaad_ray.teachers.openvla.vision import Tower, TowerConfig
+from vlaad_ray.models.openvla import preprocess, random_checkpoint
+from vlaad_ray.models.openvla.actions import ActionStatistics, tokens_to_actions
+from vlaad_ray.models.openvla.checkpoint import parse_config
+from vlaad_ray.models.openvla.model import OpenVlaModel
+from vlaad_ray.models.openvla.vision import Tower, TowerConfig
+from vlaad_ray.teachers.openvla import OpenVla, load_openvla, normalise
 from vlaad_ray.types import Observation
 
 INSTRUCTIONS = (

@@ -8,8 +8,8 @@ import math
 import numpy as np
 import torch
 
-from vlaad_ray.teachers.openvla import preprocess, random_checkpoint
-from vlaad_ray.teachers.openvla.policy import normalise
+from vlaad_ray.models.openvla import preprocess, random_checkpoint
+from vlaad_ray.teachers.openvla import normalise
 
 
 def test_an_upright_image_is_mirrored() -> None:

@@ -19,8 +19,8 @@ from ray.autoscaler._private import util as cluster_launcher
 from ray.serve.schema import ServeDeploySchema
 
 import vlaad_ray
-from vlaad_ray import configs, serve
-from vlaad_ray.deploy import access
+from vlaad_ray import configs
+from vlaad_ray.deploy import access, ray_serve
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -163,7 +163,7 @@ def test_rayservice_is_complete_and_wants_a_token() -> None:
     check_ray_cluster(cluster, load_yaml("rayjob.yaml")[0]["metadata"]["name"])
     settings = ServeDeploySchema.model_validate(yaml.safe_load(service["spec"]["serveConfigV2"]))
     (application,) = settings.applications
-    assert application.import_path == f"{serve.application.__module__}:{serve.application.__name__}"
+    assert application.import_path == f"{ray_serve.application.__module__}:{ray_serve.application.__name__}"
     config = tyro.cli(configs.ServeClusterConfig, args=shlex.split(application.args["flags"]))
     http = settings.http_options
     assert (config.server.host, config.server.port) == (http.host, http.port)

@@ -5,10 +5,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from vlaad_ray import phases
 from vlaad_ray.configs import TAXONOMIES, EnvConfig, NoiseConfig
 from vlaad_ray.envs.libero import LiberoEnv
-from vlaad_ray.episode import EpisodeSpec, run_episode
+from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
+from vlaad_ray.semantics import phases
 from vlaad_ray.teachers.scripted.expert import ScriptedTeacher
 from vlaad_ray.types import EpisodeKey, InitState
 

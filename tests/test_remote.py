@@ -10,7 +10,6 @@ import pytest
 from websockets.sync.client import connect
 from websockets.sync.server import serve
 
-from vlaad_ray import evaluate, wire
 from vlaad_ray.configs import (
     ActuationConfig,
     EnvConfig,
@@ -22,16 +21,18 @@ from vlaad_ray.configs import (
 )
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.deploy.server import PolicyServer
-from vlaad_ray.episode import EpisodeSpec, run_episode
-from vlaad_ray.students.checkpoint import save_pretrained
-from vlaad_ray.students.small import SmallConfig, SmallStudent
-from vlaad_ray.students.text import train_tokenizer
+from vlaad_ray.evaluate import stage as evaluate
+from vlaad_ray.models.student.checkpoint import save_pretrained
+from vlaad_ray.models.student.small import SmallConfig, SmallStudent
+from vlaad_ray.models.student.text import train_tokenizer
+from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
+from vlaad_ray.serving import protocol
 from vlaad_ray.teachers import find_teacher
 from vlaad_ray.teachers.remote import RemoteTeacher
 from vlaad_ray.types import ActionChunk, Observation
 
 METADATA = {"policy": "test", "render": "fast", "image_size": 0}
-HELLO = wire.pack(METADATA)
+HELLO = protocol.pack(METADATA)
 
 
 def drive(observation):
@@ -165,7 +166,7 @@ def serving_bytes(*messages, first=HELLO):
 
 
 def actions(value):
-    return wire.pack({"actions": value})
+    return protocol.pack({"actions": value})
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,7 @@ def actions(value):
         (actions(np.zeros(7)), r"\[7\] float64 as actions"),
         (actions(np.zeros((3, 7))), "--execute 5: .* answers with 3 actions"),
         (actions([[0.0] * 7]), "list as actions"),
-        (wire.pack({"action": np.zeros((5, 7))}), "NoneType as actions"),
+        (protocol.pack({"action": np.zeros((5, 7))}), "NoneType as actions"),
         (b"\xc1", "does not speak openpi's protocol: not a MessagePack message"),
         (msgpack.packb([1, 2]), "expected a map, got list"),
         ("Traceback:\n  File x\nKeyError: 'observation/image'", "could not answer: KeyError: 'observation/image'"),
@@ -230,9 +231,14 @@ def test_actions_beyond_the_range_are_clipped():
 def test_bad_requests_are_refused_with_a_reason_and_others_are_served_on():
     with server_of() as server:
         good = client(server)
-        for message in (b"\xc1", "text", wire.pack({}), wire.pack({"prompt": "go", "observation/state": np.zeros(3)})):
+        for message in (
+            b"\xc1",
+            "text",
+            protocol.pack({}),
+            protocol.pack({"prompt": "go", "observation/state": np.zeros(3)}),
+        ):
             with connect(server.url, compression=None, proxy=None) as bad:
-                assert wire.unpack(bad.recv()) == METADATA
+                assert protocol.unpack(bad.recv()) == METADATA
                 bad.send(message)
                 assert isinstance(bad.recv(timeout=20), str)
             assert good.infer(seen()).actions.shape == (5, 7)

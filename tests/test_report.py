@@ -12,12 +12,14 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from vlaad_ray import evaluate, store, video
+from vlaad_ray import store
 from vlaad_ray.annotate import records, rules
 from vlaad_ray.configs import AnnotateConfig, EvalConfig, UserError
-from vlaad_ray.phases import PHASES
-from vlaad_ray.provenance import write_run_record
+from vlaad_ray.evaluate import stage as evaluate
+from vlaad_ray.evaluate import video
 from vlaad_ray.report import charts, page, write_report
+from vlaad_ray.runtime.record import write_run_record
+from vlaad_ray.semantics.phases import PHASES
 from vlaad_ray.types import Episode, EpisodeKey, InitState
 
 STEPS = 60

@@ -13,10 +13,10 @@ import psutil
 import pytest
 
 from vlaad_ray import store
+from vlaad_ray.collect import collect, plan_episodes
 from vlaad_ray.configs import CollectConfig, EnvConfig, FleetConfig, NoiseConfig, TeacherConfig, UserError
-from vlaad_ray.evaluate import store_outcome
-from vlaad_ray.fleet import run_fleet
-from vlaad_ray.rollout import collect, plan_episodes
+from vlaad_ray.evaluate.stage import store_outcome
+from vlaad_ray.rollout.fleet import run_fleet
 from vlaad_ray.teachers import scripted
 from vlaad_ray.teachers.scripted.expert import ScriptedTeacher
 

@@ -7,15 +7,10 @@ import pytest
 
 from vlaad_ray.configs import EnvConfig, NoiseConfig, UserError
 from vlaad_ray.envs.libero import LiberoEnv
-from vlaad_ray.episode import EpisodeSpec, run_episode
-from vlaad_ray.phases import PHASES
+from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
+from vlaad_ray.semantics.phases import PHASES
 from vlaad_ray.teachers.scripted.expert import ScriptedTeacher
-from vlaad_ray.teachers.scripted.geometry import (
-    HeightMap,
-    closing_along,
-    rotation_about,
-    rotation_vector,
-)
+from vlaad_ray.teachers.scripted.geometry import HeightMap, closing_along, rotation_about, rotation_vector
 from vlaad_ray.types import Episode, EpisodeKey, InitState
 
 

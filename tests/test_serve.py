@@ -15,11 +15,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from vlaad_ray import serve, wire
 from vlaad_ray.configs import ActuationConfig, ServeClusterConfig, ServedStudentConfig, ServerConfig, UserError
+from vlaad_ray.deploy import ray_serve
 from vlaad_ray.deploy.actuation import Actuation
 from vlaad_ray.deploy.policy import StudentPolicy
-from vlaad_ray.students.checkpoint import checkpoint_name
+from vlaad_ray.models.student.checkpoint import checkpoint_name
+from vlaad_ray.serving import protocol
 from vlaad_ray.types import Observation
 
 TOKEN = "a-token-of-sufficient-length"
@@ -40,9 +41,9 @@ def port(ray_local, checkpoint, tmp_path_factory):
         port = free.getsockname()[1]
     server = ServerConfig(port=port, token_file=token, actuation=ACTUATION, max_connections=3)
     config = ServeClusterConfig(ServedStudentConfig(checkpoint), replicas=2, cpus_per_replica=0.5, server=server)
-    assert serve.start(config) == f"ws://127.0.0.1:{port}"
+    assert ray_serve.start(config) == f"ws://127.0.0.1:{port}"
     yield port
-    serve.stop()
+    ray_serve.stop()
 
 
 def seen(number):
@@ -62,7 +63,7 @@ def test_openpi_clients_get_the_answers_of_the_student_and_none_of_anothers_stat
         metadata = client.get_server_metadata()
         assert (metadata["policy"], metadata["actions"]) == (checkpoint_name(checkpoint), 5)
         for number in range(first, 24, 4):
-            answer = client.infer(wire.pack_observation(seen(number)))
+            answer = client.infer(protocol.pack_observation(seen(number)))
             # A batch of another size adds floats in another order.
             expected = actuation.apply(seen(number).proprio, said[number])
             np.testing.assert_allclose(answer["actions"], expected, atol=1e-5)
@@ -92,19 +93,19 @@ def test_who_has_not_the_token_is_refused_at_the_handshake(port):
 def test_a_bad_message_gets_a_line_and_an_oversized_one_ends_its_connection_alone(port):
     with knock(port) as good, knock(port) as bad:
         for connection in (good, bad):
-            assert wire.unpack(connection.recv(20))["render"] == "fast"
+            assert protocol.unpack(connection.recv(20))["render"] == "fast"
         for message, says in (
             (b"\xc1", "not a MessagePack message"),
             ("hello", "got text"),
-            (wire.pack({**wire.pack_observation(seen(0)), "prompt": ""}), "'prompt' must be the instruction"),
+            (protocol.pack({**protocol.pack_observation(seen(0)), "prompt": ""}), "'prompt' must be the instruction"),
         ):
             bad.send(message)
             assert says in bad.recv(20)
         with pytest.raises(ConnectionClosed):  # code 1009, if that arrives before the line goes dead
-            bad.send(bytes(wire.MAX_MESSAGE + 1))
+            bad.send(bytes(protocol.MAX_MESSAGE + 1))
             bad.recv(20)
-        good.send(wire.pack(wire.pack_observation(seen(1))))
-        assert wire.unpack(good.recv(20))["actions"].shape == (5, 7)
+        good.send(protocol.pack(protocol.pack_observation(seen(1))))
+        assert protocol.unpack(good.recv(20))["actions"].shape == (5, 7)
 
 
 def test_prometheus_reads_what_each_replica_has_done(port):
@@ -150,4 +151,4 @@ def test_a_full_replica_turns_clients_away(port):
 )
 def test_what_cannot_be_served_is_said_before_anything_starts(checkpoint, flags, says):
     with pytest.raises(UserError, match=says):
-        serve.application({"flags": flags.format(checkpoint=shlex.quote(str(checkpoint)))})
+        ray_serve.application({"flags": flags.format(checkpoint=shlex.quote(str(checkpoint)))})

@@ -22,12 +22,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from vlaad_ray import wire
-from vlaad_ray.batcher import Batcher
-from vlaad_ray.batching import Rhythm
 from vlaad_ray.configs import ActuationConfig, ServerConfig, UserError
 from vlaad_ray.deploy import access, metrics
 from vlaad_ray.deploy.server import PolicyServer
+from vlaad_ray.serving import protocol
+from vlaad_ray.serving.batcher import Batcher
+from vlaad_ray.serving.rhythm import Rhythm
 from vlaad_ray.types import ActionChunk, Observation
 
 TOKEN = "a-token-of-sufficient-length"
@@ -61,7 +61,7 @@ class Echo:
 
 def request(number=0.0, prompt="go", **changes):
     observation = Observation(prompt, np.full(8, number, np.float32), {"agentview": PIXELS})
-    return {**wire.pack_observation(observation), **changes}
+    return {**protocol.pack_observation(observation), **changes}
 
 
 @contextlib.contextmanager
@@ -75,14 +75,14 @@ def serving(policy=None, **config):
 def client(server, token=None):
     headers = {"Authorization": f"Api-Key {token}"} if token else None
     with connect(server.url, compression=None, proxy=None, additional_headers=headers) as connection:
-        assert wire.unpack(connection.recv(20)) == {"policy": "echo"}
+        assert protocol.unpack(connection.recv(20)) == {"policy": "echo"}
         yield connection
 
 
 def ask(connection, message):
-    connection.send(message if isinstance(message, bytes | str) else wire.pack(message))
+    connection.send(message if isinstance(message, bytes | str) else protocol.pack(message))
     reply = connection.recv(20)
-    return reply if isinstance(reply, str) else wire.unpack(reply)["actions"]
+    return reply if isinstance(reply, str) else protocol.unpack(reply)["actions"]
 
 
 def get(server, path, token=None):
@@ -107,14 +107,14 @@ def test_clients_that_wait_together_share_a_batch_and_each_gets_its_own_answer()
     with serving(policy := Echo(may_end)) as server, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(client(server)) for _ in numbers]
         for connection, number in zip(clients, numbers, strict=True):
-            connection.send(wire.pack(request(number)))
+            connection.send(protocol.pack(request(number)))
             while not policy.sizes:
                 pass
         while stats(server)["waiting"] < 8:
             pass
         may_end.set()
         for connection, number in zip(clients, numbers, strict=True):
-            assert (wire.unpack(connection.recv(20))["actions"][:, :6] == number).all()
+            assert (protocol.unpack(connection.recv(20))["actions"][:, :6] == number).all()
         assert policy.sizes == [1, 8]
         assert stats(server) == {"answered": 9, "refused": 0, "failed": 0, "batches": 2, "waiting": 0, "clients": 9}
 
@@ -159,8 +159,8 @@ def test_an_answer_is_counted_under_the_bound_that_it_kept():
 def test_answers_tell_how_long_they_took_as_those_of_openpi_do():
     with serving() as server, client(server) as connection:
         for expected in ({"infer_ms"}, {"infer_ms", "prev_total_ms"}):
-            connection.send(wire.pack(request()))
-            timing = wire.unpack(connection.recv(20))["server_timing"]
+            connection.send(protocol.pack(request()))
+            timing = protocol.unpack(connection.recv(20))["server_timing"]
             assert timing.keys() == expected
             assert all(value > 0 for value in timing.values())
 
@@ -171,7 +171,7 @@ def test_what_the_policy_cannot_answer_harms_nobody_else_in_the_batch():
     with serving(Echo(may_end)) as server, contextlib.ExitStack() as stack:
         first, *others = clients = [stack.enter_context(client(server)) for _ in range(4)]
         for connection, number in zip(clients, (0.0, 9.0, 3.0, 0.5), strict=True):
-            connection.send(wire.pack(request(number)))
+            connection.send(protocol.pack(request(number)))
             if connection is first:
                 while stats(server)["batches"] < 1:
                     pass
@@ -181,7 +181,7 @@ def test_what_the_policy_cannot_answer_harms_nobody_else_in_the_batch():
         first.recv(20)
         assert others[0].recv(20) == "the logits are not finite"
         assert others[1].recv(20) == "the policy answered with actions that are not finite numbers in [-1, 1]"
-        assert (wire.unpack(others[2].recv(20))["actions"][:, 0] == 0.5).all()
+        assert (protocol.unpack(others[2].recv(20))["actions"][:, 0] == 0.5).all()
         assert (ask(others[0], request(0.25))[:, 0] == 0.25).all(), "its connection stays open"
         assert stats(server)["failed"] == 2
 
@@ -303,7 +303,7 @@ def test_a_camera_that_is_missing_is_named():
         assert ask(connection, "hello") == "expected a binary message, got text"
 
 
-VALID = wire.pack(request())
+VALID = protocol.pack(request())
 MALFORMED = st.one_of(
     st.binary(max_size=60),
     st.text(max_size=20),
@@ -349,7 +349,7 @@ def test_ten_thousand_malformed_truncated_and_oversized_messages_leave_it_servin
 
         flood()
         assert server.counts.refused >= 10_000
-        for size in (wire.MAX_MESSAGE + 1, 3 * wire.MAX_MESSAGE):
+        for size in (protocol.MAX_MESSAGE + 1, 3 * protocol.MAX_MESSAGE):
             with client(server) as huge, pytest.raises(ConnectionClosed):
                 huge.send(bytes(size))
                 huge.recv(20)  # code 1009, if that arrives before the line goes dead
@@ -465,7 +465,7 @@ def test_the_command_serves_until_it_is_told_to_stop(checkpoint):
     with subprocess.Popen(command(*flags), stdout=subprocess.PIPE, text=True) as process:
         url = process.stdout.readline().split()[-1]
         with connect(url, compression=None, proxy=None) as connection:
-            metadata = wire.unpack(connection.recv(20))
+            metadata = protocol.unpack(connection.recv(20))
             cameras = ["observation/image", "observation/wrist_image"]
             assert (metadata["render"], metadata["cameras"], metadata["actions"]) == ("fast", cameras, 2)
             actions = ask(connection, {**request(), "observation/wrist_image": PIXELS})

@@ -11,12 +11,13 @@ import pytest
 import ray
 import torch
 
-from vlaad_ray import evaluate, serving
-from vlaad_ray.batching import Rhythm
 from vlaad_ray.configs import EnvConfig, EvalConfig, FleetConfig, ServingConfig, TeacherConfig, UserError
-from vlaad_ray.episode import EpisodeSpec, run_episode
-from vlaad_ray.fleet import check_images
-from vlaad_ray.serving import PolicyUnavailable, Replica, placed, question
+from vlaad_ray.evaluate import stage as evaluate
+from vlaad_ray.rollout import replicas
+from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
+from vlaad_ray.rollout.fleet import check_images
+from vlaad_ray.rollout.replicas import PolicyUnavailable, Replica, placed, question
+from vlaad_ray.serving.rhythm import Rhythm
 from vlaad_ray.teachers import TEACHERS, fingerprint
 from vlaad_ray.types import Observation, SharedPolicy, Trained
 
@@ -85,7 +86,7 @@ def test_a_lost_replica_is_replaced_and_no_request_is_lost(ray_local, tmp_path, 
 
 
 def test_a_replica_that_keeps_dying_stops_the_run_with_a_word_on_why(ray_local, tmp_path, monkeypatch):
-    monkeypatch.setattr(serving, "MAX_RESTARTS", 0)
+    monkeypatch.setattr(replicas, "MAX_RESTARTS", 0)
     with placed(echo(scar=tmp_path / "scar", hurt=fakes.die), LIGHT) as make:
         client = make(None)
         with pytest.raises(UserError, match=r"died more than 0 times .*lower --max-batch"):
@@ -148,7 +149,7 @@ def test_real_libero_through_replicas_and_an_episode_whose_teacher_vanished_runs
     ray_local, tmp_path, monkeypatch
 ):
     """With no resends the first request dies with the replica: its episode is counted as retried, never as failed."""
-    monkeypatch.setattr(serving, "MAX_RESENDS", 0)
+    monkeypatch.setattr(replicas, "MAX_RESENDS", 0)
     policy = echo(scar=tmp_path / "scar", hurt=fakes.die)
     monkeypatch.setitem(TEACHERS, "echo", lambda config, suite, execute: policy)
     config = EvalConfig(
@@ -173,7 +174,7 @@ def test_real_libero_through_replicas_and_an_episode_whose_teacher_vanished_runs
 def openvla_checkpoint(tmp_path_factory):
     """Tiny random weights in OpenVLA's true layout."""
     pytest.importorskip("transformers")
-    from vlaad_ray.teachers.openvla.random_checkpoint import write_random_checkpoint
+    from vlaad_ray.models.openvla.random_checkpoint import write_random_checkpoint
 
     directory = tmp_path_factory.mktemp("openvla")
     write_random_checkpoint(directory, "tiny", torch.float32)
@@ -219,7 +220,7 @@ def test_images_that_a_published_checkpoint_never_saw_are_refused_or_reported():
 
 
 def test_a_vanished_teacher_is_not_taken_for_a_bug(ray_local, tmp_path, monkeypatch):
-    monkeypatch.setattr(serving, "MAX_RESENDS", 0)
+    monkeypatch.setattr(replicas, "MAX_RESENDS", 0)
     with placed(echo(scar=tmp_path / "scar", hurt=fakes.die), LIGHT) as make:
         client = make(None)
         with pytest.raises(PolicyUnavailable):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vlaad_ray.statistics import format_success, gripper_flips, mcnemar_exact, paired, success_summary, wilson
+from vlaad_ray.stats import format_success, gripper_flips, mcnemar_exact, paired, success_summary, wilson
 
 
 @pytest.mark.parametrize(

@@ -14,15 +14,21 @@ import torch
 
 from vlaad_ray import store
 from vlaad_ray.configs import TrainConfig, UserError
-from vlaad_ray.students import checkpoint
-from vlaad_ray.students.data import NO_PHASE, episode_frames, gather, survey
-from vlaad_ray.students.fit import Progress, Setup, fit, learning_rate, make_optimiser
-from vlaad_ray.students.learner import Answers, Learner
-from vlaad_ray.students.losses import LossWeights, Targets, loss_weights, path_loss, student_loss
-from vlaad_ray.students.preprocess import actions_to_bins, bins_to_actions, chunk_targets, random_shift, resize_image
-from vlaad_ray.students.resume import restore, save
-from vlaad_ray.students.small import SmallConfig, SmallStudent
-from vlaad_ray.students.text import TextTokenizer, train_tokenizer
+from vlaad_ray.methods.vlaad.learner import Answers, Learner
+from vlaad_ray.methods.vlaad.losses import LossWeights, Targets, loss_weights, path_loss, student_loss
+from vlaad_ray.models.student import checkpoint
+from vlaad_ray.models.student.preprocess import (
+    actions_to_bins,
+    bins_to_actions,
+    chunk_targets,
+    random_shift,
+    resize_image,
+)
+from vlaad_ray.models.student.small import SmallConfig, SmallStudent
+from vlaad_ray.models.student.text import TextTokenizer, train_tokenizer
+from vlaad_ray.train.data import NO_PHASE, episode_frames, gather, survey
+from vlaad_ray.train.fit import Progress, Setup, fit, learning_rate, make_optimiser
+from vlaad_ray.train.resume import restore, save
 
 torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
 TINY = SmallConfig(image_size=32, width=8, feature_width=32, hidden=32, text_width=32, text_length=24)
@@ -364,7 +370,7 @@ def test_training_stopped_and_continued_equals_training_in_one_go(tmp_path, toke
 
 def test_a_time_limit_ends_training_with_the_learning_rate_at_its_end(tmp_path, tokenizer, monkeypatch):
     seconds = itertools.count()
-    monkeypatch.setattr("vlaad_ray.students.fit.time.monotonic", lambda: float(next(seconds)))
+    monkeypatch.setattr("vlaad_ray.train.fit.time.monotonic", lambda: float(next(seconds)))
     data, annotations = synthetic.write_dataset(tmp_path, 2, steps=10)
     config = TrainConfig(data, tmp_path / "out", annotations, epochs=10**6, batch_size=8, max_minutes=0.5)
     facts, frames = frames_of(data, annotations, TINY)

@@ -17,10 +17,10 @@ from vlaad_ray.configs import (
     UserError,
     parse_range,
 )
-from vlaad_ray.statistics import paired_ratio, ratio_interval
-from vlaad_ray.studies import alpha, closed_loop, distillation, noise, phases
-from vlaad_ray.studies.pages import plain_settings, span
-from vlaad_ray.studies.workshop import Workshop, training_shares
+from vlaad_ray.experiments.studies import alpha, closed_loop, distillation, noise, phases
+from vlaad_ray.experiments.studies.pages import plain_settings, span
+from vlaad_ray.experiments.studies.workshop import Workshop, training_shares
+from vlaad_ray.stats import paired_ratio, ratio_interval
 
 
 def outcome(init: int, ever: bool = True, task: int = 0, flips: int = 2, meant: int = 2, seed: int = 0) -> dict:

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 
 from vlaad_ray.configs import TrainConfig, UserError
 from vlaad_ray.deploy.policy import StudentPolicy
-from vlaad_ray.students.backbone import fingerprint
-from vlaad_ray.students.checkpoint import read_config
-from vlaad_ray.train import train
+from vlaad_ray.models.student.backbone import fingerprint
+from vlaad_ray.models.student.checkpoint import read_config
+from vlaad_ray.train.stage import train
 from vlaad_ray.types import Observation
 
 EPISODES, HELD_OUT, STEPS = 40, 8, 30

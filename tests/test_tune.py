@@ -16,16 +16,16 @@ import synthetic
 import tyro
 
 from vlaad_ray.configs import SpaceConfig, SweepConfig, TrainConfig, TuningConfig, UserError
-from vlaad_ray.provenance import with_config_file
+from vlaad_ray.experiments.sweep import sweep
+from vlaad_ray.experiments.sweep.plot import scaled
+from vlaad_ray.experiments.sweep.results import Trial, best, ordered, pareto_front
+from vlaad_ray.experiments.sweep.space import Axis, domains, parse_axis, read_axes
+from vlaad_ray.experiments.sweep.stage import Asha, check_tuning_split, searcher
+from vlaad_ray.experiments.sweep.trial import trial_config, trial_name, tuning_config
+from vlaad_ray.models.student.small import SmallConfig
+from vlaad_ray.runtime.record import with_config_file
 from vlaad_ray.store import cached_arrays
-from vlaad_ray.students.data import episode_frames, survey
-from vlaad_ray.students.small import SmallConfig
-from vlaad_ray.tune import sweep
-from vlaad_ray.tune.plot import scaled
-from vlaad_ray.tune.results import Trial, best, ordered, pareto_front
-from vlaad_ray.tune.space import Axis, domains, parse_axis, read_axes
-from vlaad_ray.tune.stage import Asha, check_tuning_split, searcher
-from vlaad_ray.tune.trial import trial_config, trial_name, tuning_config
+from vlaad_ray.train.data import episode_frames, survey
 
 
 def config(out: Path = Path("out"), data: Path = Path("data"), **changes: object) -> SweepConfig:

@@ -21,11 +21,11 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from vlaad_ray import rollout, store
+from vlaad_ray import collect, store
 from vlaad_ray.annotate import annotate, chat_server, engines, rules
 from vlaad_ray.annotate.random_checkpoint import write_checkpoint
-from vlaad_ray.bench import audit as bench_audit
 from vlaad_ray.configs import AnnotateConfig, BenchAuditConfig, CollectConfig, EnvConfig, UserError, VlmConfig
+from vlaad_ray.experiments.bench import lies as bench_audit
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("ray_local")
 def data(tmp_path_factory, ray_local):
     """20 real episodes with drawers, bowls and a stove; few and small pictures."""
     out = tmp_path_factory.mktemp("vlm") / "data"
-    rollout.collect(
+    collect.collect(
         CollectConfig(
             out=out,
             suite="libero_goal",

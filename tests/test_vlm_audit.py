@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from vlaad_ray import directions, phases
-from vlaad_ray.annotate import audit, prompts, windows
+from vlaad_ray.annotate import check, prompts, windows
 from vlaad_ray.annotate.prompts import Answer, MalformedAnswer
 from vlaad_ray.annotate.windows import Window
-from vlaad_ray.bench import liar
-from vlaad_ray.directions import Displacement, Subtask
+from vlaad_ray.experiments.bench import liar
+from vlaad_ray.semantics import directions, phases
+from vlaad_ray.semantics.directions import Displacement, Subtask
 
 DRAWER = "open the middle drawer of the cabinet"
 SUBTASK = Subtask("operate", "open", "the middle drawer", "")
@@ -118,7 +118,7 @@ def test_a_cut_off_answer_is_refused_even_if_it_parses():
     ],
 )
 def test_a_direction_is_held_against_the_displacement(direction, xyz, verdict):
-    assert audit.judge_direction(direction, Displacement(xyz))[0] == verdict
+    assert check.judge_direction(direction, Displacement(xyz))[0] == verdict
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_direction_is_held_against_the_displacement(direction, xyz, verdict):
     ],
 )
 def test_turns_and_fingers_are_held_against_theirs(direction, yaw, width, verdict):
-    assert audit.judge_direction(direction, Displacement((0, 0, 0), yaw, width))[0] == verdict
+    assert check.judge_direction(direction, Displacement((0, 0, 0), yaw, width))[0] == verdict
 
 
 @pytest.mark.parametrize(
@@ -147,19 +147,19 @@ def test_turns_and_fingers_are_held_against_theirs(direction, yaw, width, verdic
     ],
 )
 def test_an_element_is_held_against_the_instruction(element, verdict):
-    assert audit.judge_element(element, [SUBTASK], DRAWER)[0] == verdict
+    assert check.judge_element(element, [SUBTASK], DRAWER)[0] == verdict
 
 
 def test_another_thing_of_the_same_instruction_is_a_wrong_element():
     instruction = "put the white mug on the left plate and put the yellow and white mug on the right plate"
     first, second = directions.parse(instruction)
-    assert audit.judge_element(first.thing, [first], instruction)[0] == "agree"
-    assert audit.judge_element(second.thing, [first], instruction)[0] == "contradict"
+    assert check.judge_element(first.thing, [first], instruction)[0] == "agree"
+    assert check.judge_element(second.thing, [first], instruction)[0] == "contradict"
 
 
 def test_a_description_is_held_against_its_phase():
-    assert audit.judge_description("pulling the drawer open", "operating")[0] == "agree"
-    assert audit.judge_description("lifting the drawer", "operating")[0] == "contradict"
+    assert check.judge_description("pulling the drawer open", "operating")[0] == "agree"
+    assert check.judge_description("lifting the drawer", "operating")[0] == "contradict"
 
 
 def test_lies_are_found_and_truth_is_left_alone():
@@ -172,7 +172,7 @@ def test_lies_are_found_and_truth_is_left_alone():
         lie = random.choice([None, "opposite", "wrong element"])
         text = json.dumps(liar.tell(truth, lie, "viewer", random))
         answer = prompts.parse(text, None, "direct", "viewer")
-        verdict = audit.judge(truth.window, answer, proprio, [SUBTASK] * 21, DRAWER).verdict
+        verdict = check.judge(truth.window, answer, proprio, [SUBTASK] * 21, DRAWER).verdict
         told += lie is not None
         missed += lie is not None and verdict != "contradict"
         alarms += lie is None and verdict == "contradict"
@@ -188,7 +188,7 @@ def test_rates_leave_out_what_cannot_be_decided():
         {**row, "verdict": verdict, "parts": {"direction": verdict}}
         for verdict in ["agree"] * 6 + ["contradict"] * 2 + ["undecidable"] * 4
     ]
-    found = audit.summarise(rows)
+    found = check.summarise(rows)
     assert (found["agree"], found["contradict"], found["undecidable"]) == (6, 2, 4)
     assert found["agreement"] == found["direction_by_axis"]["left"]["agreement"] == 0.75
     low, high = found["wilson95"]
@@ -203,4 +203,4 @@ def test_neighbours_are_as_steady_as_kinematics_or_not():
         {"episode": "b", "direction": "moving down", "truth": "moving right"},
         {"episode": "b", "direction": None, "truth": "moving right"},
     ]
-    assert audit.stability(rows) == {"neighbours": 2, "as_steady_as_kinematics": 1}
+    assert check.stability(rows) == {"neighbours": 2, "as_steady_as_kinematics": 1}

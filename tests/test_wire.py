@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from openpi_client import msgpack_numpy
 
-from vlaad_ray import wire
+from vlaad_ray.serving import protocol
 from vlaad_ray.types import Observation
 
 MESSAGE = {
@@ -27,8 +27,8 @@ OPENPI = (
 
 
 def test_messages_are_those_of_openpi_to_the_last_byte():
-    assert wire.pack(MESSAGE) == OPENPI
-    back = wire.unpack(OPENPI)
+    assert protocol.pack(MESSAGE) == OPENPI
+    back = protocol.unpack(OPENPI)
     np.testing.assert_array_equal(back["actions"], MESSAGE["actions"])
     assert (back["n"], back["flag"], back["list"], back["empty"].shape) == (1.5, True, [1, 2], (0, 7))
 
@@ -67,17 +67,17 @@ def array(data=b"\0" * 8, dtype="<f4", shape=(2,)):
 def test_any_bytes_are_a_map_or_a_message_error(data):
     """An exception of another kind would end the connection's thread, or the run, with a traceback."""
     try:
-        assert isinstance(wire.unpack(data), dict)
-    except wire.MessageError as error:
+        assert isinstance(protocol.unpack(data), dict)
+    except protocol.MessageError as error:
         assert "\n" not in str(error)[:300]
 
 
 def test_objects_are_never_unpickled_nor_sent():
     for dtype in ("|O", "O", "|V8", "|S8", "<c8"):
-        with pytest.raises(wire.MessageError, match="not accepted"):
-            wire.unpack(array(dtype=dtype))
+        with pytest.raises(protocol.MessageError, match="not accepted"):
+            protocol.unpack(array(dtype=dtype))
     with pytest.raises(TypeError, match="cannot be sent"):
-        wire.pack({"a": np.array([object()])})
+        protocol.pack({"a": np.array([object()])})
 
 
 def observation(**changes):
@@ -91,10 +91,10 @@ def test_images_travel_as_openpi_turns_them():
     """openpi shows its models the simulator's bottom-up image turned by 180 degrees; ours are upright."""
     seen = observation()
     bottom_up = seen.images["wrist"][::-1]
-    message = wire.pack_observation(seen)
+    message = protocol.pack_observation(seen)
     np.testing.assert_array_equal(message["observation/wrist_image"], bottom_up[::-1, ::-1])
     np.testing.assert_array_equal(message["observation/state"], seen.proprio)
-    back = wire.unpack_observation(wire.unpack(wire.pack(message)))
+    back = protocol.unpack_observation(protocol.unpack(protocol.pack(message)))
     assert back.instruction == seen.instruction
     for camera in seen.images:
         np.testing.assert_array_equal(back.images[camera], seen.images[camera])
@@ -113,8 +113,8 @@ def test_images_travel_as_openpi_turns_them():
     ],
 )
 def test_a_bad_observation_is_refused_by_the_name_of_its_key(changes, key):
-    with pytest.raises(wire.MessageError, match=key):
-        wire.unpack_observation({**wire.pack_observation(observation()), **changes})
+    with pytest.raises(protocol.MessageError, match=key):
+        protocol.unpack_observation({**protocol.pack_observation(observation()), **changes})
 
 
 def libero_policy_of_openpi(image):
@@ -133,8 +133,8 @@ def test_float_and_channels_first_pictures_are_taken_as_openpis_server_takes_the
     for picture in (levels, between) if dtype != np.uint8 else (levels,):
         sent = picture.astype(dtype) if picture is between or dtype == np.uint8 else (levels / 255).astype(dtype)
         sent = np.ascontiguousarray(sent.transpose(2, 0, 1)) if channels_first else sent
-        message = {**wire.pack_observation(observation()), "observation/image": sent}
-        taken = wire.unpack_observation(wire.unpack(wire.pack(message))).images["agentview"]
+        message = {**protocol.pack_observation(observation()), "observation/image": sent}
+        taken = protocol.unpack_observation(protocol.unpack(protocol.pack(message))).images["agentview"]
         assert taken.dtype == np.uint8
         np.testing.assert_array_equal(taken[:, ::-1], libero_policy_of_openpi(sent))
         if picture is levels:
@@ -145,7 +145,7 @@ def test_float_and_channels_first_pictures_are_taken_as_openpis_server_takes_the
 def test_a_state_is_any_eight_numbers_in_an_array_or_a_list(kind):
     """openpi's server works with any of them; ours took arrays alone."""
     state = [0, 1, 2, 3, 4, 5, np.float64(6), 7.0] if kind is list else np.arange(8).astype(kind)
-    message = {**wire.pack_observation(observation()), "observation/state": state}
-    taken = wire.unpack_observation(wire.unpack(wire.pack(message))).proprio
+    message = {**protocol.pack_observation(observation()), "observation/state": state}
+    taken = protocol.unpack_observation(protocol.unpack(protocol.pack(message))).proprio
     assert taken.dtype == np.float32
     np.testing.assert_array_equal(taken, np.arange(8))

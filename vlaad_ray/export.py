@@ -12,16 +12,17 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from vlaad_ray import cli, store
+from vlaad_ray import store
 from vlaad_ray.configs import ExportConfig, UserError
 from vlaad_ray.deploy import exported
 from vlaad_ray.deploy.backends.graphs import Precision
 from vlaad_ray.deploy.convert import Sample, check_backend, convert
 from vlaad_ray.deploy.exported import GraphFormat
 from vlaad_ray.deploy.policy import StudentPolicy
-from vlaad_ray.provenance import software, write_run_record
-from vlaad_ray.students.checkpoint import checkpoint_name, from_pretrained
-from vlaad_ray.students.preprocess import GRIPPER, bins_to_actions
+from vlaad_ray.models.student.checkpoint import checkpoint_name, from_pretrained
+from vlaad_ray.models.student.preprocess import GRIPPER, bins_to_actions
+from vlaad_ray.runtime import cli
+from vlaad_ray.runtime.record import software, write_run_record
 from vlaad_ray.types import Observation
 
 BARS: dict[Precision, float] = {"fp32": 0.99, "bf16": 0.99, "int8": 0.75}

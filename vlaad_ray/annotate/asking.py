@@ -11,11 +11,12 @@ from typing import Any
 import ray.data
 from ray.exceptions import RayError
 
-from vlaad_ray import cli, store
+from vlaad_ray import store
 from vlaad_ray.annotate import chat_server, engines, prompts, replies
 from vlaad_ray.annotate.prompts import MalformedAnswer
 from vlaad_ray.annotate.questions import Work, settled
 from vlaad_ray.configs import AnnotateConfig, UserError, VlmConfig
+from vlaad_ray.runtime import cli
 
 
 @dataclass

@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vlaad_ray import directions, store
-from vlaad_ray.annotate import audit, prompts, records, rules
-from vlaad_ray.annotate.audit import Finding
+from vlaad_ray import store
+from vlaad_ray.annotate import check, prompts, records, rules
+from vlaad_ray.annotate.check import Finding
+from vlaad_ray.annotate.identity import existing, origin
 from vlaad_ray.annotate.prompts import Answer, Frame
-from vlaad_ray.annotate.provenance import existing, origin
 from vlaad_ray.annotate.questions import Work
 from vlaad_ray.annotate.windows import Window
 from vlaad_ray.configs import AnnotateConfig, UserError
-from vlaad_ray.directions import Subtask
+from vlaad_ray.semantics import directions
+from vlaad_ray.semantics.directions import Subtask
 from vlaad_ray.types import Annotation
 
 NO_PICTURE = "no readable picture"
@@ -90,7 +91,7 @@ def finish(
             flagged[why] += 1
             continue
         answer = prompts.parse(stored["text"], None, window.kind, config.vlm.frame)
-        finding = audit.judge(window, answer, episode.proprio, subtasks, episode.instruction)
+        finding = check.judge(window, answer, episode.proprio, subtasks, episode.instruction)
         decision = decisions.get(request)
         objection = _objection(finding, decision)
         if not objection or policy == "keep":

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal
 
-from vlaad_ray import directions
 from vlaad_ray.annotate.windows import Kind, Window
+from vlaad_ray.semantics import directions
 
 Frame = Literal["viewer", "base"]
 """Whose left and right a VLM is asked for: those of the picture (which people and VLMs mean), or the robot's own."""

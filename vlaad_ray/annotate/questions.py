@@ -14,10 +14,12 @@ from typing import Any
 import ray.data
 from PIL import Image
 
-from vlaad_ray import cli, phases, store
+from vlaad_ray import store
 from vlaad_ray.annotate import engines, prompts, rules, windows
 from vlaad_ray.annotate.windows import Window
 from vlaad_ray.configs import AnnotateConfig, UserError, VlmConfig
+from vlaad_ray.runtime import cli
+from vlaad_ray.semantics import phases
 from vlaad_ray.types import CAMERAS
 
 

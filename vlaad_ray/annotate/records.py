@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.table import Table
 
-from vlaad_ray import phases
 from vlaad_ray.configs import AnnotateConfig
+from vlaad_ray.semantics import phases
 from vlaad_ray.types import Annotation, Episode
 
 SHORT_SEGMENT_FRAMES = 5

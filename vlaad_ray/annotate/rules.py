@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 
-from vlaad_ray import directions, phases
+from vlaad_ray.semantics import directions, phases
 from vlaad_ray.types import Annotation, Episode
 
 

@@ -16,10 +16,11 @@ from typing import Any
 
 import ray.data
 
-from vlaad_ray import cli, cluster, provenance, store
+from vlaad_ray import store
 from vlaad_ray.annotate import records, rules, vlm
-from vlaad_ray.annotate.provenance import existing, origin
+from vlaad_ray.annotate.identity import existing, origin
 from vlaad_ray.configs import AnnotateConfig, UserError
+from vlaad_ray.runtime import cli, cluster, record
 
 NAMED_IN_ERROR = 5
 
@@ -32,7 +33,7 @@ def annotate(config: AnnotateConfig) -> dict[str, Any]:
     """
     began = time.monotonic()
     paths = store.list_episodes(config.data)
-    provenance.write_run_record(config.out, config)
+    record.write_run_record(config.out, config)
     cluster.connect()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # ours instead of one an operator

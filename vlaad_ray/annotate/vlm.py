@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vlaad_ray import cli, store
-from vlaad_ray.annotate import asking, audit, chat_server, engines, merge, prompts, questions, replies
+from vlaad_ray import store
+from vlaad_ray.annotate import asking, chat_server, check, engines, merge, prompts, questions, replies
 from vlaad_ray.annotate.asking import Spent
 from vlaad_ray.annotate.questions import Work
 from vlaad_ray.configs import AnnotateConfig
+from vlaad_ray.runtime import cli
 
 SUITE_FRAMES, PAPER_USD = 81_000, 7.0
 """What annotating a suite took in the paper (VLA-AD, arXiv 2605.16241), through an API."""
@@ -70,7 +71,7 @@ def annotate_by_vlm(paths: Sequence[Path], config: AnnotateConfig) -> tuple[list
             "engine_failures": spent.engine_failures,
         },
         "decisions": merge.count_decisions(decisions, audited),
-        "audit": {**audit.summarise(audited), "stability": audit.stability(audited)},
+        "audit": {**check.summarise(audited), "stability": check.stability(audited)},
         "tokens": {"prompt": spent.prompt_tokens, "generated": spent.generated_tokens},
         "seconds_by_stage": {stage: round(value, 2) for stage, value in seconds.items()},
         **cost(sum(work.frames for work in works), spent, seconds["ask"], engine, bool(vlm.server)),

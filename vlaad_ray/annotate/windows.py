@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from vlaad_ray import directions
-from vlaad_ray.directions import MIN_MOVE_M, MIN_TURN_RAD, Displacement
+from vlaad_ray.semantics import directions
+from vlaad_ray.semantics.directions import MIN_MOVE_M, MIN_TURN_RAD, Displacement
 
 KEY_FRAMES = 5
 """Pictures that show a motion (VLA-AD): one picture cannot tell pulling from pushing."""

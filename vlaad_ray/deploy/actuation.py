@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from vlaad_ray.configs import ActuationConfig, UserError
-from vlaad_ray.students.preprocess import GRIPPER
+from vlaad_ray.models.student.preprocess import GRIPPER
 from vlaad_ray.types import ActionChunk, Observation, Policy
 
 UNCHANGED = 1 / 8

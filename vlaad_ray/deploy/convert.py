@@ -25,8 +25,8 @@ from vlaad_ray.deploy import exported
 from vlaad_ray.deploy.backends.graphs import PARTS, Precision
 from vlaad_ray.deploy.exported import GraphFormat, Manifest
 from vlaad_ray.deploy.loading import interface
-from vlaad_ray.students.checkpoint import Pretrained
-from vlaad_ray.students.model import Student
+from vlaad_ray.models.student.checkpoint import Pretrained
+from vlaad_ray.models.student.model import Student
 from vlaad_ray.types import PROPRIO_DIM
 
 OPSET = 20

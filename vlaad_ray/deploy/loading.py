@@ -14,8 +14,8 @@ from vlaad_ray.deploy import exported
 from vlaad_ray.deploy.backends import Backend
 from vlaad_ray.deploy.backends.pytorch import Dtype, TorchBackend
 from vlaad_ray.deploy.exported import Interface
-from vlaad_ray.students.checkpoint import Pretrained, checkpoint_name, from_pretrained, read_config
-from vlaad_ray.students.text import TextTokenizer, load_tokenizer
+from vlaad_ray.models.student.checkpoint import Pretrained, checkpoint_name, from_pretrained, read_config
+from vlaad_ray.models.student.text import TextTokenizer, load_tokenizer
 
 BackendName = Literal["torch", "onnx", "openvino"]
 

@@ -13,7 +13,7 @@ import torch
 from vlaad_ray.configs import UserError
 from vlaad_ray.deploy.backends.pytorch import Dtype
 from vlaad_ray.deploy.loading import BackendName, Runnable, load
-from vlaad_ray.students.preprocess import (
+from vlaad_ray.models.student.preprocess import (
     GRIPPER,
     bins_to_actions,
     closing_logit,

@@ -22,9 +22,6 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from vlaad_ray import wire
-from vlaad_ray.batcher import Batcher
-from vlaad_ray.batching import Rhythm
 from vlaad_ray.configs import ServeConfig, ServedStudentConfig, ServerConfig, UserError
 from vlaad_ray.deploy import access, metrics
 from vlaad_ray.deploy.actuation import Actuation
@@ -32,6 +29,9 @@ from vlaad_ray.deploy.loading import describe
 from vlaad_ray.deploy.metrics import Counts
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.deploy.session import ServablePolicy, Session
+from vlaad_ray.serving import protocol
+from vlaad_ray.serving.batcher import Batcher
+from vlaad_ray.serving.rhythm import Rhythm
 
 HEALTH, STATS, METRICS = "/healthz", "/stats", "/metrics"
 
@@ -51,7 +51,7 @@ class PolicyServer:
     ):
         """`metadata`: sent to each client that connects; {} or what tells policies apart. Raises UserError."""
         check_server(config)
-        self._policy, self._metadata, self._config = policy, wire.pack(metadata), config
+        self._policy, self._metadata, self._config = policy, protocol.pack(metadata), config
         self._token = access.read_token(config)
         family, address = access.resolve(config.host, config.port)
         try:
@@ -96,7 +96,7 @@ class PolicyServer:
                 # Browsers name the page that asks, other clients nothing: no page may use its visitor's server.
                 origins=[None],
                 compression=None,
-                max_size=wire.MAX_MESSAGE,
+                max_size=protocol.MAX_MESSAGE,
                 max_queue=1,  # a client has one request in flight; what it sends beyond that waits at its end
                 close_timeout=1,
             )
@@ -158,7 +158,7 @@ def student_metadata(student: ServedStudentConfig, server: ServerConfig, policy:
         "policy": describe(student.checkpoint)[0],
         "render": policy.training.get("render"),
         "image_size": 0,
-        "cameras": [wire.IMAGE_KEYS[camera] for camera in policy.cameras],
+        "cameras": [protocol.IMAGE_KEYS[camera] for camera in policy.cameras],
         "actions": policy.execute,
         **asdict(server.actuation),
     }

@@ -10,10 +10,10 @@ from typing import Protocol
 
 import numpy as np
 
-from vlaad_ray import wire
-from vlaad_ray.batcher import BAD_OBSERVATION, Batcher
 from vlaad_ray.deploy.actuation import Actuation
 from vlaad_ray.deploy.metrics import Counts
+from vlaad_ray.serving import protocol
+from vlaad_ray.serving.batcher import BAD_OBSERVATION, Batcher
 from vlaad_ray.types import ACTION_DIM, BatchPolicy
 
 log = logging.getLogger(__name__)
@@ -43,9 +43,9 @@ class Session:
         self._began = time.monotonic()
         try:
             if isinstance(message, str):
-                raise wire.MessageError("expected a binary message, got text")
-            observation = wire.unpack_observation(wire.unpack(message), self._cameras)
-        except wire.MessageError as error:
+                raise protocol.MessageError("expected a binary message, got text")
+            observation = protocol.unpack_observation(protocol.unpack(message), self._cameras)
+        except protocol.MessageError as error:
             if not self._refused:  # once a client, so that nobody can flood the log
                 log.warning("refused a message of %s: %s", self._name, error)
             self._refused += 1
@@ -67,7 +67,7 @@ class Session:
         timing = {"infer_ms": 1000 * seconds}
         if self._previous:
             timing["prev_total_ms"] = 1000 * self._previous
-        return wire.pack({wire.ACTIONS: actions, "server_timing": timing})
+        return protocol.pack({protocol.ACTIONS: actions, "server_timing": timing})
 
     def sent(self) -> None:
         """The reply is on its way: so long the whole took, which the next answer will tell, as openpi's does."""
@@ -83,6 +83,6 @@ class Session:
 def check_actions(actions: np.ndarray) -> None:
     """Raises ValueError for anything but [K, 7] finite numbers in [-1, 1]."""
     if actions.ndim != 2 or actions.shape[1] != ACTION_DIM:
-        raise ValueError(f"the policy answered with {wire.describe(actions)}, not [K, {ACTION_DIM}] actions")
+        raise ValueError(f"the policy answered with {protocol.describe(actions)}, not [K, {ACTION_DIM}] actions")
     if not np.isfinite(actions).all() or np.abs(actions).max(initial=0) > 1:
         raise ValueError("the policy answered with actions that are not finite numbers in [-1, 1]")

@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from vlaad_ray import directions, store
+from vlaad_ray import store
 from vlaad_ray.configs import UserError
-from vlaad_ray.directions import AXES, MIN_FINGER_M, MIN_MOVE_M, MIN_TURN_RAD
-from vlaad_ray.report import audit, charts, page
+from vlaad_ray.report import answers, charts, page
 from vlaad_ray.report.charts import Frame
+from vlaad_ray.semantics import directions
+from vlaad_ray.semantics.directions import AXES, MIN_FINGER_M, MIN_MOVE_M, MIN_TURN_RAD
 from vlaad_ray.types import CAMERAS, CONTROL_HZ
 
 CAMERA = CAMERAS[0]
@@ -59,7 +60,7 @@ def write_contact_sheet(annotations: Path, data: Path, count: int, seed: int = 0
 
     Raises UserError when the annotations are not a VLM's, or not of this dataset.
     """
-    found = audit.read(annotations)
+    found = answers.read(annotations)
     audited = store.read_audit(annotations)
     contradictions = worst_first(audited)
     worst, drawn = contradictions[:count], draw(audited, count, seed)
@@ -72,8 +73,8 @@ def write_contact_sheet(annotations: Path, data: Path, count: int, seed: int = 0
             f"<header><h1>Contact sheet: answers of {escape(found['model'])}</h1></header>",
             page.section(
                 "The audit in numbers",
-                f"`summary.json`, written by `jobs/annotate.py`. {audit.SOURCE}",
-                audit.figures(found),
+                f"`summary.json`, written by `jobs/annotate.py`. {answers.SOURCE}",
+                answers.figures(found),
             ),
             _bar({row["request"]: row["decision"] for row in audited if row["decision"]}),
             page.section(

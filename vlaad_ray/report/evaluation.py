@@ -10,7 +10,7 @@ from typing import Any
 from vlaad_ray import store
 from vlaad_ray.report import charts, page
 from vlaad_ray.report.records import EVALUATIONS, evaluations
-from vlaad_ray.statistics import format_success
+from vlaad_ray.stats import format_success
 
 PAGE_VIDEO_BYTES = 12_000_000
 """Videos embedded in one page, at most; those beyond are linked."""

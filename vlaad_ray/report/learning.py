@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from vlaad_ray.report import audit, charts, page
+from vlaad_ray.report import answers, charts, page
 from vlaad_ray.report.charts import PHASE_COLOURS, SERIES_COLOURS, Series
 from vlaad_ray.report.records import EVALUATIONS, metrics, summary
 
@@ -71,8 +71,8 @@ def vlm(run: Path) -> str:
     found = summary(folder / "summary.json", "annotator")
     if found is None or found["annotator"] == "rules":
         return ""
-    source = "`annotations/summary.json`, written by `jobs/annotate.py --annotator vlm`. " + audit.SOURCE
-    body = audit.figures(audit.read(folder))
+    source = "`annotations/summary.json`, written by `jobs/annotate.py --annotator vlm`. " + answers.SOURCE
+    body = answers.figures(answers.read(folder))
     if (folder / "contact_sheet.html").exists():
         body += '<p><a href="annotations/contact_sheet.html">Contact sheet: answers with their pictures</a></p>'
     return page.section("The VLM's answers, audited", source, body)

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from vlaad_ray import phases, smoothness, store
+from vlaad_ray import store
 from vlaad_ray.report import charts, page
 from vlaad_ray.report.charts import Frame, Series
+from vlaad_ray.semantics import phases, smoothness
 
 BINS = (0.0, 0.002, 0.01, 0.02, 0.05, 0.1, 0.2, 1.0)
 """Edges of the histogram of episodes by their share of self-revoked targets."""

@@ -35,6 +35,7 @@ from vlaad_ray.store.episodes import (
     copy_with_actions,
     encode_jpeg,
     list_episodes,
+    read_embodiment,
     read_episode,
     read_evaluation,
     read_key,
@@ -44,12 +45,7 @@ from vlaad_ray.store.episodes import (
     write_episode,
     write_outcome,
 )
-from vlaad_ray.store.files import (
-    cached_arrays,
-    read_json,
-    replacing,
-    write_json,
-)
+from vlaad_ray.store.files import cached_arrays, read_json, replacing, write_json
 
 __all__ = [
     "ANSWER_SCHEMA",
@@ -67,6 +63,7 @@ __all__ = [
     "read_annotation",
     "read_answers",
     "read_audit",
+    "read_embodiment",
     "read_episode",
     "read_evaluation",
     "read_json",

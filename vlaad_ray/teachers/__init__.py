@@ -31,8 +31,8 @@ def openvla(config: TeacherConfig, suite: str, execute: int) -> SharedPolicy:
         raise UserError("--teacher openvla needs --checkpoint DIR, an OpenVLA checkpoint as on the Hugging Face hub")
     if execute > 1:
         raise UserError(f"--execute {execute}: openvla answers with one action")
-    from vlaad_ray.teachers.openvla.checkpoint import read_checkpoint
-    from vlaad_ray.teachers.openvla.preprocess import prepare
+    from vlaad_ray.models.openvla.checkpoint import read_checkpoint
+    from vlaad_ray.models.openvla.preprocess import prepare
 
     checkpoint = config.checkpoint.resolve()
     image_size = read_checkpoint(checkpoint).config.image_size
@@ -49,7 +49,7 @@ def openvla(config: TeacherConfig, suite: str, execute: int) -> SharedPolicy:
 def _load_openvla(
     checkpoint: Path, suite: str, unnorm_key: str | None, dtype: Literal["bf16", "fp32"], device: str
 ) -> BatchPolicy:
-    from vlaad_ray.teachers.openvla.policy import load_openvla
+    from vlaad_ray.teachers.openvla import load_openvla
 
     return load_openvla(checkpoint, suite, unnorm_key, device, dtype)
 

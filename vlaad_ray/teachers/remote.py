@@ -22,8 +22,8 @@ from PIL import Image
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.sync.client import ClientConnection, connect
 
-from vlaad_ray import wire
 from vlaad_ray.configs import TeacherConfig, UserError
+from vlaad_ray.serving import protocol
 from vlaad_ray.types import ACTION_DIM, ActionChunk, LocalPolicy, Observation, Trained
 
 EXECUTE = 5
@@ -87,7 +87,9 @@ class RemoteTeacher:
     def infer(self, observation: Observation) -> ActionChunk:
         """Raises UserError, naming the server, for no answer in time, its own error, or an answer that is no action."""
         images = {camera: resize_with_pad(image, IMAGE_SIZE) for camera, image in observation.images.items()}
-        request = wire.pack(wire.pack_observation(Observation(observation.instruction, observation.proprio, images)))
+        request = protocol.pack(
+            protocol.pack_observation(Observation(observation.instruction, observation.proprio, images))
+        )
         for _ in range(MAX_RESENDS + 1):
             self._used = True
             try:
@@ -122,7 +124,7 @@ class RemoteTeacher:
                 opening = connect(
                     config.url,
                     compression=None,
-                    max_size=wire.MAX_MESSAGE,
+                    max_size=protocol.MAX_MESSAGE,
                     open_timeout=left,
                     close_timeout=1,
                     ping_interval=None,
@@ -130,12 +132,12 @@ class RemoteTeacher:
                     additional_headers=self._headers,
                 )
                 connection = self._open.enter_context(opening)
-                self.metadata = wire.unpack(_binary(connection.recv(left)))
+                self.metadata = protocol.unpack(_binary(connection.recv(left)))
                 self._used = False
                 return connection
             except InvalidURI:
                 raise UserError(f"--url: {config.url!r} is not a websocket address, like ws://host:8000") from None
-            except wire.MessageError as error:
+            except protocol.MessageError as error:
                 raise UserError(f"{config.url} does not speak openpi's protocol: {error}") from None
             except (OSError, ConnectionClosed, InvalidHandshake) as error:
                 if isinstance(error, InvalidStatus) and error.response.status_code == HTTPStatus.UNAUTHORIZED:
@@ -155,11 +157,11 @@ class RemoteTeacher:
             last = reply.strip().splitlines()[-1:] or ["no reason given"]
             raise UserError(f"{url} could not answer: {last[0]}")
         try:
-            actions = wire.unpack(reply).get(wire.ACTIONS)
-        except wire.MessageError as error:
+            actions = protocol.unpack(reply).get(protocol.ACTIONS)
+        except protocol.MessageError as error:
             raise UserError(f"{url} does not speak openpi's protocol: {error}") from None
         if not isinstance(actions, np.ndarray) or actions.ndim != 2 or actions.shape[1] != ACTION_DIM:
-            got = wire.describe(actions)
+            got = protocol.describe(actions)
             raise UserError(f"{url} answered with {got} as actions, not [K, {ACTION_DIM}]: serve a policy for LIBERO")
         if not np.isfinite(actions).all():
             raise UserError(f"{url} answered with actions that are not finite: its checkpoint or statistics are broken")
@@ -176,7 +178,7 @@ def _token(path: Path) -> str:
 
 def _binary(message: str | bytes) -> bytes:
     if isinstance(message, str):
-        raise wire.MessageError(f"it sent text first: {message[:80]!r}")
+        raise protocol.MessageError(f"it sent text first: {message[:80]!r}")
     return message
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlaad_ray.students.model import Student
+from vlaad_ray.models.student.model import Student
 
 Dtype = Literal["fp32", "bf16"]
 GRAPH_BATCHES = (1, 2, 4, 8, 16, 32)

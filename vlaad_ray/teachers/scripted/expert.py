@@ -8,14 +8,7 @@ import numpy as np
 
 from vlaad_ray.configs import UserError
 from vlaad_ray.envs.libero import LiberoEnv
-from vlaad_ray.teachers.scripted.articulated import (
-    is_drawer,
-    pull_drawer,
-    push_flat,
-    shut_door,
-    shut_drawer,
-    turn_knob,
-)
+from vlaad_ray.teachers.scripted.articulated import is_drawer, pull_drawer, push_flat, shut_door, shut_drawer, turn_knob
 from vlaad_ray.teachers.scripted.cavity import put_in_cavity
 from vlaad_ray.teachers.scripted.geometry import Scene, rotation_about
 from vlaad_ray.teachers.scripted.motion import OPEN, Command, Motion, reach

@@ -1,0 +1,34 @@
+"""What determines an annotation: the same again means the same labels, so nothing is repeated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vlaad_ray import store
+from vlaad_ray.annotate import rules
+from vlaad_ray.configs import AnnotateConfig, UserError
+from vlaad_ray.runtime import record
+from vlaad_ray.types import Annotation
+
+
+def origin(config: AnnotateConfig) -> dict[str, Any]:
+    """What determines annotations, beside the episode: the same again means the same labels, so nothing is repeated."""
+    return {
+        "annotator": config.annotator,
+        "taxonomy": config.phases,
+        "rules": rules.rules_hash(),
+        "version": record.software()["versions"].get("vlaad-ray"),
+        "data": str(config.data.resolve()),
+    }
+
+
+def existing(out: Path, episode: str, origin: dict[str, Any]) -> Annotation | None:
+    """The annotation made before with the same provenance. One that is missing, other or unreadable is made anew."""
+    path = store.annotation_path(out, episode)
+    if not path.exists():
+        return None
+    try:
+        return store.read_annotation(path) if store.annotation_provenance(path) == origin else None
+    except UserError:
+        return None

@@ -1,0 +1,180 @@
+"""Stage 1: a teacher acts in LIBERO on many actors; successful episodes are stored."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from vlaad_ray import store
+from vlaad_ray.configs import (
+    EVAL_INIT_STATES,
+    CollectConfig,
+    UserError,
+    config_hash,
+    parse_range,
+    teacher_noise_content,
+)
+from vlaad_ray.envs import libero
+from vlaad_ray.rollout.episode import EpisodeSpec
+from vlaad_ray.rollout.fleet import check_images, run_policy
+from vlaad_ray.rollout.noise import check_teacher_noise
+from vlaad_ray.runtime import cli
+from vlaad_ray.runtime.record import software, write_run_record
+from vlaad_ray.teachers import find_teacher
+from vlaad_ray.types import Episode, EpisodeKey, InitState, LocalPolicy, SharedPolicy
+
+CONTENT_VERSION = 2
+"""Raise it when the same settings would give other episodes, so that old ones are not taken for them."""
+
+
+def collect(config: CollectConfig) -> dict[str, Any]:
+    """Complete the dataset that `config` describes; return (and write) its summary."""
+    teacher = find_teacher(config.teacher, config.teacher_config, config.suite, config.execute)
+    specs = plan_episodes(config, teacher)
+    warnings = check_images(teacher, config.env)
+    for warning in warnings:
+        cli.console.print(f"[yellow]warning:[/] {warning}")
+    done = store.read_outcomes(config.out)
+    todo = [spec for spec in specs if not _is_done(config.out, spec, done)]
+    write_run_record(config.out, config)
+    with cli.progress("collect", len(specs)) as advance:
+        for _ in range(len(specs) - len(todo)):
+            advance("already there")
+        report = run_policy(
+            todo,
+            config.env,
+            teacher,
+            functools.partial(store_episode, config.out, config.keep_failed, facts(config)),
+            config.fleet,
+            config.serving,
+            lambda spec, outcome: advance("kept" if outcome["kept"] else "failed"),
+        )
+    counts = summarise(config, specs, report.retried, report.lost, report.steps, report.seconds)
+    summary = {**counts, "policy": teacher.name, "warnings": warnings}
+    store.write_json(config.out / "summary.json", summary)
+    if report.lost:
+        raise UserError(
+            f"{len(report.lost)} of {len(specs)} episodes lost their simulator {config.fleet.max_retries + 1} times "
+            f"(first: {report.lost[0]}); the others are in {config.out}; rerun the same command to try again"
+        )
+    return summary
+
+
+def plan_episodes(config: CollectConfig, teacher: LocalPolicy | SharedPolicy) -> list[EpisodeSpec]:
+    """Every episode that the config asks for, in a fixed order. Checks all that can be checked before work starts."""
+    libero.load_benchmark(config.suite)
+    tasks = parse_range(config.tasks, "--tasks")
+    stored = parse_range(config.init_states, "--init-states")
+    reserved = sorted(set(stored) & set(EVAL_INIT_STATES))
+    if reserved and not config.allow_eval_states:
+        raise UserError(
+            f"--init-states: {reserved[0]}-{reserved[-1]} are kept for evaluation (20-49); choose from 0-19, "
+            "add --placements N for more, or pass --allow-eval-states"
+        )
+    if config.image_every < 1:
+        raise UserError(f"--image-every must be 1 or more, not {config.image_every}")
+    inits = [InitState("stored", index) for index in stored]
+    inits += [InitState("placement", index) for index in range(config.placements)]
+    if not tasks or not inits:
+        raise UserError("nothing to collect: give --tasks and --init-states or --placements")
+    for task in tasks:
+        libero.check_task(config.suite, task)
+        libero.check_init_states(config.suite, task, stored)
+    check_teacher_noise(config.teacher_noise)
+    content = config_hash(
+        version=CONTENT_VERSION,
+        env=config.env,
+        noise=config.noise,
+        image_every=config.image_every,
+        **teacher.settings,
+        **teacher_noise_content(config.teacher_noise),
+    )
+    return [
+        EpisodeSpec(
+            key=EpisodeKey(config.suite, task, init, teacher.name, config.seed, content),
+            image_every=config.image_every,
+            noise=config.noise,
+            teacher_noise=config.teacher_noise,
+        )
+        for task in tasks
+        for init in inits
+    ]
+
+
+def facts(config: CollectConfig) -> dict[str, Any]:
+    """What every episode's footer says of how it was made, for stages that must not guess it from a hash."""
+    return {"render": config.env.render, "teacher_noise": asdict(config.teacher_noise)}
+
+
+def store_episode(out: Path, keep_failed: bool, extra: dict[str, Any], episode: Episode) -> dict[str, Any]:
+    """On the actor: keep a good episode, then record that it ended. Good means that the goal outlasts the release."""
+    kept = episode.success_final
+    if kept or keep_failed:
+        store.write_episode(out, episode, {**extra, "kept": kept, **software()})
+    outcome = {
+        "suite": episode.key.suite,
+        "task": episode.key.task,
+        "init": episode.key.init.label,
+        "kept": kept,
+        "stored": kept or keep_failed,
+        "success_ever": episode.success_ever,
+        "success_final": episode.success_final,
+        "steps": len(episode),
+    }
+    store.write_outcome(out, episode.key.name, outcome)
+    return outcome
+
+
+def _is_done(out: Path, spec: EpisodeSpec, outcomes: dict[str, dict[str, Any]]) -> bool:
+    outcome = outcomes.get(spec.key.name)
+    if outcome is None:
+        return False
+    return not outcome["stored"] or (out / "episodes" / f"{spec.key.name}.parquet").exists()
+
+
+def summarise(
+    config: CollectConfig,
+    specs: Sequence[EpisodeSpec],
+    retried: int,
+    lost: Sequence[str],
+    steps: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """The collection's summary.json (docs/store.md)."""
+    outcomes = store.read_outcomes(config.out)
+    mine = [outcomes[spec.key.name] for spec in specs if spec.key.name in outcomes]
+    kept = [outcome for outcome in mine if outcome["kept"]]
+    per_task: dict[str, dict[str, int]] = {}
+    for outcome in mine:
+        counts = per_task.setdefault(str(outcome["task"]), {"kept": 0, "failed": 0})
+        counts["kept" if outcome["kept"] else "failed"] += 1
+    return {
+        "suite": config.suite,
+        "teacher": config.teacher,
+        "episodes": {
+            "planned": len(specs),
+            "kept": len(kept),
+            "failed": len(mine) - len(kept),
+            "retried": retried,
+            "lost": len(lost),
+        },
+        "tasks": per_task,
+        "frames": sum(outcome["steps"] for outcome in kept),
+        "new_steps": steps,
+        "seconds": seconds,
+        "steps_per_second": steps / seconds if steps else 0.0,
+        "lost": list(lost),
+        **software(),
+    }
+
+
+def show(summary: dict[str, Any]) -> Table:
+    return cli.key_value_table(
+        f"Collected {summary['suite']} with {summary['teacher']}",
+        {**summary["episodes"], "frames": summary["frames"], "steps per second": summary["steps_per_second"]},
+    )

@@ -1,0 +1,1 @@
+"""What stands on whole stages: sweeps, studies of the paper's claims, benchmarks."""

@@ -1,0 +1,265 @@
+"""Where studies get what they measure: datasets, annotations, students, evaluations, made by the stages when missing.
+
+Everything lies under OUT in a directory that is named by what determines it, so studies share it and a rerun repeats
+nothing:
+
+    OUT/data/NAME  OUT/annotations/NAME  OUT/runs/NAME  OUT/evaluations/NAME  OUT/frames (decoded pictures)
+
+A piece that is missing when time is up is left out, and noted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import ray
+from ray.exceptions import RayTaskError
+
+from vlaad_ray import annotate, collect, evaluate, store, train
+from vlaad_ray.annotate.rules import rules_hash
+from vlaad_ray.configs import (
+    ActuationConfig,
+    AnnotateConfig,
+    CollectConfig,
+    EvalConfig,
+    StudyBudget,
+    TeacherNoiseConfig,
+    TrainConfig,
+    UserError,
+    config_hash,
+    parse_range,
+)
+from vlaad_ray.configs.studies import Gripper
+from vlaad_ray.rollout.fleet import actor_count
+from vlaad_ray.runtime import cli, cluster
+
+MACHINE = (
+    *("out", "fleet", "serving", "data", "annotations", "policy", "frame_cache"),
+    *("workers", "cpus_per_worker", "gpus_per_worker"),
+)
+"""Settings that don't change what a piece is: where it lies (its name says of what it was made) and who works on it."""
+
+
+Piece = CollectConfig | TrainConfig | EvalConfig
+Trained = tuple[Path, dict[str, Any]]
+"""A student: run directory, summary of its training."""
+AS_IT_SAYS = ActuationConfig(gripper_dwell=0, gripper_memory=0, nudge_after=0)
+
+
+@dataclass(frozen=True)
+class Workshop:
+    budget: StudyBudget
+    began: float = field(default_factory=time.monotonic)
+    not_run: list[str] = field(default_factory=list)
+    """Pieces that there was no time for."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return parse_range(self.budget.seeds, "--seeds")
+
+    def dataset(self, suite: str, flip_rate: float = 0.0) -> Path | None:
+        """The teacher's successful episodes, or of the teacher with noise."""
+        budget = self.budget
+        config = CollectConfig(
+            out=Path(),
+            suite=suite,
+            tasks=budget.tasks,
+            init_states=budget.init_states,
+            placements=budget.placements,
+            teacher=budget.teacher,
+            execute=budget.teacher_execute,
+            image_every=budget.image_every,
+            noise=budget.noise,
+            teacher_config=budget.teacher_config,
+            serving=budget.serving,
+            teacher_noise=TeacherNoiseConfig(flip_rate=flip_rate),
+            env=budget.env,
+            fleet=budget.fleet,
+        )
+        name = _named(f"{suite}-{budget.teacher}-flips{flip_rate:g}", config)
+        config = dataclasses.replace(config, out=budget.out / "data" / name)
+        summary = config.out / "summary.json"
+        if not (summary.exists() and not store.read_json(summary)["episodes"]["lost"]):
+            if not self._has_time(config):
+                return None
+            collect.collect(config)
+        return config.out
+
+    def annotations(self, data: Path, phases: int) -> tuple[Path, dict[str, Any]]:
+        """The rules' labels of a dataset: (directory, summary of the stage). Takes seconds, so there is always time."""
+        out = self.budget.out / "annotations" / f"{data.name}-phases{phases}-{rules_hash()}"
+        number: Any = phases
+        config = AnnotateConfig(data=data, out=out, phases=number)
+        if (out / "summary.json").exists():
+            summary = store.read_json(out / "summary.json")
+            seen = summary["episodes"]
+            if seen["annotated"] + seen["skipped"] == len(store.list_episodes(data)):
+                return out, summary
+        return out, annotate.annotate(config)
+
+    def training(self, data: Path, seed: int, objective: str, phases: int = 9, **settings: Any) -> TrainConfig:
+        """What trains a student, annotated; `settings` are TrainConfig's, beside those of the budget."""
+        budget = self.budget
+        varying = {name: value for name, value in settings.items() if value != getattr(TrainConfig, name)}
+        chosen: dict[str, Any] = {"objective": objective, "seed": seed, **varying}
+        config = TrainConfig(
+            data=data,
+            out=Path(),
+            annotations=None,
+            student=budget.student,
+            backbone=budget.backbone,
+            image_size=budget.student_pixels,
+            validation_fraction=budget.validation_fraction,
+            epochs=budget.epochs,
+            batch_size=budget.batch_size,
+            max_minutes=budget.max_minutes,
+            workers=budget.workers,
+            gpus_per_worker=budget.gpus_per_worker,
+            frame_cache=budget.out / "frames",
+            **chosen,
+        )
+        labels = "" if objective == "bc" else f"-phases{phases}-{rules_hash()}"
+        words = "".join(f"-{name}{value:g}" for name, value in varying.items())
+        name = _named(f"{data.name}-{objective}{labels}{words}-seed{seed}", config)
+        annotations = None if objective == "bc" else self.annotations(data, phases)[0]
+        return dataclasses.replace(config, out=budget.out / "runs" / name, annotations=annotations)
+
+    def train(self, config: TrainConfig) -> Trained | None:
+        """One student, with all of the cluster that the budget allows."""
+        if not _is_done(config):
+            if not self._has_time(config):
+                return None
+            train.train(config)
+        return _read(config)
+
+    def train_all(self, configs: Sequence[TrainConfig]) -> list[Trained | None]:
+        """Students trained side by side: small ones gain little from more than one CPU, or GPU."""
+        cluster.connect()
+        concurrent, workers, cpus = training_shares(self.budget, ray.cluster_resources())
+        share: dict[str, Any] = {"workers": workers, "cpus_per_worker": cpus}
+        self._side_by_side(train.train, [dataclasses.replace(config, **share) for config in configs], concurrent)
+        return [_read(config) if _is_done(config) else None for config in configs]
+
+    def evaluation(
+        self, policy: str | Path, suite: str, flip_rate: float = 0.0, gripper: Gripper = "steady", videos: int = 0
+    ) -> EvalConfig:
+        """What evaluates a teacher (by name) or a student (its run directory) on the held-out states."""
+        budget = self.budget
+        # A teacher does as it says in any case: what the students' default is does not make another evaluation.
+        raw = gripper == "raw" or not isinstance(policy, Path)
+        config = EvalConfig(
+            policy=str(policy / "checkpoint") if isinstance(policy, Path) else policy,
+            out=Path(),
+            suite=suite,
+            tasks=budget.tasks,
+            init_states=budget.eval_init_states,
+            execute=0 if isinstance(policy, Path) else budget.teacher_execute,
+            videos=videos,
+            teacher_config=budget.teacher_config,
+            serving=budget.serving,
+            teacher_noise=TeacherNoiseConfig(flip_rate=flip_rate),
+            env=budget.env,
+            fleet=budget.fleet,
+            actuation=AS_IT_SAYS if raw else ActuationConfig(),
+        )
+        of = policy.name if isinstance(policy, Path) else f"{suite}-{policy}-flips{flip_rate:g}"
+        return dataclasses.replace(config, out=budget.out / "evaluations" / _named(of, config))
+
+    def evaluate(self, config: EvalConfig) -> Path | None:
+        """The directory of its outcomes."""
+        if not _is_done(config):
+            if not self._has_time(config):
+                return None
+            evaluate.evaluate(config)
+        return config.out
+
+    def evaluate_all(self, configs: Sequence[EvalConfig]) -> list[Path | None]:
+        """Students side by side, each in fewer simulators: those take seconds to begin."""
+        cluster.connect()
+        fleet = self.budget.fleet
+        missing = sum(not _is_done(config) for config in configs)
+        concurrent = max(1, min(missing, actor_count(fleet) // max(1, fleet.actors)))
+        fleet = dataclasses.replace(fleet, actors=max(1, actor_count(fleet) // concurrent))
+        self._side_by_side(
+            evaluate.evaluate, [dataclasses.replace(config, fleet=fleet) for config in configs], concurrent
+        )
+        return [config.out if _is_done(config) else None for config in configs]
+
+    def _side_by_side(self, stage: Callable[[Any], Any], configs: Sequence[Piece], concurrent: int) -> None:
+        """Complete those that are missing and for which there is time, in their order."""
+        task = ray.remote(stage).options(num_cpus=0)  # it only waits for its actors, which have CPUs of their own
+        running: list[ray.ObjectRef[Any]] = []
+        try:
+            for config in configs:
+                if _is_done(config):
+                    continue
+                if len(running) == concurrent:
+                    running = _wait_for_one(running)
+                if self._has_time(config):
+                    running.append(task.remote(config))
+            while running:
+                running = _wait_for_one(running)
+        finally:
+            for left in running:
+                ray.cancel(left)
+
+    def _has_time(self, piece: Piece) -> bool:
+        name = f"{piece.out.parent.name}/{piece.out.name}"
+        minutes = self.budget.minutes
+        if minutes is not None and time.monotonic() - self.began > 60 * minutes:
+            self.not_run.append(name)
+            return False
+        cli.console.rule(name)
+        return True
+
+
+def training_shares(budget: StudyBudget, cluster_has: Mapping[str, float]) -> tuple[int, int, int]:
+    """Trainings at a time, workers of each, CPUs of a worker, as far as the budget leaves it to the cluster."""
+    cpus, workers = int(cluster_has.get("CPU", 1)), budget.workers or 1
+    gpus = budget.gpus_per_worker * workers
+    room = int(cluster_has.get("GPU", 0) / gpus) if gpus else cpus // workers
+    concurrent = budget.concurrent or max(1, room)
+    return concurrent, workers, max(1, cpus // (concurrent * workers))
+
+
+def _wait_for_one(running: Sequence[ray.ObjectRef[Any]]) -> list[ray.ObjectRef[Any]]:
+    """Those that are left when one is done. Raises what it has raised."""
+    (done,), left = ray.wait(list(running), num_returns=1)
+    try:
+        ray.get(done)
+    except RayTaskError as error:
+        raise error.cause from None
+    return left
+
+
+def _is_done(piece: Piece) -> bool:
+    return (piece.out / "summary.json").exists()
+
+
+def _read(config: TrainConfig) -> Trained:
+    summary = store.read_json(config.out / "summary.json")
+    if not summary["validation"]:
+        raise UserError(
+            f"{config.data.name}: no episode is held out to measure accuracy on; collect more of each task "
+            "(--init-states, --placements) or raise --validation-fraction"
+        )
+    return config.out, summary
+
+
+def check_objective(objective: str) -> None:
+    """Raises UserError for one that TrainConfig does not know: before hours of collecting."""
+    known = get_args(get_type_hints(TrainConfig)["objective"])
+    if objective not in known:
+        raise UserError(f"there is no objective {objective!r} to train with; choose from {', '.join(known)}")
+
+
+def _named(words: str, config: Any) -> str:
+    """`words` and a hash of all settings that change what is made."""
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in MACHINE}
+    return f"{words}-{config_hash(words=words, settings=json.dumps(settings, sort_keys=True, default=str))}"

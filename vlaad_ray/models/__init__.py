@@ -1,0 +1,1 @@
+"""Networks alone, below teachers and students: no simulator, no Ray, no store."""

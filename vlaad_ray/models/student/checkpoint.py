@@ -1,0 +1,146 @@
+"""A student on disk: model.safetensors, config.json, tokenizer.json. No pickle.
+
+Loading a small student needs torch alone, a clip one transformers as well; no adapters are left in either.
+Proprioception's normalisation statistics are buffers of the model, so they are in model.safetensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from vlaad_ray.configs import UserError
+from vlaad_ray.models.student.model import Student
+from vlaad_ray.models.student.presets import PRESETS, network
+from vlaad_ray.models.student.text import TextTokenizer, load_tokenizer
+
+FORMAT = "vlaad_ray student"
+SCHEMA_VERSION = 2
+READABLE = (1, 2)
+"""Version 1 knew one architecture, small, and didn't name it."""
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What a checkpoint directory holds."""
+
+    student: Student
+    tokenizer: TextTokenizer
+    training: dict[str, Any]
+    """Where the weights come from: objective, data, annotations, render mode, init states trained on."""
+
+
+def save_pretrained(directory: Path, student: Student, tokenizer: TextTokenizer, training: Mapping[str, Any]) -> None:
+    """Write the three files into `directory` (made if missing). `training` must be JSON-able."""
+    directory.mkdir(parents=True, exist_ok=True)
+    save_tensors(directory / WEIGHTS, student.state_dict())
+    tokenizer.save(directory / TOKENIZER)
+    config = {
+        "format": FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "architecture": student.config.architecture,
+        "student": asdict(student.config),
+        "training": dict(training),
+    }
+    (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def from_pretrained(directory: Path) -> Pretrained:
+    """Load a checkpoint directory onto the CPU, in fp32. Raises UserError naming the file at fault."""
+    config = read_config(directory)
+    config_type, network_type = network(config["architecture"])
+    try:
+        student_config = config_type(**{**config["student"], "cameras": tuple(config["student"]["cameras"])})
+    except (TypeError, KeyError) as error:
+        names = ", ".join(field.name for field in fields(config_type))
+        raise UserError(f"{directory / CONFIG}: 'student' doesn't fit ({error}); its fields are {names}") from None
+    student = network_type.unfilled(student_config)
+    tensors = load_tensors(directory / WEIGHTS)
+    expected = {name: tensor.shape for name, tensor in student.state_dict().items()}
+    wrong = sorted(name for name in expected.keys() | tensors.keys() if _shape(tensors, name) != expected.get(name))
+    if wrong:
+        raise UserError(
+            f"{directory / WEIGHTS} doesn't match its {CONFIG}: {len(wrong)} tensors missing, extra or of another "
+            f"shape, first {wrong[0]!r}; copy the whole checkpoint again"
+        )
+    # A clip's weights stay where the file is mapped: copied, a process would hold its 630 MB twice for a moment.
+    student.load_state_dict(tensors, assign=student_config.architecture == "clip")
+    student.eval()
+    return Pretrained(student, load_tokenizer(directory / TOKENIZER, student_config.text_length), config["training"])
+
+
+def checkpoint_name(directory: Path) -> str:
+    """What identifies a checkpoint, from its weights alone: student-1a2b3c4d."""
+    return f"student-{hashlib.sha256((directory / WEIGHTS).read_bytes()).hexdigest()[:8]}"
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """config.json of a checkpoint, checked for format and version. Cheap: reads no weights."""
+    path = directory / CONFIG
+    if not path.is_file():
+        raise UserError(
+            f"{path} does not exist; pass a student checkpoint directory (jobs/train.py writes OUT/checkpoint)"
+        )
+    try:
+        config = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); copy the checkpoint again") from None
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise UserError(f"{path} is not a {FORMAT} checkpoint; pass the directory that jobs/train.py wrote")
+    if config["schema_version"] not in READABLE:
+        raise UserError(
+            f"{path} has schema version {config['schema_version']}, this vlaad_ray reads {SCHEMA_VERSION}; "
+            "train again or install the version that wrote it"
+        )
+    config.setdefault("architecture", "small")
+    if config["architecture"] not in PRESETS.values():
+        raise UserError(
+            f"{path} names the architecture {config['architecture']!r}, this vlaad_ray knows "
+            f"{' and '.join(PRESETS.values())}; install the version that wrote it"
+        )
+    return config
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise UserError(f"{path} is missing; copy the whole checkpoint directory")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} is corrupt ({str(error).splitlines()[0]}); copy or train the checkpoint again"
+        ) from None
+
+
+@contextmanager
+def replacing_directory(directory: Path) -> Iterator[Path]:
+    """A temporary directory beside `directory`, put in its place when the block ends well."""
+    temporary = directory.with_name(f".{directory.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        shutil.rmtree(directory, ignore_errors=True)
+        os.replace(temporary, directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _shape(tensors: Mapping[str, torch.Tensor], name: str) -> torch.Size | None:
+    return tensors[name].shape if name in tensors else None

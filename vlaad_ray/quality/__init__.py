@@ -1,0 +1,1 @@
+"""What is measured about the targets that a teacher gives: noise, jerk, stalls."""

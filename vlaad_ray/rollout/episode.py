@@ -1,0 +1,122 @@
+"""The one loop in which a policy acts in an environment: collection, evaluation and videos all run it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from vlaad_ray.configs import NoiseConfig, TeacherNoiseConfig
+from vlaad_ray.rollout.noise import ActionNoise, TeacherNoise
+from vlaad_ray.types import ACTION_DIM, CAMERAS, Episode, EpisodeKey, InitState, Observation, Policy
+
+RELEASE_STEPS = 40
+"""After the goal is first true, the policy may act this much longer to let go and retreat."""
+OPEN_STEPS = 10
+"""The gripper has let go once it was commanded open for this many steps in a row (0.5 s)."""
+
+
+class Env(Protocol):
+    """What the loop needs of an environment."""
+
+    instruction: str
+    budget: int
+
+    def reset(self, init: InitState, seed: int = 0) -> None: ...
+
+    def step(self, action: np.ndarray) -> None: ...
+
+    def observe(self, images: bool) -> Observation: ...
+
+    def success(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class EpisodeSpec:
+    """One unit of work: which episode to run and how."""
+
+    key: EpisodeKey
+    image_every: int = 0
+    """Record images every n-th step; 0: none (a policy that needs images still gets them when it is asked)."""
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    """On what is executed."""
+    teacher_noise: TeacherNoiseConfig = field(default_factory=TeacherNoiseConfig)
+    """On what the policy asks for, and so on what is recorded."""
+    budget: int | None = None
+    """Steps until the goal must have been true; None: the suite's."""
+
+
+def run_episode(env: Env, policy: Policy, spec: EpisodeSpec) -> Episode:
+    """Let `policy` act from the start that `spec.key` names until the goal is reached and let go of, or time is up.
+
+    "Ever": the goal was true after some step within the budget. "Final": it still is once the gripper has let go,
+    for which the policy gets RELEASE_STEPS more; if it does not open the gripper by itself, we do.
+    """
+    env.reset(spec.key.init, spec.key.seed)
+    policy.reset(env.instruction)
+    teacher_noise, noise = TeacherNoise(spec.teacher_noise, spec.key), ActionNoise(spec.noise, spec.key)
+    budget = spec.budget or env.budget
+    proprio: list[np.ndarray] = []
+    actions: list[np.ndarray] = []
+    executed: list[np.ndarray] = []
+    phases: list[str | None] = []
+    images: dict[str, list[np.ndarray | None]] = {camera: [] for camera in CAMERAS}
+    chunk: list[np.ndarray] = []
+    phase: str | None = None
+    success_step: int | None = None
+    open_for = 0
+
+    while len(actions) < budget if success_step is None else not _released(len(actions) - success_step, open_for):
+        record = spec.image_every > 0 and len(actions) % spec.image_every == 0
+        observation = env.observe(images=record or (not chunk and policy.needs_images))
+        if not chunk:
+            answer = policy.infer(observation)
+            chunk, phase = [check_action(action) for action in answer.actions], answer.phase
+        meant = chunk.pop(0)
+        action = teacher_noise.apply(meant)
+        proprio.append(observation.proprio)
+        actions.append(action)
+        executed.append(noise.apply(action))
+        phases.append(phase)
+        for camera in CAMERAS:
+            images[camera].append(observation.images[camera] if record else None)
+        env.step(executed[-1])
+        # As meant: if a flip put off the end, every episode's last steps would be free of flips.
+        open_for = open_for + 1 if meant[-1] < 0 and success_step is not None else 0
+        if success_step is None and env.success():
+            success_step = len(actions)
+
+    final = success_step is not None and _holds_after_release(env, released=open_for >= OPEN_STEPS)
+    return Episode(
+        key=spec.key,
+        instruction=env.instruction,
+        proprio=np.stack(proprio),
+        actions=np.stack(actions),
+        executed=np.stack(executed),
+        phases=tuple(phases),
+        images={camera: tuple(frames) for camera, frames in images.items()},
+        success_step=success_step,
+        success_final=final,
+        budget=budget,
+    )
+
+
+def _released(steps_since_success: int, open_for: int) -> bool:
+    return open_for >= OPEN_STEPS or steps_since_success >= RELEASE_STEPS
+
+
+def _holds_after_release(env: Env, released: bool) -> bool:
+    """Whether the goal is still true once everything has been let go of and has come to rest."""
+    if not released:
+        for _ in range(OPEN_STEPS):
+            env.step(np.array([0, 0, 0, 0, 0, 0, -1], np.float32))
+    return env.success()
+
+
+def check_action(action: np.ndarray) -> np.ndarray:
+    """[7] float32 clipped to [-1, 1]; a NaN or a wrong shape is the policy's bug and stops the run."""
+    action = np.asarray(action, np.float32)
+    if action.shape != (ACTION_DIM,) or not np.isfinite(action).all():
+        raise ValueError(f"the policy returned an unusable action: shape {action.shape}, values {action}")
+    return np.clip(action, -1, 1)

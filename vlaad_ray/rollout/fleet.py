@@ -1,0 +1,211 @@
+"""Many episodes over Ray actors: each actor owns one simulator and one policy; the driver deals out episodes.
+
+Collection and evaluation differ in the policy they make and in what
+they do with a finished episode; both are plain functions here.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from vlaad_ray.configs import EnvConfig, FleetConfig, ServingConfig, UserError
+from vlaad_ray.envs.libero import LiberoEnv, SimulatorError
+from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
+from vlaad_ray.rollout.replicas import PolicyUnavailable, placed
+from vlaad_ray.runtime import cluster
+from vlaad_ray.runtime.cli import console
+from vlaad_ray.types import Episode, LocalPolicy, Policy, SharedPolicy
+
+MakePolicy = Callable[[LiberoEnv], Policy]
+Finish = Callable[[Episode], dict[str, Any]]
+"""Runs on the actor with the finished episode: stores what must stay, returns a small record for the driver."""
+
+
+@dataclass(frozen=True)
+class FleetReport:
+    outcomes: dict[str, dict[str, Any]]
+    """Episode name -> what `finish` returned."""
+    retried: int
+    """Times an episode was given to a fresh simulator after its own died or got stuck."""
+    lost: tuple[str, ...]
+    """Names of episodes given up after max_retries."""
+    steps: int
+    """Control steps simulated, retries not counted."""
+    seconds: float
+
+
+class EpisodeWorker:
+    """Runs episodes one after another, keeping the simulator of the last task."""
+
+    def __init__(self, env_config: EnvConfig, make_policy: MakePolicy, finish: Finish):
+        self._env_config, self._make_policy, self._finish = env_config, make_policy, finish
+        self._env: LiberoEnv | None = None
+        self._policy: Policy | None = None
+
+    def ready(self) -> None:
+        """Returns once the actor has its resources and its process runs."""
+
+    def run(self, spec: EpisodeSpec) -> dict[str, Any]:
+        key = spec.key
+        if self._env is None or (self._env.suite, self._env.task) != (key.suite, key.task):
+            if self._env is not None:
+                self._env.close()
+            self._env = LiberoEnv(key.suite, key.task, self._env_config)
+            self._policy = self._make_policy(self._env)
+        assert self._policy is not None
+        episode = run_episode(self._env, self._policy, spec)
+        return {**self._finish(episode), "control_steps": len(episode), "worker_pid": os.getpid()}
+
+
+@dataclass(eq=False)
+class _Seat:
+    """An actor and what it is doing: coming up (spec None), running an episode, or idle (no reference)."""
+
+    actor: Any
+    reference: Any
+    spec: EpisodeSpec | None = None
+    task: tuple[str, int] | None = None
+    since: float = 0.0
+
+
+def run_policy(
+    specs: Sequence[EpisodeSpec],
+    env_config: EnvConfig,
+    policy: LocalPolicy | SharedPolicy,
+    finish: Finish,
+    config: FleetConfig,
+    serving: ServingConfig,
+    on_outcome: Callable[[EpisodeSpec, dict[str, Any]], None],
+) -> FleetReport:
+    """`run_fleet` with the policy where it belongs: in every simulator's process, or in replicas for all of them."""
+    if not specs:
+        return FleetReport({}, retried=0, lost=(), steps=0, seconds=0.0)
+    taken = serving.replicas * serving.cpus_per_replica if isinstance(policy, SharedPolicy) else 0.0
+    with placed(policy, serving) as make_policy:
+        return run_fleet(specs, env_config, make_policy, finish, config, on_outcome, taken)
+
+
+def check_images(policy: LocalPolicy | SharedPolicy, env: EnvConfig) -> list[str]:
+    """Warnings about images unlike those that the policy learnt from; UserError for another size."""
+    trained = policy.trained
+    if trained.image_size and trained.image_size != env.image_size:
+        raise UserError(
+            f"{policy.name} learnt from images of {trained.image_size} pixels, not {env.image_size}: "
+            f"add --image-size {trained.image_size}"
+        )
+    if trained.render is not None and trained.render != env.render:
+        return [f"{policy.name} learnt from {trained.render!r} images and gets {env.render!r} ones (--render)"]
+    return []
+
+
+def run_fleet(
+    specs: Sequence[EpisodeSpec],
+    env_config: EnvConfig,
+    make_policy: MakePolicy,
+    finish: Finish,
+    config: FleetConfig,
+    on_outcome: Callable[[EpisodeSpec, dict[str, Any]], None],
+    cpus_taken: float = 0.0,
+) -> FleetReport:
+    """Run every episode once, in any order, over `config.actors` actors; `cpus_taken` are not counted as theirs.
+
+    An actor keeps to one task while that has episodes left (building a simulator takes seconds), then helps with the
+    task that has most left. A simulator that dies, diverges, gets stuck or loses its teacher is replaced and its
+    episode retried. Any other exception is a bug or a wrong setting and stops the run.
+    """
+    if not specs:
+        return FleetReport({}, retried=0, lost=(), steps=0, seconds=0.0)
+    cluster.connect()
+    start = time.monotonic()
+    queues: dict[tuple[str, int], deque[EpisodeSpec]] = defaultdict(deque)
+    for spec in specs:
+        queues[spec.key.suite, spec.key.task].append(spec)
+    tries: dict[str, int] = defaultdict(int)
+    outcomes: dict[str, dict[str, Any]] = {}
+    lost: list[str] = []
+    retried = steps = 0
+
+    remote_worker = ray.remote(EpisodeWorker).options(
+        num_cpus=config.cpus_per_actor, num_gpus=config.gpus_per_actor, max_restarts=0
+    )
+
+    def hire() -> _Seat:
+        actor: Any = remote_worker.remote(env_config, make_policy, finish)
+        return _Seat(actor, actor.ready.remote())
+
+    def give_up(seat: _Seat, spec: EpisodeSpec, why: str) -> None:
+        """Put a new actor into the seat and queue its episode again, unless it has had its tries."""
+        nonlocal retried
+        console.print(f"simulator replaced while running {spec.key.name}: {why}")
+        ray.kill(seat.actor)
+        seats[seats.index(seat)] = hire()
+        tries[spec.key.name] += 1
+        if tries[spec.key.name] > config.max_retries:
+            lost.append(spec.key.name)
+        else:
+            retried += 1
+            queues[spec.key.suite, spec.key.task].append(spec)
+
+    seats = [hire() for _ in range(min(actor_count(config, cpus_taken), len(specs)))]
+    while any(queues.values()) or any(seat.spec for seat in seats):
+        for seat in seats:
+            if seat.reference is None and (task := _choose_task(seat, seats, queues)) is not None:
+                next_spec = queues[task].popleft()
+                seat.spec, seat.task, seat.since = next_spec, task, time.monotonic()
+                seat.reference = seat.actor.run.remote(next_spec)
+        pending = {seat.reference: seat for seat in seats if seat.reference is not None}
+        ready, _ = ray.wait(list(pending), timeout=1.0)
+        for reference in ready:
+            seat = pending[reference]
+            ended = seat.spec
+            seat.spec = seat.reference = None
+            if ended is None:
+                ray.get(reference)
+                continue
+            try:
+                outcome = ray.get(reference)
+            except RayActorError as error:
+                give_up(seat, ended, str(error).splitlines()[0])
+                continue
+            except RayTaskError as error:
+                if not isinstance(error.cause, SimulatorError | PolicyUnavailable):
+                    raise error.cause from error
+                give_up(seat, ended, str(error.cause))
+                continue
+            outcomes[ended.key.name] = outcome
+            steps += outcome["control_steps"]
+            on_outcome(ended, outcome)
+        for seat in list(seats):
+            if seat.spec is not None and time.monotonic() - seat.since > config.episode_timeout_s:
+                give_up(seat, seat.spec, f"stuck for over {config.episode_timeout_s:.0f} s")
+    for seat in seats:
+        ray.kill(seat.actor)
+    return FleetReport(outcomes, retried, tuple(lost), steps, time.monotonic() - start)
+
+
+def actor_count(config: FleetConfig, cpus_taken: float = 0.0) -> int:
+    """Configured number of actors, or as many as the cluster's CPUs hold beside those that are taken."""
+    if config.actors > 0:
+        return config.actors
+    return max(1, int((ray.cluster_resources().get("CPU", 1) - cpus_taken) / config.cpus_per_actor))
+
+
+def _choose_task(
+    seat: _Seat, seats: Sequence[_Seat], queues: dict[tuple[str, int], deque[EpisodeSpec]]
+) -> tuple[str, int] | None:
+    if seat.task is not None and queues[seat.task]:
+        return seat.task
+    open_tasks = [task for task, queue in queues.items() if queue]
+
+    def left_per_actor(task: tuple[str, int]) -> float:
+        return len(queues[task]) / (1 + sum(other.task == task for other in seats if other is not seat))
+
+    return max(open_tasks, key=left_per_actor, default=None)

@@ -1,0 +1,206 @@
+"""Teachers too large for one copy an environment: a few replicas on Ray actors answer batches of many environments.
+
+Each environment is a client of one replica and has one request in flight, which bounds all queues by the number of
+environments. A replica collects requests while its model is busy (`batcher.Batcher`) and starts the next batch by
+`batching.Rhythm`.
+
+A replica that dies or hangs is restarted by Ray, with the requests that it had. Past its restarts the run stops.
+
+Batching does not change what an episode contains, as far as the policy keeps its promise (types.BatchPolicy): an answer
+depends on its own observation alone. Models keep it up to the rounding of sums that are ordered by batch size; so
+episodes of a batched teacher repeat in distribution, not to the last bit.
+
+Why not Ray Serve: `@serve.batch` starts a batch when it is full or a set time is over. That time is waited out in vain
+when nobody else is coming, and requests that come further apart than it fall into batches of one: two environments
+whose thinking times vary by half then get 0.62 of the ideal, here 0.96 (docs/experiments.md). What else is needed,
+restarts and retries, Ray's actors have, without proxies and a controller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+
+from vlaad_ray.configs import ServingConfig, UserError
+from vlaad_ray.runtime import cluster
+from vlaad_ray.serving.batcher import Batcher
+from vlaad_ray.serving.rhythm import Rhythm
+from vlaad_ray.types import ACTION_DIM, ActionChunk, BatchPolicy, LocalPolicy, Observation, Policy, SharedPolicy
+
+MAX_RESTARTS = 3
+"""Times that Ray brings a dead replica back."""
+MAX_RESENDS = 2
+"""Times that a request is sent again because its replica died over it; then its episode starts anew."""
+MAX_CLIENTS = 1024
+"""Requests a replica takes in at once; more wait in Ray's queue."""
+INLINE = ("RAY_max_direct_call_object_size", 2**20)
+"""Ray's setting, and the bytes up to which it then sends an argument with its call, by default 100 KiB. A request with
+two images of 256 pixels took 0.7 ms, through the object store 1.1 ms, on two cores."""
+
+
+class PolicyUnavailable(RuntimeError):
+    """The teacher went away in mid-episode. The episode says nothing about it and can be run again."""
+
+
+Question = tuple[str, bytes, Mapping[str, np.ndarray]]
+"""An observation as it travels: instruction, proprioception, images. Small arrays cost Ray more than their bytes do."""
+Answer = tuple[bytes, str | None]
+"""A chunk as it travels: its actions in float32, its phase."""
+
+
+def question(observation: Observation) -> Question:
+    return observation.instruction, observation.proprio.astype(np.float32).tobytes(), observation.images
+
+
+class Replica:
+    """One copy of a shared policy, in an async actor."""
+
+    def __init__(self, load: Callable[[str], BatchPolicy], device: str, config: ServingConfig, rhythm: Rhythm):
+        self._load, self._device, self._config, self._rhythm = load, device, config, rhythm
+        self._thread = ThreadPoolExecutor(1)
+        self._loading: asyncio.Future[BatchPolicy] | None = None
+        self._batcher: Batcher | None = None
+        self._seats = 0
+
+    async def ready(self) -> bool:
+        """Load the policy, once; whether it needs images."""
+        return (await self._policy()).needs_images
+
+    async def next_seat(self) -> int:
+        """0, 1, 2 …: by these numbers clients are dealt out among the replicas."""
+        self._seats += 1
+        return self._seats - 1
+
+    async def infer(self, client: str, question: Question) -> Answer:
+        """The answer to one client, after the batch that it came to be in."""
+        policy = await self._policy()  # a restarted replica loads again
+        if self._batcher is None:
+            config = self._config
+            self._batcher = Batcher(
+                policy.infer_batch, config.max_batch, self._rhythm, self._thread, config.batch_timeout_s
+            )
+        instruction, proprio, images = question
+        observation = Observation(instruction, np.frombuffer(proprio, np.float32), images)
+        chunk = await self._batcher.infer(client, observation)
+        return chunk.actions.astype(np.float32).tobytes(), chunk.phase
+
+    async def _policy(self) -> BatchPolicy:
+        if self._loading is None:
+            self._loading = asyncio.get_running_loop().run_in_executor(self._thread, self._load, self._device)
+        return await self._loading
+
+
+class ServedPolicy:
+    """A client of one replica, behind the interface of a policy."""
+
+    def __init__(self, replica: Any, needs_images: bool, policy: SharedPolicy):
+        self.needs_images = needs_images
+        self._replica, self._prepare, self._execute = replica, policy.prepare, policy.execute
+        self._client = uuid.uuid4().hex
+
+    def reset(self, instruction: str) -> None:
+        """Nothing to do: the policy has no memory, and every observation brings its instruction."""
+
+    def infer(self, observation: Observation) -> ActionChunk:
+        """Raises PolicyUnavailable when the replica died over the request, UserError when it is dead for good."""
+        try:
+            prepared = question(self._prepare(observation))
+            actions, phase = ray.get(self._replica.infer.remote(self._client, prepared))
+        except RayTaskError as error:
+            raise error.cause from None
+        except ActorUnavailableError as error:
+            raise PolicyUnavailable(str(error).splitlines()[0]) from error
+        except ActorDiedError as error:
+            raise dead(error) from error
+        chunk = np.frombuffer(actions, np.float32).reshape(-1, ACTION_DIM)
+        if len(chunk) < self._execute:
+            raise UserError(f"--execute {self._execute}: the teacher answers with {len(chunk)} actions")
+        return ActionChunk(chunk[: self._execute], phase)
+
+
+@contextmanager
+def placed(
+    policy: LocalPolicy | SharedPolicy, config: ServingConfig, rhythm: Rhythm | None = None
+) -> Iterator[Callable[[Any], Policy]]:
+    """Yield what makes the policy of one environment, in that environment's process.
+
+    A shared policy's replicas are up and loaded by then, and go when the block ends. `rhythm`: another rule to start
+    batches by, to compare with (bench/teacher.py).
+    """
+    if isinstance(policy, LocalPolicy):
+        yield policy.make
+        return
+    check_placement(config)
+    os.environ.setdefault(INLINE[0], str(INLINE[1]))  # read by a Ray that starts here
+    rhythm = rhythm or Rhythm(config.max_batch, config.max_wait_ms / 1000)
+    cluster.connect()
+    check_resources(config)
+    actor = ray.remote(Replica).options(
+        num_cpus=config.cpus_per_replica,
+        num_gpus=config.gpus_per_replica,
+        max_concurrency=MAX_CLIENTS,
+        max_restarts=MAX_RESTARTS,
+        max_task_retries=MAX_RESENDS,
+    )
+    device = "cuda" if config.gpus_per_replica > 0 else "cpu"
+    replicas: list[Any] = [actor.remote(policy.load, device, config, rhythm) for _ in range(config.replicas)]
+    try:
+        yield functools.partial(join, replicas, wait_until_loaded(replicas), policy)
+    finally:
+        for replica in replicas:
+            ray.kill(replica)
+
+
+def wait_until_loaded(replicas: list[Any]) -> bool:
+    """Whether the policy needs images. Raises what loading raised."""
+    try:
+        return bool(ray.get([replica.ready.remote() for replica in replicas])[0])
+    except RayTaskError as error:
+        raise error.cause from None
+    except ActorDiedError as error:
+        raise dead(error) from error
+
+
+def dead(error: ActorDiedError) -> UserError:
+    """What to say when a replica is past its restarts."""
+    return UserError(
+        f"a replica of the teacher died more than {MAX_RESTARTS} times ({str(error).splitlines()[0]}); its log is in "
+        "Ray's session directory; if memory ran out, lower --max-batch; then rerun the same command"
+    )
+
+
+def join(replicas: list[Any], needs_images: bool, policy: SharedPolicy, _: Any) -> ServedPolicy:
+    """In an environment's process: become a client of the next replica in turn."""
+    seat = ray.get(replicas[0].next_seat.remote())
+    return ServedPolicy(replicas[seat % len(replicas)], needs_images, policy)
+
+
+def check_placement(config: ServingConfig) -> None:
+    for flag, value in (("--replicas", config.replicas), ("--max-batch", config.max_batch)):
+        if value < 1:
+            raise UserError(f"{flag} must be 1 or more, not {value}")
+    if config.gpus_per_replica < 0 or config.cpus_per_replica < 0 or config.max_wait_ms < 0:
+        raise UserError("--gpus-per-replica, --cpus-per-replica and --max-wait-ms must not be negative")
+
+
+def check_resources(config: ServingConfig) -> None:
+    """On this machine alone nothing can be added: what does not fit would wait for ever."""
+    if "RAY_ADDRESS" in os.environ:
+        return
+    for resource, each in (("GPU", config.gpus_per_replica), ("CPU", config.cpus_per_replica)):
+        there = ray.cluster_resources().get(resource, 0.0)
+        if config.replicas * each > there:
+            raise UserError(
+                f"{config.replicas} replicas of {each:g} {resource}s each do not fit this machine: it has {there:g}; "
+                f"lower --replicas or --{resource.lower()}s-per-replica"
+            )

@@ -1,0 +1,1 @@
+"""Answering many clients in batches, and the protocol they speak. No Ray."""

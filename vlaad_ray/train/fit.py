@@ -1,0 +1,241 @@
+"""Train a student for epochs over frames in memory. Knows nothing of Ray; several workers only need `reduce`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vlaad_ray.configs import TrainConfig
+from vlaad_ray.methods.vlaad.learner import Answers, Learner
+from vlaad_ray.methods.vlaad.losses import LossWeights, Targets, loss_weights, student_loss
+from vlaad_ray.models.student.preprocess import random_shift
+from vlaad_ray.train.data import Frames
+from vlaad_ray.types import ACTION_DIM
+
+WARM_UP_STEPS = 50
+"""Or a tenth of the training, where that is less."""
+FINAL_LR = 0.01
+"""Of the peak."""
+MAX_GRADIENT_NORM = 1.0
+VALIDATION_BATCH = 256
+NEAR_BINS = 8
+"""A prediction within so many of 256 bins (1/16 of full deflection) counts as near."""
+
+
+@dataclass
+class Progress:
+    """How far training has come; with weights and optimiser state, all that resuming needs."""
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One record of metrics an epoch."""
+    finished: bool = False
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One of `size` processes that train together."""
+
+    rank: int
+    size: int
+    device: torch.device
+    reduce: Callable[[Tensor], Tensor]
+    """Sums a tensor over all workers."""
+
+
+ALONE = Worker(rank=0, size=1, device=torch.device("cpu"), reduce=lambda tensor: tensor)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that an epoch needs."""
+
+    learner: Learner
+    model: nn.Module
+    """The learner as called in training: itself, or wrapped for several workers."""
+    optimiser: torch.optim.Optimizer
+    frames: Frames
+    texts: Tensor
+    """[texts, L] token ids, on the worker's device."""
+    phases: tuple[str, ...]
+    config: TrainConfig
+    worker: Worker = ALONE
+
+    @property
+    def weights(self) -> LossWeights:
+        return loss_weights(self.config)
+
+
+def make_optimiser(learner: Learner, config: TrainConfig) -> torch.optim.AdamW:
+    """Over what is trained: frozen weights get no state."""
+    trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+
+
+def fit(setup: Setup, progress: Progress, on_epoch: Callable[[Progress], None]) -> None:
+    """Continue from `progress` to the last epoch (or the time limit), calling `on_epoch` after each.
+
+    Randomness depends on seed, epoch and rank alone, so a resumed run equals an uninterrupted one (unless a time limit
+    sets the learning rate).
+    """
+    config, worker, frames = setup.config, setup.worker, setup.frames
+    batch_size = max(1, config.batch_size // worker.size)
+    # Every worker must take the same number of steps; their shares of the data differ by some frames.
+    steps = max(1, int(_gathered(worker, len(frames.training)).min()) // batch_size)
+    began = time.monotonic() - progress.seconds
+    limit = config.max_minutes * 60 if config.max_minutes else math.inf
+
+    def elapsed() -> float:
+        """Seconds trained, the same on all workers, so that all stop at the same step."""
+        return _gathered(worker, time.monotonic() - began).max().item() if worker.size > 1 else time.monotonic() - began
+
+    while not progress.finished:
+        start = time.monotonic()
+        rng = np.random.default_rng([config.seed, progress.epoch, worker.rank])
+        torch.manual_seed(int(rng.integers(2**31)))
+        order = np.resize(rng.permutation(frames.training), (steps, batch_size))
+        tally = Tally(setup.phases, setup.weights)
+        setup.learner.train()
+        for rows in order:
+            done = progress.step / (steps * config.epochs)
+            if config.max_minutes:
+                done = max(done, elapsed() / limit)
+            if done >= 1:
+                break
+            for group in setup.optimiser.param_groups:
+                group["lr"] = config.lr * learning_rate(
+                    progress.step, done, min(WARM_UP_STEPS, steps * config.epochs // 10)
+                )
+            answers, loss, parts, targets = _forward(setup, setup.model, rows, rng)
+            setup.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(setup.learner.parameters(), MAX_GRADIENT_NORM)
+            setup.optimiser.step()
+            tally.add(answers, loss, parts, targets)
+            progress.step += 1
+        train = tally.summed(worker)
+        samples_per_second = train.get("frames", 0) / (time.monotonic() - start)
+        validation = validate(setup)
+        progress.epoch += 1
+        progress.seconds = elapsed()
+        progress.finished = progress.epoch >= config.epochs or progress.seconds >= limit
+        progress.history.append(
+            {
+                "epoch": progress.epoch,
+                "step": progress.step,
+                "seconds": round(progress.seconds, 2),
+                "lr": setup.optimiser.param_groups[0]["lr"],
+                "samples_per_second": round(samples_per_second, 1),
+                "train": train,
+                "validation": validation,
+            }
+        )
+        on_epoch(progress)
+
+
+def learning_rate(step: int, done: float, warm_up: int) -> float:
+    """Fraction of the peak rate at optimiser step `step` when the share `done` of the training is over."""
+    return min(1.0, (step + 1) / (warm_up + 1)) * max(FINAL_LR, 0.5 * (1 + math.cos(math.pi * done)))
+
+
+@torch.no_grad()
+def validate(setup: Setup) -> dict[str, Any]:
+    """Losses and accuracies on the held-out episodes, without augmentation. {} where nothing is held out."""
+    setup.learner.eval()
+    tally = Tally(setup.phases, setup.weights)
+    held_out = setup.frames.validation
+    for start in range(0, len(held_out), VALIDATION_BATCH):
+        rows = held_out[start : start + VALIDATION_BATCH]
+        tally.add(*_forward(setup, setup.learner, rows, None))
+    return tally.summed(setup.worker)
+
+
+def _forward(
+    setup: Setup, model: nn.Module, rows: np.ndarray, augment: np.random.Generator | None
+) -> tuple[Answers, Tensor, dict[str, Tensor], Targets]:
+    """Answers, total loss, its parts and the targets of the frames `rows`."""
+    config, frames, device = setup.config, setup.frames, setup.worker.device
+    images, proprio = frames.images[rows], torch.from_numpy(frames.proprio[rows]).to(device)
+    if augment is not None:
+        images = random_shift(images, augment)
+        proprio = proprio + config.proprio_noise * setup.learner.student.proprio_std * torch.randn_like(proprio)
+    instruction = setup.texts[torch.from_numpy(frames.instruction[rows]).to(device)]
+    described = setup.texts[torch.from_numpy(frames.description[rows]).to(device)] if setup.weights.full else None
+    directions, direction = None, None
+    if setup.weights.auxiliary:
+        distinct, column = np.unique(frames.direction[rows], return_inverse=True)
+        directions = setup.texts[torch.from_numpy(distinct).to(device)]
+        direction = torch.from_numpy(column).to(device)
+    targets = Targets(
+        bins=torch.from_numpy(frames.targets[rows]).to(device, torch.int64),
+        phase=torch.from_numpy(frames.phase[rows]).to(device, torch.int64),
+        direction=direction,
+    )
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        answers = model(torch.from_numpy(images).to(device), proprio, instruction, described, directions)
+    loss, parts = student_loss(answers, targets, setup.weights, config.target_sigma)
+    return answers, loss, parts, targets
+
+
+class Tally:
+    """Sums over the frames of an epoch, from which means follow, over all workers.
+
+    Accuracies are those of the image path: what is deployed.
+    """
+
+    def __init__(self, phases: tuple[str, ...], weights: LossWeights) -> None:
+        self._phases = phases
+        self._parts = tuple(asdict(weights))
+        self._losses = torch.zeros(2 + len(self._parts), dtype=torch.float64)
+        self._exact = torch.zeros(ACTION_DIM, dtype=torch.float64)
+        self._near = torch.zeros(ACTION_DIM, dtype=torch.float64)
+        self._by_phase = torch.zeros(len(phases), 2, dtype=torch.float64)
+
+    def add(self, answers: Answers, loss: Tensor, parts: Mapping[str, Tensor], targets: Targets) -> None:
+        batch = len(targets.bins)
+        values = [1.0, loss.item(), *(parts[name].item() if name in parts else 0.0 for name in self._parts)]
+        self._losses += batch * torch.tensor(values, dtype=torch.float64)
+        away = (answers.image.detach().argmax(-1) - targets.bins).abs().cpu()
+        near = (away <= NEAR_BINS).double()
+        self._exact += (away == 0).double().mean(1).sum(0)
+        self._near += near.mean(1).sum(0)
+        self._by_phase.index_add_(
+            0, targets.phase.cpu(), torch.stack([torch.ones(batch).double(), near.mean((1, 2))], 1)
+        )
+
+    def summed(self, worker: Worker) -> dict[str, Any]:
+        flat = torch.cat([self._losses, self._exact, self._near, self._by_phase.flatten()])
+        flat = worker.reduce(flat.to(worker.device)).cpu()
+        losses, exact, near, by_phase = flat.split([len(self._losses), ACTION_DIM, ACTION_DIM, self._by_phase.numel()])
+        frames = losses[0].item()
+        if not frames:
+            return {}
+        phase_rows = by_phase.view(-1, 2).tolist()
+        return {
+            "frames": int(frames),
+            "loss": (losses[1] / frames).item(),
+            **{f"loss_{name}": (loss / frames).item() for name, loss in zip(self._parts, losses[2:], strict=True)},
+            "exact": (exact.mean() / frames).item(),
+            "near": (near.mean() / frames).item(),
+            "exact_by_dimension": (exact / frames).tolist(),
+            "near_by_dimension": (near / frames).tolist(),
+            "near_by_phase": {
+                name: right / count for name, (count, right) in zip(self._phases, phase_rows, strict=True) if count
+            },
+        }
+
+
+def _gathered(worker: Worker, value: float) -> Tensor:
+    """[size] every worker's value: each adds its own to a vector of zeros."""
+    values = torch.zeros(worker.size, dtype=torch.float64, device=worker.device)
+    values[worker.rank] = value
+    return worker.reduce(values).cpu()

@@ -1,6 +1,0 @@
-"""Search for hyperparameters with Ray Tune: what may vary (space), one trial, all of them (stage), the results."""
-
-from vlaad_ray.tune.results import show
-from vlaad_ray.tune.stage import sweep
-
-__all__ = ["show", "sweep"]
