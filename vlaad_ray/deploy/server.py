@@ -119,7 +119,7 @@ class PolicyServer:
             done = {"answered": counts.answered, "refused": counts.refused, "failed": counts.failed}
             return connection.respond(HTTPStatus.OK, json.dumps({**done, **now}) + "\n")
         if request.path == METRICS:
-            response = connection.respond(HTTPStatus.OK, metrics.exposition(self.counts, **now))
+            response = connection.respond(HTTPStatus.OK, metrics.exposition(self.counts, *now.values()))
             del response.headers["Content-Type"]
             response.headers["Content-Type"] = metrics.CONTENT_TYPE
             return response
