@@ -23,6 +23,7 @@ from vlaad_ray.configs.common import (
     config_hash,
     parse_range,
     teacher_noise_content,
+    what_a_checkpoint_is,
 )
 from vlaad_ray.configs.deploy import (
     ExportConfig,
@@ -37,6 +38,7 @@ from vlaad_ray.configs.stages import (
     CollectConfig,
     EvalConfig,
     PipelineConfig,
+    ReportConfig,
     TrainConfig,
 )
 from vlaad_ray.configs.studies import (
@@ -81,6 +83,7 @@ __all__ = [
     "FleetConfig",
     "NoiseConfig",
     "PipelineConfig",
+    "ReportConfig",
     "ServeClusterConfig",
     "ServeConfig",
     "ServedStudentConfig",
@@ -102,4 +105,5 @@ __all__ = [
     "config_hash",
     "parse_range",
     "teacher_noise_content",
+    "what_a_checkpoint_is",
 ]

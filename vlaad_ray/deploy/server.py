@@ -1,5 +1,6 @@
 """Serve a policy over openpi's websocket protocol, so that whatever speaks it drives a student of ours unchanged.
 
+vlaad server --checkpoint RUN/checkpoint --port 8000
 python -m vlaad_ray.deploy.server --checkpoint RUN/checkpoint --port 8000
 """
 
@@ -22,6 +23,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from vlaad_ray import __version__
 from vlaad_ray.configs import ServeConfig, ServedStudentConfig, ServerConfig, UserError
 from vlaad_ray.deploy import access, metrics
 from vlaad_ray.deploy.actuation import Actuation
@@ -164,7 +166,7 @@ def student_metadata(student: ServedStudentConfig, server: ServerConfig, policy:
     }
 
 
-def main(config: ServeConfig) -> None:
+def run(config: ServeConfig) -> None:
     """Serve until SIGTERM or Ctrl-C."""
     logging.basicConfig(format="%(asctime)s %(message)s")
     student = config.student
@@ -177,8 +179,11 @@ def main(config: ServeConfig) -> None:
 
 
 if __name__ == "__main__":
+    if "--version" in sys.argv:
+        print(f"vlaad-ray {__version__}")
+        sys.exit(0)
     try:
-        main(tyro.cli(ServeConfig))
+        run(tyro.cli(ServeConfig))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
