@@ -115,13 +115,15 @@ class PolicyServer:
             response.headers.update(access.CHALLENGE)
             return response
         clients = len(connection.server.connections)
-        now = {"batches": self._batcher.batches, "waiting": self._batcher.waiting, "clients": clients}
+        counts, batches, waiting = self.counts, self._batcher.batches, self._batcher.waiting
         if request.path == STATS:
-            counts = self.counts
-            done = {"answered": counts.answered, "refused": counts.refused, "failed": counts.failed}
-            return connection.respond(HTTPStatus.OK, json.dumps({**done, **now}) + "\n")
+            stats = {
+                **{"answered": counts.answered, "refused": counts.refused, "failed": counts.failed},
+                **{"batches": batches, "waiting": waiting, "clients": clients},
+            }
+            return connection.respond(HTTPStatus.OK, json.dumps(stats) + "\n")
         if request.path == METRICS:
-            response = connection.respond(HTTPStatus.OK, metrics.exposition(self.counts, *now.values()))
+            response = connection.respond(HTTPStatus.OK, metrics.exposition(counts, batches, waiting, clients))
             del response.headers["Content-Type"]
             response.headers["Content-Type"] = metrics.CONTENT_TYPE
             return response
