@@ -25,6 +25,7 @@ from vlaad_ray.configs.common import (
     config_hash,
     parse_range,
     teacher_noise_content,
+    what_a_checkpoint_is,
 )
 from vlaad_ray.configs.deploy import (
     ExportConfig,
@@ -39,6 +40,7 @@ from vlaad_ray.configs.stages import (
     CollectConfig,
     EvalConfig,
     PipelineConfig,
+    ReportConfig,
     TrainConfig,
 )
 from vlaad_ray.configs.studies import (
@@ -85,6 +87,7 @@ __all__ = [
     "FleetConfig",
     "NoiseConfig",
     "PipelineConfig",
+    "ReportConfig",
     "ServeClusterConfig",
     "ServeConfig",
     "ServedStudentConfig",
@@ -106,4 +109,5 @@ __all__ = [
     "config_hash",
     "parse_range",
     "teacher_noise_content",
+    "what_a_checkpoint_is",
 ]
