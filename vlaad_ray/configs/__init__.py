@@ -3,6 +3,7 @@
 from vlaad_ray.configs.bench import (
     BenchAnnotateConfig,
     BenchAuditConfig,
+    BenchEvaluationConfig,
     BenchOpenVlaConfig,
     BenchPolicyConfig,
     BenchRolloutConfig,
@@ -24,6 +25,7 @@ from vlaad_ray.configs.common import (
     UserError,
     config_hash,
     parse_range,
+    what_a_checkpoint_is,
 )
 from vlaad_ray.configs.deploy import (
     ExportConfig,
@@ -42,6 +44,7 @@ from vlaad_ray.configs.stages import (
     CollectConfig,
     EvalConfig,
     PipelineConfig,
+    ReportConfig,
     TrainConfig,
 )
 from vlaad_ray.configs.studies import (
@@ -75,6 +78,7 @@ __all__ = [
     "AuditConfig",
     "BenchAnnotateConfig",
     "BenchAuditConfig",
+    "BenchEvaluationConfig",
     "BenchOpenVlaConfig",
     "BenchPolicyConfig",
     "BenchRolloutConfig",
@@ -89,6 +93,7 @@ __all__ = [
     "Later",
     "NoiseConfig",
     "PipelineConfig",
+    "ReportConfig",
     "ServeClusterConfig",
     "ServeConfig",
     "ServedStudentConfig",
@@ -110,4 +115,5 @@ __all__ = [
     "config_hash",
     "named_settings",
     "parse_range",
+    "what_a_checkpoint_is",
 ]

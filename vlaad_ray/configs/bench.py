@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vlaad_ray.configs.common import Flat
+from vlaad_ray.configs.common import EnvConfig, Flat, FleetConfig
+from vlaad_ray.configs.teachers import ServingConfig
 from vlaad_ray.configs.vlm import VlmConfig
 
 
@@ -103,6 +104,30 @@ class BenchPolicyConfig:
     extrapolated. auto: full if the memory is there."""
     teacher_calls: int = 3
     """Timed calls of each teacher's network."""
+
+
+@dataclass(frozen=True)
+class BenchEvaluationConfig:
+    """Episodes a minute of a student's evaluation: a copy in each simulator's process, against shared replicas."""
+
+    policy: str = "small"
+    """A preset (small, vlaad_158m), which gets random weights, or a checkpoint directory."""
+    out: Path = Path("runs/bench/evaluation")
+    """Where summary.json, a preset's random weights and the evaluations go."""
+    suite: str = "libero_object"
+    tasks: str = "0"
+    init_states: str = "20-27"
+    execute: int = 2
+    """Actions executed of each answer: the more, the less the student has to do."""
+    budget: int = 100
+    """Control steps of an episode. Of random weights each takes them all."""
+    repeats: int = 2
+    """Evaluations of each kind, in turn; medians are reported."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Of the replicas."""
+    serving: Flat[ServingConfig] = ServingConfig(replicas=1)
+    env: Flat[EnvConfig] = EnvConfig()
+    fleet: Flat[FleetConfig] = FleetConfig()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,14 @@ from typing import Any, Literal
 
 import torch
 
-from vlaad_ray.configs import ActuationConfig, EvalConfig, ServingConfig, UserError, named_settings
+from vlaad_ray.configs import (
+    ActuationConfig,
+    EvalConfig,
+    ServingConfig,
+    UserError,
+    named_settings,
+    what_a_checkpoint_is,
+)
 from vlaad_ray.deploy import loading
 from vlaad_ray.deploy.policy import StudentPolicy, check_execute, fit_images
 from vlaad_ray.deploy.shaping import Shaped, shape
@@ -39,7 +46,10 @@ def find_policy(config: EvalConfig) -> tuple[LocalPolicy | SharedPolicy, Mapping
     directory = Path(config.policy)
     if not directory.is_dir():
         names = ", ".join(TEACHERS)
-        raise UserError(f"--policy: {config.policy!r} is neither a teacher ({names}) nor a checkpoint directory")
+        raise UserError(
+            f"--policy: {config.policy!r} is neither a teacher ({names}) nor a checkpoint; "
+            f"{what_a_checkpoint_is(config.policy)}"
+        )
     described = loading.describe(directory)
     return find_student(config, directory.resolve(), described), described.training
 
