@@ -36,22 +36,21 @@ def find_policy(config: EvalConfig) -> tuple[LocalPolicy | SharedPolicy, Mapping
     What cannot run is refused here, before anything starts.
     """
     check_device(config.device)
-    if config.policy in TEACHERS:
-        if config.precision != EvalConfig.precision:
-            raise UserError(f"--precision {config.precision} is a student's; the teacher {config.policy} has its own")
-        teacher = find_teacher(config.policy, config.teacher_config, config.suite, config.execute)
-        if config.device == "cuda" and isinstance(teacher, LocalPolicy):
-            raise UserError(f"--device cuda: the teacher {config.policy} computes nothing that a GPU could do")
-        return teacher, {}
-    directory = Path(config.policy)
-    if not directory.is_dir():
-        names = ", ".join(TEACHERS)
-        raise UserError(
-            f"--policy: {config.policy!r} is neither a teacher ({names}) nor a checkpoint; "
-            f"{what_a_checkpoint_is(config.policy)}"
-        )
-    described = loading.describe(directory)
-    return find_student(config, directory.resolve(), described), described.training
+    if config.policy not in TEACHERS:
+        directory = Path(config.policy)
+        if not directory.is_dir():
+            raise UserError(
+                f"--policy: {config.policy!r} is neither a teacher ({', '.join(TEACHERS)}) nor a checkpoint; "
+                f"{what_a_checkpoint_is(config.policy)}"
+            )
+        described = loading.describe(directory)
+        return find_student(config, directory.resolve(), described), described.training
+    if config.precision != EvalConfig.precision:
+        raise UserError(f"--precision {config.precision} is a student's; the teacher {config.policy} has its own")
+    teacher = find_teacher(config.policy, config.teacher_config, config.suite, config.execute)
+    if config.device == "cuda" and isinstance(teacher, LocalPolicy):
+        raise UserError(f"--device cuda: the teacher {config.policy} computes nothing that a GPU could do")
+    return teacher, {}
 
 
 def find_student(config: EvalConfig, directory: Path, described: loading.Description) -> LocalPolicy | SharedPolicy:

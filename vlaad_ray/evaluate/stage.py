@@ -40,55 +40,24 @@ CONTENT_VERSION = 2
 
 def evaluate(config: EvalConfig) -> dict[str, Any]:
     """Complete the evaluation that `config` describes; return (and write) its summary."""
-    policy, training = find_policy(config)
-    specs = plan_episodes(config, policy)
     baseline = read_results(config.compare_to) if config.compare_to else None
-    warnings = check_training(specs, training) + check_images(policy, config.env)
+    serving = on_device(config.serving, config.device)
+    policy, training = find_policy(config)
+    libero.check_starts(
+        config.suite, parse_range(config.tasks, "--tasks"), parse_range(config.init_states, "--init-states")
+    )
+    specs = plan_episodes(config, policy)
+    warnings = check_training(specs, training)
+    check_teacher_noise(config.teacher_noise)
+    warnings += check_images(policy, config.env)
     for warning in warnings:
         cli.console.print(f"[yellow]warning:[/] {warning}")
     write_run_record(config.out, config)
-    serving = on_device(config.serving, config.device)
-    report = complete(config, specs, policy, serving)
-    outcomes = store.read_outcomes(config.out, Outcome)
-    results = {spec.key.name: outcomes[spec.key.name] for spec in specs}
-    actuation = asdict(config.actuation)
-    summary = {
-        "policy": policy.name,
-        "checkpoint": None if config.policy in TEACHERS else config.policy,
-        "suite": config.suite,
-        "init_states": config.init_states,
-        "placements": config.placements,
-        "seed": config.seed,
-        "execute": policy.settings.get("execute"),
-        **(dict.fromkeys(actuation) if config.policy in TEACHERS else actuation),
-        "ensemble": policy.settings.get("ensemble"),
-        "budget": config.budget or STEP_BUDGETS[config.suite],
-        "render": config.env.render,
-        **summarise(list(results.values())),
-        "retried": report.retried,
-        "seconds": report.seconds,
-        "steps_per_second": report.steps / report.seconds if report.steps else 0.0,
-        "warnings": warnings,
-        **software(),
-    }
-    if baseline is not None:
-        summary["paired"] = {**compare(results.values(), baseline), "baseline": str(config.compare_to)}
-    summary["episodes"] = list(results)
-    summary["videos"] = film(config, choose(specs, results, config.videos), policy, serving)
-    store.write_json(config.out / "summary.json", summary)
-    return summary
-
-
-def complete(
-    config: EvalConfig, specs: Sequence[EpisodeSpec], policy: LocalPolicy | SharedPolicy, serving: ServingConfig
-) -> FleetReport:
-    """Run the episodes that are missing; each leaves its outcome in `config.out`. Raises UserError for lost ones."""
     there = store.read_outcomes(config.out, Outcome)
     todo = [spec for spec in specs if spec.key.name not in there]
-    done = [there[spec.key.name] for spec in specs if spec.key.name in there]
     finish = functools.partial(store_outcome, config.out, metrics.find_metrics(metrics.LIBERO))
     with cli.progress(f"evaluate {policy.name}", len(specs)) as advance:
-        for _ in done:
+        for _ in range(len(specs) - len(todo)):
             advance("already there")
         ended: list[bool] = []
 
@@ -102,7 +71,44 @@ def complete(
             f"{len(report.lost)} of {len(specs)} episodes lost their simulator {config.fleet.max_retries + 1} times "
             f"(first: {report.lost[0]}); no rate is reported; rerun the same command to try again"
         )
-    return report
+    outcomes = store.read_outcomes(config.out, Outcome)
+    results = {spec.key.name: outcomes[spec.key.name] for spec in specs}
+    summary = {**facts(config, policy), **summarise(list(results.values())), **cost(report), "warnings": warnings}
+    if baseline is not None:
+        summary["paired"] = {**compare(results.values(), baseline), "baseline": str(config.compare_to)}
+    summary |= {**software(), "episodes": list(results)}
+    filmed = choose(specs, results, config.videos)
+    summary["videos"] = film(config, filmed, policy, serving)
+    store.write_json(config.out / "summary.json", summary)
+    return summary
+
+
+def facts(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> dict[str, Any]:
+    """What was evaluated, and how."""
+    of_student = config.policy not in TEACHERS
+    actuation = asdict(config.actuation)
+    return {
+        "policy": policy.name,
+        "checkpoint": config.policy if of_student else None,
+        "suite": config.suite,
+        "init_states": config.init_states,
+        "placements": config.placements,
+        "seed": config.seed,
+        "execute": policy.settings.get("execute"),
+        **(actuation if of_student else dict.fromkeys(actuation)),
+        "ensemble": policy.settings.get("ensemble"),
+        "budget": config.budget or STEP_BUDGETS[config.suite],
+        "render": config.env.render,
+    }
+
+
+def cost(report: FleetReport) -> dict[str, Any]:
+    """What this run took: nothing where all was there already."""
+    return {
+        "retried": report.retried,
+        "seconds": report.seconds,
+        "steps_per_second": report.steps / report.seconds if report.steps else 0.0,
+    }
 
 
 def film(
@@ -114,30 +120,17 @@ def film(
     if todo:
         finish = functools.partial(store_video, config.out / "videos")
         with cli.progress("videos", len(todo)) as advance:
-            run_policy(
-                todo,
-                config.env,
-                policy,
-                finish,
-                config.fleet,
-                serving,
-                lambda *_: advance(""),
-            )
+            run_policy(todo, config.env, policy, finish, config.fleet, serving, lambda *_: advance(""))
     return [str(path.relative_to(config.out)) for path in paths.values()]
 
 
 def plan_episodes(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> list[EpisodeSpec]:
     """One episode for each task and start."""
-    libero.load_benchmark(config.suite)
     tasks, states = parse_range(config.tasks, "--tasks"), parse_range(config.init_states, "--init-states")
     starts = [InitState("stored", state) for state in states]
     starts += [InitState("placement", number) for number in range(config.placements)]
     if not tasks or not starts:
         raise UserError("nothing to evaluate: give --tasks and --init-states or --placements")
-    for task in tasks:
-        libero.check_task(config.suite, task)
-        libero.check_init_states(config.suite, task, states)
-    check_teacher_noise(config.teacher_noise)
     settings = {"execute": None, **policy.settings, **named_settings(config, "env", "budget", "teacher_noise")}
     content = config_hash(version=CONTENT_VERSION, **settings)
     return [

@@ -84,8 +84,12 @@ def unpack(answer: Answer) -> ActionChunk:
 class Replica:
     """One copy of a shared policy, in an async actor."""
 
-    def __init__(self, load: Callable[[str], BatchPolicy], device: str, config: ServingConfig, rhythm: Rhythm):
-        self._load, self._device, self._config, self._rhythm = load, device, config, rhythm
+    def __init__(
+        self, load: Callable[[str], BatchPolicy], device: str, config: ServingConfig, rhythm: Rhythm | None = None
+    ):
+        """`rhythm`: another rule to start batches by than its own."""
+        self._load, self._device, self._config = load, device, config
+        self._rhythm = rhythm or Rhythm(config.max_batch, config.max_wait_ms / 1000)
         self._thread = ThreadPoolExecutor(1)
         self._loading: asyncio.Future[BatchPolicy] | None = None
         self._batcher: Batcher | None = None
@@ -161,7 +165,6 @@ def placed(
         return
     check_placement(config)
     os.environ.setdefault(INLINE[0], str(INLINE[1]))  # read by a Ray that starts here
-    rhythm = rhythm or Rhythm(config.max_batch, config.max_wait_ms / 1000)
     cluster.connect()
     check_resources(config)
     actor = ray.remote(Replica).options(
