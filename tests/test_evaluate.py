@@ -7,6 +7,7 @@ import pytest
 
 from vlaad_ray import store
 from vlaad_ray.configs import (
+    STUDIES,
     ActuationConfig,
     EnvConfig,
     EvalConfig,
@@ -109,7 +110,7 @@ def test_another_render_mode_than_in_training_is_reported(checkpoint):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"policy": "no/such/dir"}, "neither a teacher \\(scripted, openvla, remote\\) nor a checkpoint directory"),
+        ({"policy": "no/such/dir"}, "neither a teacher \\(scripted, openvla, remote\\) nor a checkpoint; give"),
         ({"init_states": "40-60"}, "init state 60 of libero_object task 0 does not exist"),
         ({"tasks": ""}, "nothing to evaluate"),
     ],
@@ -150,6 +151,9 @@ def test_a_setting_that_came_later_is_part_of_a_name_once_it_is_set():
     assert named_settings(ActuationConfig()) == {"gripper_dwell": 10, "gripper_memory": 10}
     assert named_settings(ActuationConfig(nudge_after=15))["nudge_after"] == 15
     assert named_settings(EvalConfig("x", Path()), "ensemble", "device", "teacher_noise", "budget") == {"budget": 0}
+    config = EvalConfig("x", Path())
+    of_study = named_settings(config, generation=STUDIES)
+    assert {"ensemble", "teacher_noise"} <= of_study.keys() and not {"device", "precision"} & of_study.keys()
     assert config_hash(a=ActuationConfig()) == config_hash(a={"gripper_dwell": 10, "gripper_memory": 10})
 
 

@@ -104,6 +104,8 @@ def test_on_a_gpu_a_student_is_shared_and_its_evaluation_has_another_name(checkp
     assert on_device(config.serving, "cuda").gpus_per_replica == 1
     assert on_device(ServingConfig(gpus_per_replica=0.5), "cuda").gpus_per_replica == 0.5
     assert on_device(config.serving, "cpu") == config.serving
+    with pytest.raises(UserError, match="add --device cuda"):
+        find_policy(dataclasses.replace(config, serving=ServingConfig(gpus_per_replica=0.5)))
     with pytest.raises(UserError, match="scripted computes nothing"):
         find_policy(dataclasses.replace(config, policy="scripted", device="cuda"))
 

@@ -35,7 +35,9 @@ from vlaad_ray.configs.deploy import (
     ServerConfig,
 )
 from vlaad_ray.configs.names import (
+    STUDIES,
     Later,
+    Newer,
     named_settings,
 )
 from vlaad_ray.configs.stages import (
@@ -71,6 +73,7 @@ __all__ = [
     "EVAL_INIT_STATES",
     "NO_PREFIX",
     "STEP_BUDGETS",
+    "STUDIES",
     "SUITES",
     "TAXONOMIES",
     "ActuationConfig",
@@ -91,6 +94,7 @@ __all__ = [
     "Flat",
     "FleetConfig",
     "Later",
+    "Newer",
     "NoiseConfig",
     "PipelineConfig",
     "ReportConfig",

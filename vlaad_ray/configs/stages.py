@@ -16,7 +16,7 @@ from vlaad_ray.configs.common import (
     NoiseConfig,
     TeacherNoiseConfig,
 )
-from vlaad_ray.configs.names import Later
+from vlaad_ray.configs.names import Later, Newer
 from vlaad_ray.configs.teachers import ServingConfig, TeacherConfig
 from vlaad_ray.configs.vlm import VlmConfig
 
@@ -174,10 +174,10 @@ class EvalConfig:
     ensemble: Later[float | None] = None
     """Average a student's overlapping chunks, predictions i = 0, 1, … (oldest first) weighing exp(-ENSEMBLE * i); ACT
     uses 0.01, and --execute 1. None: each chunk stands alone."""
-    device: Later[Literal["cpu", "cuda"]] = "cpu"
+    device: Newer[Literal["cpu", "cuda"]] = "cpu"
     """Where a student computes. cuda: in --replicas copies (at least one; --gpus-per-replica each, by default a whole
     GPU) that answer batches of all simulators. An export runs on CPUs."""
-    precision: Later[Literal["fp32", "bf16"]] = "fp32"
+    precision: Newer[Literal["fp32", "bf16"]] = "fp32"
     """In which torch runs a student's checkpoint. An export has its own."""
     budget: int = 0
     """Steps until success must have been reached; 0: the field's own (280 object, 220 spatial, 300 goal, 520 10)."""

@@ -58,6 +58,8 @@ def find_student(config: EvalConfig, directory: Path, described: loading.Descrip
     interface = described.interface
     execute = config.execute or STUDENT_EXECUTES
     check_execute(execute, interface.chunk)
+    if config.device == "cpu" and config.serving.gpus_per_replica > 0:
+        raise UserError("--gpus-per-replica: a student computes on CPUs unless told otherwise; add --device cuda")
     loading.check_runs(directory, config.device, precision(config))
     own = functools.partial(shaped, execute, config.ensemble, config.actuation, interface.gripper)
     settings = {
