@@ -8,6 +8,10 @@ from vlaad_ray.configs.bench import (
     BenchRolloutConfig,
     BenchTeacherConfig,
 )
+from vlaad_ray.configs.bounds import (
+    Flat,
+    check_bounds,
+)
 from vlaad_ray.configs.common import (
     EVAL_INIT_STATES,
     STEP_BUDGETS,
@@ -15,11 +19,9 @@ from vlaad_ray.configs.common import (
     TAXONOMIES,
     ActuationConfig,
     EnvConfig,
-    Flat,
     FleetConfig,
     NoiseConfig,
     TeacherNoiseConfig,
-    UserError,
     config_hash,
     parse_range,
     teacher_noise_content,
@@ -30,6 +32,10 @@ from vlaad_ray.configs.deploy import (
     ServeConfig,
     ServedStudentConfig,
     ServerConfig,
+)
+from vlaad_ray.configs.errors import (
+    UserError,
+    writing,
 )
 from vlaad_ray.configs.stages import (
     AnnotateConfig,
@@ -99,7 +105,9 @@ __all__ = [
     "TuningConfig",
     "UserError",
     "VlmConfig",
+    "check_bounds",
     "config_hash",
     "parse_range",
     "teacher_noise_content",
+    "writing",
 ]
