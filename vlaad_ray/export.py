@@ -22,7 +22,7 @@ from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.models.student.checkpoint import checkpoint_name, from_pretrained
 from vlaad_ray.models.student.preprocess import GRIPPER, bins_to_actions
 from vlaad_ray.runtime import cli
-from vlaad_ray.runtime.record import software, write_run_record
+from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.types import Observation
 
 BARS: dict[Precision, float] = {"fp32": 0.99, "bf16": 0.99, "int8": 0.75}
@@ -35,6 +35,7 @@ BATCH = 16
 
 def export(config: ExportConfig) -> dict[str, Any]:
     """Convert, compare, and make the directory loadable if it agrees. Returns (and writes) the summary."""
+    begin(config.out, config, {"--checkpoint": config.checkpoint, "--data": config.data})
     check_backend(config.backend, config.precision)
     bar = config.bar or BARS[config.precision]
     quantised = config.precision == "int8"

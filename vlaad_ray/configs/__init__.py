@@ -8,20 +8,20 @@ from vlaad_ray.configs.bench import (
     BenchRolloutConfig,
     BenchTeacherConfig,
 )
+from vlaad_ray.configs.bounds import (
+    Flat,
+    check_bounds,
+)
 from vlaad_ray.configs.common import (
     EVAL_INIT_STATES,
-    NO_PREFIX,
     STEP_BUDGETS,
     SUITES,
     TAXONOMIES,
     ActuationConfig,
-    Elsewhere,
     EnvConfig,
-    Flat,
     FleetConfig,
     NoiseConfig,
     TeacherNoiseConfig,
-    UserError,
     config_hash,
     parse_range,
     teacher_noise_content,
@@ -33,6 +33,10 @@ from vlaad_ray.configs.deploy import (
     ServeConfig,
     ServedStudentConfig,
     ServerConfig,
+)
+from vlaad_ray.configs.errors import (
+    UserError,
+    writing,
 )
 from vlaad_ray.configs.stages import (
     AnnotateConfig,
@@ -65,7 +69,6 @@ from vlaad_ray.configs.vlm import (
 
 __all__ = [
     "EVAL_INIT_STATES",
-    "NO_PREFIX",
     "STEP_BUDGETS",
     "SUITES",
     "TAXONOMIES",
@@ -79,7 +82,6 @@ __all__ = [
     "BenchRolloutConfig",
     "BenchTeacherConfig",
     "CollectConfig",
-    "Elsewhere",
     "EnvConfig",
     "EvalConfig",
     "ExportConfig",
@@ -106,8 +108,10 @@ __all__ = [
     "TuningConfig",
     "UserError",
     "VlmConfig",
+    "check_bounds",
     "config_hash",
     "parse_range",
     "teacher_noise_content",
     "what_a_checkpoint_is",
+    "writing",
 ]

@@ -24,13 +24,13 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from vlaad_ray.configs import ServeClusterConfig, UserError
+from vlaad_ray.configs import ServeClusterConfig, UserError, check_bounds
 from vlaad_ray.deploy import access, metrics
 from vlaad_ray.deploy.actuation import Actuation
 from vlaad_ray.deploy.loading import describe
 from vlaad_ray.deploy.metrics import Counts
 from vlaad_ray.deploy.policy import StudentPolicy
-from vlaad_ray.deploy.server import HEALTH, METRICS, check_server, student_metadata
+from vlaad_ray.deploy.server import HEALTH, METRICS, student_metadata
 from vlaad_ray.deploy.session import Session
 from vlaad_ray.runtime import cluster
 from vlaad_ray.serving import protocol
@@ -112,9 +112,7 @@ class StudentReplica:
 
 def deployment(config: ServeClusterConfig) -> serve.Application:
     """The replicas as Ray Serve wants them. Raises UserError for what cannot be served."""
-    check_server(config.server)
-    if config.replicas < 1 or config.gpus_per_replica < 0 or config.cpus_per_replica < 0:
-        raise UserError("--replicas must be 1 or more, --gpus-per-replica and --cpus-per-replica not negative")
+    check_bounds(config)
     describe(config.student.checkpoint)
     access.read_token(config.server)
     return serve.deployment(

@@ -31,7 +31,7 @@ import numpy as np
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
-from vlaad_ray.configs import ServingConfig, UserError
+from vlaad_ray.configs import ServingConfig, UserError, check_bounds
 from vlaad_ray.runtime import cluster
 from vlaad_ray.serving.batcher import Batcher
 from vlaad_ray.serving.rhythm import Rhythm
@@ -140,7 +140,7 @@ def placed(
     if isinstance(policy, LocalPolicy):
         yield policy.make
         return
-    check_placement(config)
+    check_bounds(config)
     os.environ.setdefault(INLINE[0], str(INLINE[1]))  # read by a Ray that starts here
     rhythm = rhythm or Rhythm(config.max_batch, config.max_wait_ms / 1000)
     cluster.connect()
@@ -183,14 +183,6 @@ def join(replicas: list[Any], needs_images: bool, policy: SharedPolicy, _: Any) 
     """In an environment's process: become a client of the next replica in turn."""
     seat = ray.get(replicas[0].next_seat.remote())
     return ServedPolicy(replicas[seat % len(replicas)], needs_images, policy)
-
-
-def check_placement(config: ServingConfig) -> None:
-    for flag, value in (("--replicas", config.replicas), ("--max-batch", config.max_batch)):
-        if value < 1:
-            raise UserError(f"{flag} must be 1 or more, not {value}")
-    if config.gpus_per_replica < 0 or config.cpus_per_replica < 0 or config.max_wait_ms < 0:
-        raise UserError("--gpus-per-replica, --cpus-per-replica and --max-wait-ms must not be negative")
 
 
 def check_resources(config: ServingConfig) -> None:

@@ -15,7 +15,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import tyro
 
 from vlaad_ray import plugins
-from vlaad_ray.configs import NO_PREFIX, Elsewhere, UserError
+from vlaad_ray.configs import UserError
+from vlaad_ray.configs.bounds import NO_PREFIX, Elsewhere
 
 
 @dataclass(frozen=True)

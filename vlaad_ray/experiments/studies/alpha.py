@@ -13,6 +13,7 @@ from vlaad_ray.experiments.studies import closed_loop
 from vlaad_ray.experiments.studies.closed_loop import difference, success_cells, success_points
 from vlaad_ray.experiments.studies.pages import markdown_table, span, whole, write
 from vlaad_ray.experiments.studies.workshop import Workshop
+from vlaad_ray.runtime.record import begin
 
 PAPER = {"libero_object": 1.0, "libero_goal": 1.0, "libero_spatial": 0.5}
 """What the paper chose out of 0.3, 0.5, 0.8 and 1.0 (arXiv 2605.16241)."""
@@ -20,6 +21,7 @@ PAPER = {"libero_object": 1.0, "libero_goal": 1.0, "libero_spatial": 0.5}
 
 def study(config: StudyAlphaConfig) -> Path:
     """Run what is missing, write the results; returns the path of the page."""
+    begin(config.budget.out, config)
     workshop = Workshop(config.budget)
     evaluated: dict[tuple[str, float], dict[int, Path]] = {}
     training = []

@@ -13,6 +13,7 @@ from vlaad_ray.experiments.studies import closed_loop
 from vlaad_ray.experiments.studies.closed_loop import Outcomes, difference, success_cells, success_points, window_cell
 from vlaad_ray.experiments.studies.pages import markdown_table, whole, write
 from vlaad_ray.experiments.studies.workshop import Workshop, check_objective
+from vlaad_ray.runtime.record import begin
 from vlaad_ray.stats import paired_ratio, success_summary
 
 PAPER = [
@@ -25,6 +26,7 @@ PAPER = [
 
 def study(config: StudyDistillationConfig) -> Path:
     """Run what is missing, write the results; returns the path of the page."""
+    begin(config.budget.out, config)
     objectives = of_suites(config.suites, config.objectives)
     workshop = Workshop(config.budget)
     teachers: dict[str, Outcomes] = {}

@@ -14,6 +14,7 @@ from vlaad_ray.experiments.studies import closed_loop
 from vlaad_ray.experiments.studies.closed_loop import difference, success_cells, success_points, window_cell
 from vlaad_ray.experiments.studies.pages import markdown_table, span, whole, write
 from vlaad_ray.experiments.studies.workshop import Trained, Workshop, check_objective
+from vlaad_ray.runtime.record import begin
 
 WINDOWS = ("flips_per_240", "taken_back_per_240", "needless_per_240")
 COLOURS = {"bc": "#8a8a8a", "dual_path": "#0072b2", "auxiliary": "#009e73", "both": "#d55e00", "teacher": "#222222"}
@@ -21,6 +22,7 @@ COLOURS = {"bc": "#8a8a8a", "dual_path": "#0072b2", "auxiliary": "#009e73", "bot
 
 def study(config: StudyNoiseConfig) -> Path:
     """Run what is missing, write the results; returns the path of the page."""
+    begin(config.budget.out, config)
     for objective in config.objectives:
         check_objective(objective)
     workshop = Workshop(config.budget)

@@ -115,7 +115,14 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    """Raises UserError where nothing can be written."""
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        path.unlink(missing_ok=True)
+        raise UserError(
+            f"cannot write {path}: {str(error).splitlines()[0]}; make room, then rerun the same command"
+        ) from None
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
