@@ -32,8 +32,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> Path:
+    """Raises ValueError for NaN and infinity, which JSON does not have."""
+    text = json.dumps(value, indent=2, default=str, allow_nan=False) + "\n"
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, default=str) + "\n")
+        temporary.write_text(text)
     return path
 
 

@@ -288,7 +288,7 @@ def training_record(config: TrainConfig, facts: Survey) -> dict[str, Any]:
 def write_metrics(out: Path, progress: Progress) -> None:
     """metrics.jsonl afresh each epoch, so that it never holds an epoch twice after a resume."""
     with store.replacing(out / "metrics.jsonl") as temporary:
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in progress.history))
+        temporary.write_text("".join(json.dumps(record, allow_nan=False) + "\n" for record in progress.history))
 
 
 def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
