@@ -22,6 +22,8 @@ STEP_BUDGETS = {
 EVAL_INIT_STATES = range(20, 50)
 """Stored init states kept for evaluation. Collection refuses them unless told otherwise."""
 TAXONOMIES = (3, 5, 7, 9, 11, 13)
+WAIT_FOR_NODES_S = 900.0
+"""Longest wait of any stage for a node that the cluster's autoscaler may bring: new machines pull an image first."""
 
 
 T = TypeVar("T")
@@ -68,10 +70,12 @@ class FleetConfig:
     """How parallel work is spread over Ray actors. Never changes what an episode contains."""
 
     actors: int = 0
-    """Simulator processes; 0: one for each CPU that Ray sees."""
+    """Simulator processes; 0: as many as the CPUs (and GPUs) of the nodes hold when the stage begins."""
     cpus_per_actor: float = 1.0
     gpus_per_actor: float = 0.0
-    """Fraction of a GPU for each actor: rendering (EGL) or a policy on the GPU."""
+    """GPUs, or the fraction of one, for each actor: to draw on (EGL), and for a policy."""
+    wait_for_nodes_s: float = WAIT_FOR_NODES_S
+    """Longest wait for a node that the autoscaler may bring, when the actors fit none. Without one nothing waits."""
     episode_timeout_s: float = 300.0
     """An episode slower than this counts as stuck: its simulator is replaced and the episode retried."""
     max_retries: int = 2

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vlaad_ray.configs.common import ActuationConfig, Flat
+from vlaad_ray.configs.common import WAIT_FOR_NODES_S, ActuationConfig, Flat
 
 
 @dataclass(frozen=True)
@@ -90,5 +90,7 @@ class ServeClusterConfig:
     """GPUs, or the fraction of one, for each copy; 0: it computes on CPUs."""
     cpus_per_replica: float = 1.0
     """CPUs set aside for each copy."""
+    wait_for_nodes_s: float = WAIT_FOR_NODES_S
+    """Longest wait for a node that the autoscaler may bring, when the copies fit none. Without one nothing waits."""
     server: Flat[ServerConfig] = ServerConfig()
     """Limits are a replica's. Every node of the cluster listens."""

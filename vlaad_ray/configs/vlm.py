@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from vlaad_ray.configs.common import WAIT_FOR_NODES_S
+
 
 @dataclass(frozen=True)
 class VlmConfig:
@@ -30,6 +32,8 @@ class VlmConfig:
     """Fraction of each GPU's memory for weights and KV cache."""
     max_model_len: int | None = None
     """Tokens of prompt (pictures included) and answer together."""
+    wait_for_nodes_s: float = WAIT_FOR_NODES_S
+    """Longest wait for a node that the autoscaler may bring, when the engines fit none. Without one nothing waits."""
     server: str = ""
     """URL of an OpenAI-compatible server that already runs, as http://127.0.0.1:8000/v1, instead of an engine of ours;
     then --model is the name that the server knows. Its key is read from the environment variable OPENAI_API_KEY."""

@@ -10,7 +10,7 @@ import os
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -19,9 +19,11 @@ from ray.exceptions import RayActorError, RayTaskError
 from vlaad_ray.configs import EnvConfig, FleetConfig, ServingConfig, UserError
 from vlaad_ray.envs.libero import LiberoEnv, SimulatorError
 from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
-from vlaad_ray.rollout.replicas import PolicyUnavailable, placed
+from vlaad_ray.rollout.replicas import PolicyUnavailable, placed, processes
 from vlaad_ray.runtime import cluster
 from vlaad_ray.runtime.cli import console
+from vlaad_ray.runtime.nodes import fitted
+from vlaad_ray.runtime.placement import Node, NoRoom, Processes, check, divide, total_room, without
 from vlaad_ray.types import Episode, LocalPolicy, Policy, SharedPolicy
 
 MakePolicy = Callable[[LiberoEnv], Policy]
@@ -88,9 +90,9 @@ def run_policy(
     """`run_fleet` with the policy where it belongs: in every simulator's process, or in replicas for all of them."""
     if not specs:
         return FleetReport({}, retried=0, lost=(), steps=0, seconds=0.0)
-    taken = serving.replicas * serving.cpus_per_replica if isinstance(policy, SharedPolicy) else 0.0
-    with placed(policy, serving) as make_policy:
-        return run_fleet(specs, env_config, make_policy, finish, config, on_outcome, taken)
+    replicas = processes(serving) if isinstance(policy, SharedPolicy) else None
+    with placed(policy, serving, wait_for_nodes_s=config.wait_for_nodes_s) as make_policy:
+        return run_fleet(specs, env_config, make_policy, finish, config, on_outcome, replicas)
 
 
 def check_images(policy: LocalPolicy | SharedPolicy, env: EnvConfig) -> list[str]:
@@ -113,9 +115,9 @@ def run_fleet(
     finish: Finish,
     config: FleetConfig,
     on_outcome: Callable[[EpisodeSpec, dict[str, Any]], None],
-    cpus_taken: float = 0.0,
+    replicas: Processes | None = None,
 ) -> FleetReport:
-    """Run every episode once, in any order, over `config.actors` actors; `cpus_taken` are not counted as theirs.
+    """Run every episode once, in any order, over `config.actors` actors, beside the `replicas` that they ask.
 
     An actor keeps to one task while that has episodes left (building a simulator takes seconds), then helps with the
     task that has most left. A simulator that dies, diverges, gets stuck or loses its teacher is replaced and its
@@ -154,7 +156,7 @@ def run_fleet(
             retried += 1
             queues[spec.key.suite, spec.key.task].append(spec)
 
-    seats = [hire() for _ in range(min(actor_count(config, cpus_taken), len(specs)))]
+    seats = [hire() for _ in range(min(actor_count(config, replicas), len(specs)))]
     while any(queues.values()) or any(seat.spec for seat in seats):
         for seat in seats:
             if seat.reference is None and (task := _choose_task(seat, seats, queues)) is not None:
@@ -191,11 +193,26 @@ def run_fleet(
     return FleetReport(outcomes, retried, tuple(lost), steps, time.monotonic() - start)
 
 
-def actor_count(config: FleetConfig, cpus_taken: float = 0.0) -> int:
-    """Configured number of actors, or as many as the cluster's CPUs hold beside those that are taken."""
-    if config.actors > 0:
-        return config.actors
-    return max(1, int((ray.cluster_resources().get("CPU", 1) - cpus_taken) / config.cpus_per_actor))
+def actor_count(config: FleetConfig, replicas: Processes | None = None) -> int:
+    """How many actors there will be, beside the teacher's `replicas`.
+
+    Waits for nodes, or raises UserError, when not one fits (runtime.nodes).
+    """
+    one = Processes("actor", 1, config.cpus_per_actor, config.gpus_per_actor)
+    return fitted(lambda nodes: count_actors(config, nodes, replicas), one, config.wait_for_nodes_s)
+
+
+def count_actors(config: FleetConfig, nodes: Sequence[Node], replicas: Processes | None = None) -> int:
+    """As many as configured (those that don't fit yet wait for others to end), or as the nodes hold. Raises NoRoom."""
+    wanted = Processes("actor", config.actors, config.cpus_per_actor, config.gpus_per_actor)
+    check(wanted)
+    if replicas is not None:
+        left = without(nodes, replicas)
+        if total_room(nodes, wanted) and not total_room(left, wanted):
+            raise NoRoom("the teacher's replicas leave no room for an actor", "lower --replicas or --cpus-per-replica")
+        nodes = left
+    held = divide(nodes, replace(wanted, count=min(config.actors, 1))).count
+    return config.actors or held
 
 
 def _choose_task(
