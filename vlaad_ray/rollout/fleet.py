@@ -7,6 +7,7 @@ they do with a finished episode; both are plain functions here.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
@@ -36,7 +37,7 @@ class FleetReport:
     outcomes: dict[str, dict[str, Any]]
     """Episode name -> what `finish` returned."""
     retried: int
-    """Times an episode was given to a fresh simulator after its own died or got stuck."""
+    """Times that a simulator died, diverged, got stuck or lost its teacher and was replaced."""
     lost: tuple[str, ...]
     """Names of episodes given up after max_retries."""
     steps: int
@@ -73,6 +74,8 @@ class _Seat:
 
     actor: Any
     reference: Any
+    stillborn: int = 0
+    """Actors that died in this seat, one after the other, before they were up."""
     spec: EpisodeSpec | None = None
     task: tuple[str, int] | None = None
     since: float = 0.0
@@ -139,9 +142,25 @@ def run_fleet(
         num_cpus=config.cpus_per_actor, num_gpus=config.gpus_per_actor, max_restarts=0
     )
 
-    def hire() -> _Seat:
+    def hire(stillborn: int = 0) -> _Seat:
         actor: Any = remote_worker.remote(env_config, make_policy, finish)
-        return _Seat(actor, actor.ready.remote())
+        return _Seat(actor, actor.ready.remote(), stillborn)
+
+    def hire_again(seat: _Seat, why: str) -> None:
+        """Put a new actor into the place of one that died before it was up, unless that is what they all do there."""
+        nonlocal retried
+        seats.remove(seat)
+        if seat.stillborn < config.max_retries:
+            console.print(f"simulator replaced while starting: {why}")
+            retried += 1
+            seats.append(hire(seat.stillborn + 1))
+        elif seats:
+            console.print(f"one simulator less: {seat.stillborn + 1} in a row died while starting: {why}")
+        else:
+            raise UserError(
+                f"simulators keep dying while they start, the last {seat.stillborn + 1} times in a row: {why}; "
+                "mend that (memory, the node) and rerun the same command"
+            )
 
     def give_up(seat: _Seat, spec: EpisodeSpec, why: str) -> None:
         """Put a new actor into the seat and queue its episode again, unless it has had its tries."""
@@ -169,28 +188,41 @@ def run_fleet(
             seat = pending[reference]
             ended = seat.spec
             seat.spec = seat.reference = None
-            if ended is None:
-                ray.get(reference)
-                continue
             try:
                 outcome = ray.get(reference)
             except RayActorError as error:
-                give_up(seat, ended, str(error).splitlines()[0])
+                if error.actor_init_failed:  # by an exception: a bug
+                    raise
+                if ended is None:
+                    hire_again(seat, cause_of_death(error))
+                else:
+                    give_up(seat, ended, cause_of_death(error))
                 continue
             except RayTaskError as error:
-                if not isinstance(error.cause, SimulatorError | PolicyUnavailable):
+                if ended is None or not isinstance(error.cause, SimulatorError | PolicyUnavailable):
                     raise error.cause from error
                 give_up(seat, ended, str(error.cause))
                 continue
-            outcomes[ended.key.name] = outcome
-            steps += outcome["control_steps"]
-            on_outcome(ended, outcome)
+            seat.stillborn = 0
+            if ended is not None:
+                outcomes[ended.key.name] = outcome
+                steps += outcome["control_steps"]
+                on_outcome(ended, outcome)
         for seat in list(seats):
             if seat.spec is not None and time.monotonic() - seat.since > config.episode_timeout_s:
                 give_up(seat, seat.spec, f"stuck for over {config.episode_timeout_s:.0f} s")
     for seat in seats:
         ray.kill(seat.actor)
     return FleetReport(outcomes, retried, tuple(lost), steps, time.monotonic() - start)
+
+
+def cause_of_death(error: RayActorError) -> str:
+    """Ray's pages on how a process may have died, in one line."""
+    text = str(error)
+    why = "memory ran out on its node" if "running low on memory" in text else text.splitlines()[0].rstrip(".")
+    process = re.search(r"pid: (\d+)", text), re.search(r"ip: (\S+)", text)
+    who = " on ".join(found[1] for found in process if found)
+    return f"{why} (process {who}; its log is in Ray's session directory there)" if who else why
 
 
 def actor_count(config: FleetConfig, replicas: Processes | None = None) -> int:
