@@ -19,7 +19,7 @@ from vlaad_ray.configs import (
 )
 from vlaad_ray.experiments.studies import alpha, closed_loop, distillation, noise, phases
 from vlaad_ray.experiments.studies.pages import plain_settings, span
-from vlaad_ray.experiments.studies.workshop import Workshop, training_shares
+from vlaad_ray.experiments.studies.workshop import Workshop
 from vlaad_ray.stats import paired_ratio, ratio_interval
 
 
@@ -185,21 +185,6 @@ def test_an_objective_holds_for_all_suites_or_each_has_its_own():
     assert distillation.of_suites(suites, ("bc", "both")) == {"libero_object": "bc", "libero_goal": "both"}
     with pytest.raises(UserError, match="one for each of the 2 suites, not 3"):
         distillation.of_suites(suites, ("bc", "both", "bc"))
-
-
-@pytest.mark.parametrize(
-    "budget, cluster, shares",
-    [
-        ({}, {"CPU": 2}, (2, 1, 1)),
-        ({"concurrent": 1}, {"CPU": 16}, (1, 1, 16)),
-        ({"workers": 4}, {"CPU": 16}, (4, 4, 1)),
-        ({"workers": 4}, {"CPU": 2}, (1, 4, 1)),
-        ({"gpus_per_worker": 1.0}, {"CPU": 64, "GPU": 8}, (8, 1, 8)),
-        ({"gpus_per_worker": 0.5, "workers": 2}, {"CPU": 64, "GPU": 8}, (8, 2, 4)),
-    ],
-)
-def test_how_a_cluster_is_shared_among_trainings(tmp_path, budget, cluster, shares):
-    assert training_shares(StudyBudget(out=tmp_path, **budget), cluster) == shares
 
 
 def test_a_setting_that_is_the_default_makes_no_other_student(tmp_path, monkeypatch):

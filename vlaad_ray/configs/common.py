@@ -27,6 +27,8 @@ EVAL_INIT_STATES = range(20, 50)
 TAXONOMIES = (3, 5, 7, 9, 11, 13)
 LONGEST_RANGE = 100_000
 """Of tasks, init states or seeds: a slip of the key would fill the memory."""
+WAIT_FOR_NODES_S = 900.0
+"""Longest wait of any stage for a node that the cluster's autoscaler may bring: new machines pull an image first."""
 
 
 def parse_range(text: str, flag: str = "range") -> tuple[int, ...]:
@@ -66,10 +68,12 @@ class FleetConfig:
     """How parallel work is spread over Ray actors. Never changes what an episode contains."""
 
     actors: Annotated[int, at_least(0)] = 0
-    """Simulator processes; 0: one for each CPU that Ray sees."""
+    """Simulator processes; 0: as many as the CPUs (and GPUs) of the nodes hold when the stage begins."""
     cpus_per_actor: Annotated[float, above(0)] = 1.0
     gpus_per_actor: Annotated[float, at_least(0)] = 0.0
-    """Fraction of a GPU for each actor: rendering (EGL) or a policy on the GPU."""
+    """GPUs, or the fraction of one, for each actor: to draw on (EGL), and for a policy."""
+    wait_for_nodes_s: Annotated[float, at_least(0)] = WAIT_FOR_NODES_S
+    """Longest wait for a node that the autoscaler may bring, when the actors fit none. Without one nothing waits."""
     episode_timeout_s: Annotated[float, above(0)] = 300.0
     """An episode slower than this counts as stuck: its simulator is replaced and the episode retried."""
     max_retries: Annotated[int, at_least(0)] = 2

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from vlaad_ray.configs.bounds import Flat, at_least, between
-from vlaad_ray.configs.common import ActuationConfig
+from vlaad_ray.configs.common import WAIT_FOR_NODES_S, ActuationConfig
 
 
 @dataclass(frozen=True)
@@ -91,5 +91,7 @@ class ServeClusterConfig:
     """GPUs, or the fraction of one, for each copy; 0: it computes on CPUs."""
     cpus_per_replica: Annotated[float, at_least(0)] = 1.0
     """CPUs set aside for each copy."""
+    wait_for_nodes_s: Annotated[float, at_least(0)] = WAIT_FOR_NODES_S
+    """Longest wait for a node that the autoscaler may bring, when the copies fit none. Without one nothing waits."""
     server: Flat[ServerConfig] = ServerConfig()
     """Limits are a replica's. Every node of the cluster listens."""

@@ -10,6 +10,7 @@ import tyro
 
 from vlaad_ray.configs.bounds import Flat, above, at_least, below
 from vlaad_ray.configs.common import (
+    WAIT_FOR_NODES_S,
     ActuationConfig,
     EnvConfig,
     FleetConfig,
@@ -135,8 +136,10 @@ class TrainConfig:
     """Data-parallel training processes; 0: one with a GPU, else one for each CPU (threads of one process wait for each
     other: as soon as anything else runs, two threads are slower than one, two processes are not)."""
     cpus_per_worker: Annotated[int, at_least(0)] = 0
-    """Threads of a worker; 0: the cluster's CPUs shared equally."""
+    """Threads of a worker; 0: an equal share of its node's CPUs."""
     gpus_per_worker: Annotated[float, at_least(0)] = 0.0
+    wait_for_nodes_s: Annotated[float, at_least(0)] = WAIT_FOR_NODES_S
+    """Longest wait for a node that the autoscaler may bring, when the workers fit none. Without one nothing waits."""
     checkpoint_every: Annotated[int, at_least(1)] = 1
     """Epochs between checkpoints to resume from."""
     frame_cache: Path | None = None

@@ -33,6 +33,8 @@ from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.deploy.server import HEALTH, METRICS, student_metadata
 from vlaad_ray.deploy.session import Session
 from vlaad_ray.runtime import cluster
+from vlaad_ray.runtime.nodes import fitted
+from vlaad_ray.runtime.placement import Processes, divide
 from vlaad_ray.serving import protocol
 from vlaad_ray.serving.batcher import Batcher
 from vlaad_ray.serving.rhythm import Rhythm
@@ -137,6 +139,8 @@ def start(config: ServeClusterConfig) -> str:
     if config.server.port == 0:
         raise UserError("--port 0: Ray Serve does not say which port it chose; name one")
     cluster.connect()
+    wanted = Processes("replica", config.replicas, config.cpus_per_replica, config.gpus_per_replica)
+    fitted(lambda nodes: divide(nodes, wanted), wanted, config.wait_for_nodes_s)
     serve.start(proxy_location="EveryNode", http_options={"host": config.server.host, "port": config.server.port})
     serve.run(replicas, name=NAME, route_prefix="/")
     return f"ws://{config.server.host}:{config.server.port}"
