@@ -7,13 +7,13 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import tyro
 
 from vlaad_ray import plugins
-from vlaad_ray.configs import Flat, UserError
+from vlaad_ray.configs import Elsewhere, Flat, UserError
 from vlaad_ray.runtime import doors
 
 
@@ -46,6 +46,15 @@ class Whole:
     count: int = 2
 
 
+@dataclass(frozen=True)
+class Job:
+    """A whole that sets some of its stage's fields itself."""
+
+    stage: Annotated[Stage, tyro.conf.arg(name="eval"), Elsewhere(("suite",))] = field(
+        default_factory=lambda: Stage("near", Near(7))
+    )
+
+
 ENTRIES = {"near": SimpleNamespace(config=Near), "far": SimpleNamespace(config=Far)}
 
 
@@ -74,6 +83,14 @@ def test_flags_of_another_entry_are_refused(capsys):
 def test_nested_configs_choose_each_for_themselves():
     config = parse(Whole, "--second.suite", "far", "--second.url", "there", "--size", "4")
     assert config == Whole(Stage("near", Near(4)), Stage("far", Far("there")))
+
+
+def test_what_a_job_sets_itself_has_no_flag_and_keeps_its_default(capsys):
+    assert parse(Job) == Job()
+    assert parse(Job, "--eval.size", "2") == Job(Stage("near", Near(2)))
+    with pytest.raises(SystemExit):
+        parse(Job, "--eval.suite", "near")
+    assert "--eval.suite" in capsys.readouterr().err
 
 
 def test_an_unknown_name_is_one_line_that_lists_the_known_ones():

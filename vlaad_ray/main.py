@@ -18,6 +18,7 @@ import tyro
 
 from vlaad_ray import __version__, configs
 from vlaad_ray.configs import UserError
+from vlaad_ray.runtime import doors
 
 Run = Callable[[Any], None]
 """Does the work that a config describes, and shows what came of it."""
@@ -275,13 +276,15 @@ def parse(name: str, args: Sequence[str]) -> Any:
     if {"-h", "--help"} & set(args):
         print(f"{_says(name)}\n")
     kind = COMMANDS[name].config
+    args = doors.take_plugins(args)
     if isinstance(kind, Mapping):
-        return tyro.extras.subcommand_cli_from_dict(dict(kind), prog=f"vlaad {name}", args=args)
+        kinds = {sub: doors.with_settings(each, args) for sub, each in kind.items() if sub in args[:1]}
+        return doors.plain(tyro.extras.subcommand_cli_from_dict({**kind, **kinds}, prog=f"vlaad {name}", args=args))
     if name == "train" and "--config" in args:
         from vlaad_ray.runtime.record import with_config_file
 
         args = with_config_file(args, kind)
-    return tyro.cli(kind, prog=f"vlaad {name}", args=args)
+    return doors.plain(tyro.cli(doors.with_settings(kind, args), prog=f"vlaad {name}", args=args))
 
 
 def _says(name: str) -> str:

@@ -10,10 +10,12 @@ from vlaad_ray.configs.bench import (
 )
 from vlaad_ray.configs.common import (
     EVAL_INIT_STATES,
+    NO_PREFIX,
     STEP_BUDGETS,
     SUITES,
     TAXONOMIES,
     ActuationConfig,
+    Elsewhere,
     EnvConfig,
     Flat,
     FleetConfig,
@@ -63,6 +65,7 @@ from vlaad_ray.configs.vlm import (
 
 __all__ = [
     "EVAL_INIT_STATES",
+    "NO_PREFIX",
     "STEP_BUDGETS",
     "SUITES",
     "TAXONOMIES",
@@ -76,6 +79,7 @@ __all__ = [
     "BenchRolloutConfig",
     "BenchTeacherConfig",
     "CollectConfig",
+    "Elsewhere",
     "EnvConfig",
     "EvalConfig",
     "ExportConfig",

@@ -27,8 +27,16 @@ TAXONOMIES = (3, 5, 7, 9, 11, 13)
 
 
 T = TypeVar("T")
-Flat = Annotated[T, tyro.conf.arg(name="")]
+NO_PREFIX = tyro.conf.arg(name="")
+Flat = Annotated[T, NO_PREFIX]
 """A nested config whose flags carry no prefix."""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Annotates a nested config: these fields have no flags, as the job sets them."""
+
+    fields: tuple[str, ...]
 
 
 class UserError(Exception):

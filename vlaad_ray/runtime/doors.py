@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+import tyro
+
 from vlaad_ray import plugins
-from vlaad_ray.configs import Flat, UserError
+from vlaad_ray.configs import NO_PREFIX, Elsewhere, UserError
 
 
 @dataclass(frozen=True)
@@ -51,43 +52,48 @@ def take_plugins(args: Sequence[str]) -> list[str]:
     return words
 
 
-def with_settings(config_type: type[Any], args: Sequence[str], prefix: str = "") -> type[Any]:
+def with_settings(
+    config_type: type[Any], args: Sequence[str], prefix: str = "", hidden: Sequence[str] = ()
+) -> type[Any]:
     """`config_type` with the settings of the entries that `args` name in place of its own, nested configs included.
 
     The same class where nothing changes; else a subclass for tyro, whose values `plain` turns into `config_type` again.
+    `hidden`: fields without a flag.
     """
     hints = get_type_hints(config_type, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(config_type)}
-    changed: dict[str, tuple[Any, Any]] = {}
+    changed: dict[str, tuple[Any, Any]] = {
+        name: (Annotated[hints[name], tyro.conf.Suppress], _default(fields[name])) for name in hidden
+    }
+    settled = []
     for door in DOORS:
         if not {door.name, door.settings} <= fields.keys():
             continue
         chosen = _value(args, f"{prefix}{door.name}")
         if chosen is not None and (settings := _settings_type(door, chosen)) is not None:
-            changed[door.settings] = (_flat_as(hints[door.settings], settings), settings())
-    for name, hint in hints.items():
-        nested = _dataclass_in(hint)
-        if name in changed or name not in fields or nested is None:
+            changed[door.settings] = (_with_type(hints[door.settings], settings), settings())
+            settled.append(door.settings)
+    for name, field in fields.items():
+        nested = _dataclass_in(hints[name])
+        if name in changed or nested is None:
             continue
-        inner = with_settings(nested, args, prefix if _is_flat(hint) else f"{prefix}{_flag(name)}.")
+        marks = get_args(hints[name])[1:] if get_origin(hints[name]) is Annotated else ()
+        inner_prefix = prefix if NO_PREFIX in marks else f"{prefix}{_name(name, marks)}."
+        elsewhere = [inner for mark in marks if isinstance(mark, Elsewhere) for inner in mark.fields]
+        inner = with_settings(nested, args, inner_prefix, elsewhere)
         if inner is not nested:
-            field = fields[name]
-            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-            value = default if default is dataclasses.MISSING else _as(default, inner)
-            changed[name] = (_flat_as(hint, inner), value)
+            default = _default(field)
+            changed[name] = (_with_type(hints[name], inner), default if default is MISSING else _as(default, inner))
     if not changed:
         return config_type
-    replaced = [
-        (name, hint, *([] if value is dataclasses.MISSING else [value])) for name, (hint, value) in changed.items()
-    ]
     made = dataclasses.make_dataclass(
         config_type.__name__,
-        replaced,
+        [(name, hint, dataclasses.field(default=value)) for name, (hint, value) in changed.items()],
         bases=(config_type,),
         namespace={"__doc__": config_type.__doc__, "__module__": config_type.__module__},
         frozen=True,
     )
-    made.plain_type = config_type  # type: ignore[attr-defined]
+    made.plain_type, made.settled = config_type, settled  # type: ignore[attr-defined]
     return made
 
 
@@ -132,16 +138,24 @@ def _dataclass_in(hint: Any) -> type[Any] | None:
     return bare if isinstance(bare, type) and dataclasses.is_dataclass(bare) else None
 
 
-def _is_flat(hint: Any) -> bool:
-    return get_origin(hint) is Annotated and hint == Flat[get_args(hint)[0]]
+def _name(name: str, marks: Sequence[Any]) -> str:
+    """What a nested config's flags begin with: its field's name, or another that it is annotated with."""
+    given = [mark.name for mark in marks if hasattr(mark, "name")]
+    return given[0] if given else _flag(name)
 
 
-def _flat_as(hint: Any, inner: type[Any]) -> Any:
-    """`hint`, flat or not, of another dataclass."""
-    return Flat[inner] if _is_flat(hint) else inner
+def _with_type(hint: Any, inner: type[Any]) -> Any:
+    """`hint` of another dataclass, annotated as before."""
+    return Annotated[inner, *get_args(hint)[1:]] if get_origin(hint) is Annotated else inner
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def _as(value: Any, kind: type[Any]) -> Any:
-    """A dataclass value as one of the subclass `kind`, which has defaults of its own for what differs."""
-    own = inspect.get_annotations(kind)
-    return kind(**{f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name not in own})
+    """A dataclass value as one of the subclass `kind`; of entries' settings it takes the defaults of `kind`."""
+    settled: Sequence[str] = kind.settled
+    return kind(
+        **{field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.name not in settled}
+    )
