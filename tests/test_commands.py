@@ -47,7 +47,7 @@ def documented_commands() -> list[str]:
             found = re.findall(rf"`({kinds} [^`]*)`", line)
             if block:  # two spaces set a remark apart
                 found = [re.split(r"  +", block[1])[0]]
-            complete = [command for command in found if not re.search(r"…|\||\.\.\.", command)]
+            complete = [command for command in found if not re.search(r"…|\||\.\.\.|--help", command)]
             commands += [f"{where}: {command}" for command in complete]
     return commands
 
