@@ -60,8 +60,8 @@ def wrapped(text: str) -> str:
         if block.startswith(("#", "|", "!")):
             return block
         paragraphs, indent = (block.splitlines(), "  ") if block.startswith("- ") else ([block], "")
-        whole_words = {"break_long_words": False, "break_on_hyphens": False}
-        return "\n".join(textwrap.fill(each, COLUMNS, subsequent_indent=indent, **whole_words) for each in paragraphs)
+        wrap = textwrap.TextWrapper(COLUMNS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        return "\n".join(map(wrap.fill, paragraphs))
 
     return "\n\n".join(fill(block) for block in text.split("\n\n"))
 
