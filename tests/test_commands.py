@@ -117,7 +117,7 @@ def test_a_package_that_is_missing_is_one_line_with_the_extra_that_brings_it(tmp
         ("eval --policy openvla/openvla-7b --out {out}", "--policy: 'openvla/openvla-7b' is neither a teacher"),
         ("server --checkpoint org/student", "org/student/config.json does not exist"),
         ("serve --checkpoint org/student", "org/student/config.json does not exist"),
-        ("export --checkpoint org/student --data {out} --out {out}", "org/student/config.json does not exist"),
+        ("export --checkpoint org/student --data data --out {out}", "org/student/config.json does not exist"),
         (
             "collect --teacher openvla --checkpoint openvla/openvla-7b --out {out}",
             "--checkpoint: openvla/openvla-7b is",

@@ -41,7 +41,13 @@ from vlaad_ray.runtime import cli
 from vlaad_ray.train import train
 
 CONFIGS = [each for _, each in inspect.getmembers(configs, dataclasses.is_dataclass)]
-PATHS = {"data": Path("data"), "out": Path("out"), "checkpoint": Path("checkpoint"), "policy": "scripted"}
+PATHS = {
+    "data": Path("data"),
+    "run": Path("run"),
+    "out": Path("out"),
+    "checkpoint": Path("checkpoint"),
+    "policy": "scripted",
+}
 TRAIN = TrainConfig(data=Path("data"), out=Path("out"))
 
 
@@ -78,7 +84,8 @@ def test_settings_go_by_the_flags_that_the_terminal_knows(config_type, capsys):
     with pytest.raises(SystemExit):
         tyro.cli(config_type, args=["--help"])
     known = set(re.findall(r"^\W (--[a-z0-9.-]+)", capsys.readouterr().out, re.MULTILINE))
-    assert {flag for flag, _, _ in settings(made(config_type))} <= known
+    positional = {"--run"}  # no number, and no flag
+    assert {flag for flag, _, _ in settings(made(config_type))} - positional <= known
 
 
 @pytest.mark.parametrize(
@@ -140,8 +147,7 @@ def test_a_job_never_reaches_its_stage_with_a_setting_out_of_range(tmp_path, cap
     def stage(config):
         raise AssertionError("work began")
 
-    args = ["--out", str(tmp_path), "--settle-steps", "-5"]
     with pytest.raises(SystemExit) as ended:
-        cli.run_job(CollectConfig, stage, lambda _: None, args)
+        cli.run_stage(CollectConfig(tmp_path, env=EnvConfig(settle_steps=-5)), stage, lambda _: None)
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: --settle-steps must be 0 or more, not -5\n"

@@ -31,13 +31,7 @@ class Door:
     """Whether the field may hold other words (a checkpoint's directory), which have no settings."""
 
 
-DOORS = (
-    Door("suite", "env", "vlaad_ray.envs:SUITES"),
-    Door("teacher", "teacher_config", "vlaad_ray.teachers:TEACHERS"),
-    Door("policy", "teacher_config", "vlaad_ray.teachers:TEACHERS", others=True),
-    Door("student", "network", "vlaad_ray.models.student:STUDENTS"),
-    Door("objective", "method", "vlaad_ray.methods:METHODS"),
-)
+DOORS: tuple[Door, ...] = ()
 
 
 def take_plugins(args: Sequence[str]) -> list[str]:
