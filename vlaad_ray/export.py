@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from vlaad_ray.deploy.convert import check_backend, convert
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.models.student.checkpoint import checkpoint_name, from_pretrained
 from vlaad_ray.runtime import cli
-from vlaad_ray.runtime.record import software, write_run_record
+from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.types import LIBERO, ActionChunk, Observation
 
 BARS: dict[Precision, float] = {"fp32": 0.99, "bf16": 0.99, "int8": 0.75}
@@ -36,13 +37,15 @@ CLOSE = 2 / 256
 
 def export(config: ExportConfig) -> dict[str, Any]:
     """Convert, compare, and make the directory loadable if it agrees. Returns (and writes) the summary."""
+    begin(config.out, config, {"--checkpoint": config.checkpoint, "--data": config.data})
     check_backend(config.backend, config.precision)
     bar = config.bar or BARS[config.precision]
     quantised = config.precision == "int8"
     cameras = from_pretrained(config.checkpoint).student.config.cameras
     compared, calibration = real_frames(config.data, cameras, config.frames, config.calibration if quantised else 0)
     write_run_record(config.out, config)
-    with cli.progress(f"export to {config.backend} {config.precision}", 2) as advance:
+    with ExitStack() as undo, cli.progress(f"export to {config.backend} {config.precision}", 2) as advance:
+        undo.callback((config.out / exported.MANIFEST).unlink, missing_ok=True)  # unless it has been found to agree
         began = time.monotonic()
         policy, size = build(config.checkpoint, config.out, config.backend, config.precision, calibration)
         seconds = time.monotonic() - began
@@ -50,7 +53,9 @@ def export(config: ExportConfig) -> dict[str, Any]:
         found = compare(config.checkpoint, policy, compared)
         shares = " and ".join(f"{100 * share:.2f} % of {what}" for what, share in decisive(found).items())
         advance(f"{shares} agree")
-    accepted = min(decisive(found).values()) >= bar
+        accepted = min(decisive(found).values()) >= bar
+        if accepted:
+            undo.pop_all()
     summary = {
         "source": checkpoint_name(config.checkpoint),
         "backend": config.backend,
@@ -65,7 +70,6 @@ def export(config: ExportConfig) -> dict[str, Any]:
     }
     store.write_json(config.out / "summary.json", summary)
     if not accepted:
-        (config.out / exported.MANIFEST).unlink()
         raise UserError(
             f"{config.backend} {config.precision} agrees with torch on {shares}, below the bar of {100 * bar:g} %: "
             f"{config.out} will not load; choose a finer --precision, or a lower --bar if closed loop says it is enough"
@@ -101,6 +105,8 @@ def compare(checkpoint: Path, policy: StudentPolicy, observations: Sequence[Obse
     expected, given = (
         np.concatenate([each.backend.output(*each.prepare(batch)) for batch in batches]) for each in (reference, policy)
     )
+    if not np.isfinite(given).all():
+        raise UserError(f"{policy.backend.name} answers real frames with NaN or infinity; choose a finer --precision")
     return {
         "frames": len(observations),
         "instructions": len({each.instruction for each in observations}),

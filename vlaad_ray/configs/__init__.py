@@ -9,20 +9,21 @@ from vlaad_ray.configs.bench import (
     BenchRolloutConfig,
     BenchTeacherConfig,
 )
+from vlaad_ray.configs.bounds import (
+    Flat,
+    check_bounds,
+)
 from vlaad_ray.configs.common import (
     EVAL_INIT_STATES,
-    NO_PREFIX,
     STEP_BUDGETS,
     SUITES,
     TAXONOMIES,
+    WAIT_FOR_NODES_S,
     ActuationConfig,
-    Elsewhere,
     EnvConfig,
-    Flat,
     FleetConfig,
     NoiseConfig,
     TeacherNoiseConfig,
-    UserError,
     config_hash,
     parse_range,
     what_a_checkpoint_is,
@@ -33,6 +34,10 @@ from vlaad_ray.configs.deploy import (
     ServeConfig,
     ServedStudentConfig,
     ServerConfig,
+)
+from vlaad_ray.configs.errors import (
+    UserError,
+    writing,
 )
 from vlaad_ray.configs.names import (
     STUDIES,
@@ -71,11 +76,11 @@ from vlaad_ray.configs.vlm import (
 
 __all__ = [
     "EVAL_INIT_STATES",
-    "NO_PREFIX",
     "STEP_BUDGETS",
     "STUDIES",
     "SUITES",
     "TAXONOMIES",
+    "WAIT_FOR_NODES_S",
     "ActuationConfig",
     "AnnotateConfig",
     "AuditConfig",
@@ -87,7 +92,6 @@ __all__ = [
     "BenchRolloutConfig",
     "BenchTeacherConfig",
     "CollectConfig",
-    "Elsewhere",
     "EnvConfig",
     "EvalConfig",
     "ExportConfig",
@@ -116,8 +120,10 @@ __all__ = [
     "TuningConfig",
     "UserError",
     "VlmConfig",
+    "check_bounds",
     "config_hash",
     "named_settings",
     "parse_range",
     "what_a_checkpoint_is",
+    "writing",
 ]

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vlaad_ray.configs import ActuationConfig, UserError
+from vlaad_ray.configs import ActuationConfig, check_bounds
 from vlaad_ray.models.student.preprocess import GRIPPER
 from vlaad_ray.types import ActionChunk, Observation
 
@@ -34,8 +34,7 @@ class Actuation:
 
     def __init__(self, config: ActuationConfig, gripper: int = GRIPPER) -> None:
         """`gripper`: its place in an action."""
-        if min(config.gripper_dwell, config.gripper_memory, config.nudge_after) < 0:
-            raise UserError("--gripper-dwell, --gripper-memory and --nudge-after must not be negative")
+        check_bounds(config)
         self._place = gripper
         self._gripper = GripperCommand(config.gripper_dwell, config.gripper_memory, gripper)
         self._nudge = Nudge(config.nudge_after)

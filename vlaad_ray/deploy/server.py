@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from vlaad_ray import __version__
-from vlaad_ray.configs import ServeConfig, ServedStudentConfig, ServerConfig, UserError
+from vlaad_ray.configs import ServeConfig, ServedStudentConfig, ServerConfig, UserError, check_bounds
 from vlaad_ray.deploy import access, metrics
 from vlaad_ray.deploy.loading import describe
 from vlaad_ray.deploy.metrics import Counts
@@ -56,7 +56,8 @@ class PolicyServer:
 
         `execute`: actions that a client gets of each answer; None: all.
         """
-        check_server(config, execute)
+        check_bounds(config)
+        shape(execute, config.ensemble, config.actuation)  # refuses what cannot be before anybody connects
         self._policy, self._metadata, self._config = policy, protocol.pack(metadata), config
         self._execute = execute
         self._token = access.read_token(config)
@@ -150,17 +151,6 @@ class PolicyServer:
             session.close()
 
 
-def check_server(config: ServerConfig, execute: int | None) -> None:
-    for flag, value in (("--max-connections", config.max_connections), ("--max-batch", config.max_batch)):
-        if value < 1:
-            raise UserError(f"{flag} must be 1 or more, not {value}")
-    if not 0 <= config.port < 2**16:
-        raise UserError(f"--port must be 0 to 65535, not {config.port}")
-    shape(execute, config.ensemble, config.actuation)  # refuses what is out of range before anybody connects
-    if config.max_wait_ms < 0:
-        raise UserError("--max-wait-ms must not be negative")
-
-
 def served_student(student: ServedStudentConfig, device: str) -> StudentPolicy:
     """It answers with whole chunks: each client's shaping hands out its part. Raises UserError."""
     policy = StudentPolicy.from_pretrained(student.checkpoint, device=device, dtype=student.dtype)
@@ -183,6 +173,7 @@ def student_metadata(student: ServedStudentConfig, server: ServerConfig, policy:
 
 def run(config: ServeConfig) -> None:
     """Serve until SIGTERM or Ctrl-C."""
+    check_bounds(config)
     logging.basicConfig(format="%(asctime)s %(message)s")
     student = config.student
     policy = served_student(student, config.device)

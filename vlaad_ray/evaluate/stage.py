@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -29,7 +30,7 @@ from vlaad_ray.rollout.fleet import FleetReport, check_images, run_policy
 from vlaad_ray.rollout.noise import check_teacher_noise
 from vlaad_ray.rollout.outcome import store_outcome
 from vlaad_ray.runtime import cli
-from vlaad_ray.runtime.record import software, write_run_record
+from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.stats import format_success
 from vlaad_ray.teachers import TEACHERS
 from vlaad_ray.types import EpisodeKey, InitState, LocalPolicy, Outcome, SharedPolicy
@@ -40,6 +41,9 @@ CONTENT_VERSION = 2
 
 def evaluate(config: EvalConfig) -> dict[str, Any]:
     """Complete the evaluation that `config` describes; return (and write) its summary."""
+    student = None if config.policy in TEACHERS else Path(config.policy)
+    reads = {"--policy": student, "--checkpoint": config.teacher_config.checkpoint, "--compare-to": config.compare_to}
+    begin(config.out, config, reads)
     baseline = read_results(config.compare_to) if config.compare_to else None
     serving = on_device(config.serving, config.device)
     policy, training = find_policy(config)

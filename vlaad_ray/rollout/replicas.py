@@ -32,8 +32,10 @@ import numpy as np
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
-from vlaad_ray.configs import ServingConfig, UserError
+from vlaad_ray.configs import WAIT_FOR_NODES_S, ServingConfig, UserError, check_bounds
 from vlaad_ray.runtime import cluster
+from vlaad_ray.runtime.nodes import fitted
+from vlaad_ray.runtime.placement import Processes, divide
 from vlaad_ray.serving.batcher import Batcher
 from vlaad_ray.serving.rhythm import Rhythm
 from vlaad_ray.types import ActionChunk, BatchPolicy, LocalPolicy, Observation, Policy, SharedPolicy
@@ -153,20 +155,25 @@ class ServedPolicy:
 
 @contextmanager
 def placed(
-    policy: LocalPolicy | SharedPolicy, config: ServingConfig, rhythm: Rhythm | None = None
+    policy: LocalPolicy | SharedPolicy,
+    config: ServingConfig,
+    rhythm: Rhythm | None = None,
+    wait_for_nodes_s: float = WAIT_FOR_NODES_S,
 ) -> Iterator[Callable[[Any], Policy]]:
     """Yield what makes the policy of one environment, in that environment's process.
 
     A shared policy's replicas are up and loaded by then, and go when the block ends. `rhythm`: another rule to start
-    batches by, to compare with (bench/teacher.py).
+    batches by, to compare with (bench/teacher.py). Raises UserError for replicas that fit no node, even with waiting
+    (runtime.nodes).
     """
     if isinstance(policy, LocalPolicy):
         yield policy.make
         return
-    check_placement(config)
+    check_bounds(config)
     os.environ.setdefault(INLINE[0], str(INLINE[1]))  # read by a Ray that starts here
     cluster.connect()
-    check_resources(config)
+    wanted = processes(config)
+    fitted(lambda nodes: divide(nodes, wanted), wanted, wait_for_nodes_s)
     actor = ray.remote(Replica).options(
         num_cpus=config.cpus_per_replica,
         num_gpus=config.gpus_per_replica,
@@ -212,23 +219,6 @@ def copies(config: ServingConfig) -> int:
     return max(1, config.replicas)
 
 
-def check_placement(config: ServingConfig) -> None:
-    if config.replicas < 0:
-        raise UserError(f"--replicas must be 0 or more, not {config.replicas}")
-    if config.max_batch < 1:
-        raise UserError(f"--max-batch must be 1 or more, not {config.max_batch}")
-    if config.gpus_per_replica < 0 or config.cpus_per_replica < 0 or config.max_wait_ms < 0:
-        raise UserError("--gpus-per-replica, --cpus-per-replica and --max-wait-ms must not be negative")
-
-
-def check_resources(config: ServingConfig) -> None:
-    """On this machine alone nothing can be added: what does not fit would wait for ever."""
-    if "RAY_ADDRESS" in os.environ:
-        return
-    for resource, each in (("GPU", config.gpus_per_replica), ("CPU", config.cpus_per_replica)):
-        there = ray.cluster_resources().get(resource, 0.0)
-        if copies(config) * each > there:
-            raise UserError(
-                f"{copies(config)} replicas of {each:g} {resource}s each do not fit this machine: it has {there:g}; "
-                f"lower --replicas or --{resource.lower()}s-per-replica"
-            )
+def processes(config: ServingConfig) -> Processes:
+    """What the replicas ask of the nodes."""
+    return Processes("replica", copies(config), config.cpus_per_replica, config.gpus_per_replica)
