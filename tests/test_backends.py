@@ -167,13 +167,16 @@ def test_torch_in_bf16_really_holds_bf16_but_for_head_and_statistics(small):
 
 
 def test_an_export_that_disagrees_is_an_error_and_does_not_load(small, graphs, data, tmp_path, monkeypatch):
-    def copied(*_: object) -> tuple[StudentPolicy, int]:  # converting takes seconds
+    def spoilt(*_: object) -> tuple[StudentPolicy, int]:  # converting takes seconds
         shutil.copytree(graphs, tmp_path, dirs_exist_ok=True)
-        return StudentPolicy.from_pretrained(tmp_path), 0
+        pretrained = checkpoint.from_pretrained(small)
+        with torch.no_grad():
+            pretrained.student.head[-1].bias += torch.linspace(-9, 9, len(pretrained.student.head[-1].bias))
+        return StudentPolicy(loading.in_torch(pretrained)), 0
 
-    monkeypatch.setattr("vlaad_ray.export.build", copied)
-    with pytest.raises(UserError, match="below the bar of 200 %"):
-        export(ExportConfig(small, data, tmp_path, "onnx", "fp32", frames=20, bar=2))
+    monkeypatch.setattr("vlaad_ray.export.build", spoilt)
+    with pytest.raises(UserError, match=r"% of bins and .* % of gripper commands, below the bar of 99 %"):
+        export(ExportConfig(small, data, tmp_path, "onnx", "fp32", frames=20))
     assert not json.loads((tmp_path / "summary.json").read_text())["accepted"]
     with pytest.raises(UserError, match="is not a vlaad_ray student"):
         StudentPolicy.from_pretrained(tmp_path)
