@@ -8,15 +8,17 @@ python jobs/study.py alpha --tasks 0 --epochs 2 --placements 0 --eval-init-state
 """
 
 import importlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import tyro
 
 from vlaad_ray.configs import StudyAlphaConfig, StudyDistillationConfig, StudyNoiseConfig, StudyPhasesConfig
+from vlaad_ray.runtime import doors
 from vlaad_ray.runtime.cli import console, users_errors
 
-CONFIGS: dict[str, Callable[..., Any]] = {
+CONFIGS: dict[str, type[Any]] = {
     "phases": StudyPhasesConfig,
     "noise": StudyNoiseConfig,
     "alpha": StudyAlphaConfig,
@@ -24,9 +26,13 @@ CONFIGS: dict[str, Callable[..., Any]] = {
 }
 
 if __name__ == "__main__":
-    config = tyro.extras.subcommand_cli_from_dict(CONFIGS)
-    (name,) = (name for name, kind in CONFIGS.items() if type(config) is kind)
     with users_errors():
+        words = doors.take_plugins(sys.argv[1:])
+        kinds: dict[str, Callable[..., Any]] = {
+            name: doors.with_settings(kind, words) for name, kind in CONFIGS.items()
+        }
+        config = doors.plain(tyro.extras.subcommand_cli_from_dict(kinds, args=words))
+        (name,) = (name for name, kind in CONFIGS.items() if type(config) is kind)
         page = importlib.import_module(f"vlaad_ray.experiments.studies.{name}").study(config)
     console.print(page.read_text(), markup=False)
     console.print(f"Results: {page}")

@@ -20,10 +20,12 @@ from vlaad_ray.configs.common import (
     Flat,
     FleetConfig,
     NoiseConfig,
+    NoSettings,
     TeacherNoiseConfig,
     UserError,
     config_hash,
     parse_range,
+    settings_of,
     teacher_noise_content,
 )
 from vlaad_ray.configs.deploy import (
@@ -32,6 +34,11 @@ from vlaad_ray.configs.deploy import (
     ServeConfig,
     ServedStudentConfig,
     ServerConfig,
+)
+from vlaad_ray.configs.machine import (
+    Machine,
+    content,
+    machine_flags,
 )
 from vlaad_ray.configs.stages import (
     AnnotateConfig,
@@ -83,6 +90,8 @@ __all__ = [
     "ExportConfig",
     "Flat",
     "FleetConfig",
+    "Machine",
+    "NoSettings",
     "NoiseConfig",
     "PipelineConfig",
     "ServeClusterConfig",
@@ -104,6 +113,9 @@ __all__ = [
     "UserError",
     "VlmConfig",
     "config_hash",
+    "content",
+    "machine_flags",
     "parse_range",
+    "settings_of",
     "teacher_noise_content",
 ]

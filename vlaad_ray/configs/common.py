@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -50,6 +50,23 @@ def parse_range(text: str, flag: str = "range") -> tuple[int, ...]:
             raise UserError(f"{flag}: {part!r} is not a range; write it as 0-9, 0,3,7 or 0-4,8")
         numbers.update(range(int(low), int(high or low) + 1))
     return tuple(sorted(numbers))
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """Of an entry (teacher, method …) without flags of its own."""
+
+
+def settings_of(entry: str, wanted: type[T], given: Any) -> T:
+    """`given`, if it is what the chosen entry takes; the entry's own defaults where the caller left those of another.
+
+    Raises UserError for another's settings that say something, which would be lost.
+    """
+    if isinstance(given, wanted):
+        return given
+    if given != type(given)():
+        raise UserError(f"{entry} takes settings of {wanted.__name__}, not {type(given).__name__}: {given}")
+    return wanted()
 
 
 @dataclass(frozen=True)

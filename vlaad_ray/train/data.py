@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from vlaad_ray import store
 from vlaad_ray.configs import UserError
+from vlaad_ray.methods.method import Columns, no_columns
 from vlaad_ray.models.student.model import StudentConfig
-from vlaad_ray.models.student.preprocess import actions_to_bins, chunk_targets, stack_cameras
+from vlaad_ray.models.student.preprocess import chunk_targets, stack_cameras
+from vlaad_ray.types import Annotation, Embodiment, Episode
 
 MIN_PROPRIO_STD = 5e-3
 """Metres or radians: an input that hardly varies in the data is not blown up."""
 NO_PHASE = "unknown"
+OWN = "own/"
+"""Before the names of a method's columns, among those of every frame."""
+ColumnsOf = Callable[[Episode, Annotation | None], Columns]
+"""Method.columns."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +48,14 @@ class Survey:
 
     sources: tuple[EpisodeSource, ...]
     texts: tuple[str, ...]
-    """Distinct instructions and descriptions, and directions if asked for; frames refer to them by index."""
+    """Distinct instructions, and texts in the method's columns; frames refer to them by index."""
     phases: tuple[str, ...]
+    embodiment: Embodiment
+    """Of all episodes."""
     proprio_mean: np.ndarray
-    """[8]"""
+    """[proprio_dim]"""
     proprio_std: np.ndarray
-    """[8]"""
+    """[proprio_dim]"""
     fingerprint: str
     """Changes with the content of any episode or annotation used."""
     provenance: dict[str, Any]
@@ -58,10 +66,10 @@ class Survey:
         return sum(source.steps for source in self.sources)
 
 
-def survey(data: Path, annotations: Path | None, validation_fraction: float, directions: bool = False) -> Survey:
+def survey(data: Path, annotations: Path | None, validation_fraction: float, columns: ColumnsOf = no_columns) -> Survey:
     """Read everything but images. Only episodes that ever succeeded count; if asked for, each must be annotated.
 
-    `directions`: their texts are trained on too.
+    `columns`: what the method trains on. Raises UserError for data that cannot be trained on.
     """
     footers = {path: store.read_metadata(path) for path in store.list_episodes(data)}
     successes = {path: footer for path, footer in footers.items() if footer["success_final"] and footer["steps"]}
@@ -80,27 +88,29 @@ def survey(data: Path, annotations: Path | None, validation_fraction: float, dir
         texts.add(episode.instruction)
         proprio.append(episode.proprio)
         digest.update(f"{path.stem} {successes[path]['content_hash']}\n".encode())
-        if path in labels:
-            annotation = store.read_annotation(labels[path])
+        annotation = store.read_annotation(labels[path]) if path in labels else None
+        if annotation is not None:
             if len(annotation.phases) != len(episode):
                 raise UserError(
                     f"{labels[path]} has {len(annotation.phases)} rows, its episode {len(episode)} steps; "
                     "run jobs/annotate.py again"
                 )
-            texts.update(annotation.descriptions)
             phases.update(annotation.phases)
-            digest.update("\n".join(annotation.descriptions).encode())
-            if directions:
-                texts.update(annotation.directions)
-                digest.update("\n".join((*annotation.directions, *annotation.phases)).encode())
         else:
             phases.update(phase or NO_PHASE for phase in episode.phases)
+        for values in columns(episode, annotation).values():
+            if _are_texts(values):
+                texts.update(values)
+                digest.update("\n".join(values).encode())
+            else:
+                digest.update(np.ascontiguousarray(values).tobytes())
         sources.append(EpisodeSource(number, path, labels.get(path), len(episode), path in held_out))
     stacked = np.concatenate([values for values, source in zip(proprio, sources, strict=True) if not source.held_out])
     return Survey(
         sources=tuple(sources),
         texts=tuple(sorted(texts)),
         phases=tuple(sorted(phases)),
+        embodiment=_embodiment(data, successes),
         proprio_mean=stacked.mean(0),
         proprio_std=np.maximum(stacked.std(0), MIN_PROPRIO_STD),
         fingerprint=digest.hexdigest()[:16],
@@ -113,6 +123,7 @@ def episode_frames(
     texts: Mapping[str, int],
     phases: Mapping[str, int],
     config: StudentConfig,
+    columns: ColumnsOf = no_columns,
     cache: Path | None = None,
 ) -> dict[str, np.ndarray]:
     """One episode -> the columns of Frames for its F <= T frames that have all the images, decoded or from `cache`."""
@@ -126,21 +137,21 @@ def episode_frames(
         name = f"{content}-{'-'.join(config.cameras)}-{config.image_size}.npz"
         pictures = store.cached_arrays(cache / name, lambda: episode_pictures(source.path, config))
     steps = pictures["steps"]
-    targets = actions_to_bins(chunk_targets(episode.actions, config.chunk), config.bins)[steps]
     labels = annotation.phases if annotation else tuple(phase or NO_PHASE for phase in episode.phases)
-    descriptions = [texts[text] for text in annotation.descriptions] if annotation else [-1] * len(episode)
-    directions = [texts.get(text, -1) for text in annotation.directions] if annotation else [-1] * len(episode)
+    own = {
+        OWN + name: (np.array([texts[text] for text in values], np.int32) if _are_texts(values) else values)[steps]
+        for name, values in columns(episode, annotation).items()
+    }
     return {
         "images": pictures["images"],
         "proprio": episode.proprio[steps].astype(np.float32),
-        "targets": targets.astype(np.int16),
+        "actions": chunk_targets(episode.actions, config.chunk)[steps],
         "instruction": np.full(len(steps), texts[episode.instruction], np.int32),
-        "description": np.array(descriptions, np.int32)[steps],
-        "direction": np.array(directions, np.int32)[steps],
         "phase": np.array([phases[label] for label in labels], np.int32)[steps],
         "episode": np.full(len(steps), source.number, np.int32),
         "step": steps,
         "held_out": np.full(len(steps), source.held_out),
+        **own,
     }
 
 
@@ -164,21 +175,19 @@ class Frames:
     images: np.ndarray
     """[N, C, S, S, 3] uint8."""
     proprio: np.ndarray
-    """[N, 8] float32."""
-    targets: np.ndarray
-    """[N, K, 7] int16 bins."""
+    """[N, proprio_dim] float32."""
+    actions: np.ndarray
+    """[N, K, A] float32: what the teacher asked for from this frame on."""
     instruction: np.ndarray
     """[N] index into the texts."""
-    description: np.ndarray
-    """[N] index into the texts, -1 where there is none."""
-    direction: np.ndarray
-    """[N] likewise; -1 everywhere unless the objective asks for directions."""
     phase: np.ndarray
     """[N] index into the phases."""
     training: np.ndarray
     """Indices of the frames to train on, in an order that doesn't depend on how they arrived."""
     validation: np.ndarray
     """Indices of the held-out frames, likewise."""
+    own: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """The method's columns: [N] indices into the texts, or [N, …] numbers."""
 
 
 def gather(batches: Iterable[Mapping[str, np.ndarray]], capacity: int) -> Frames:
@@ -198,7 +207,8 @@ def gather(batches: Iterable[Mapping[str, np.ndarray]], capacity: int) -> Frames
     order = np.lexsort((columns["step"], columns["episode"]))
     held_out = columns.pop("held_out")[order]
     del columns["step"], columns["episode"]
-    return Frames(**columns, training=order[~held_out], validation=order[held_out])
+    own = {name.removeprefix(OWN): columns.pop(name) for name in list(columns) if name.startswith(OWN)}
+    return Frames(**columns, training=order[~held_out], validation=order[held_out], own=own)
 
 
 def _annotations_of(episodes: Iterable[Path], annotations: Path) -> dict[Path, Path]:
@@ -247,6 +257,29 @@ def _provenance(
         record["annotators"] = sorted({str(origin.get("model") or origin["annotator"]) for origin in origins})
         record["taxonomies"] = sorted({int(origin["taxonomy"]) for origin in origins})
     return record
+
+
+def _embodiment(data: Path, episodes: Mapping[Path, Mapping[str, Any]]) -> Embodiment:
+    """That of all episodes. Raises UserError for a mixture."""
+    found: dict[Embodiment, Path] = {}
+    for path, footer in episodes.items():
+        found.setdefault(store.read_embodiment(footer), path)
+    if len(found) > 1:
+        (one, first), (other, second) = list(found.items())[:2]
+        name, here, there = next(
+            (name, here, there)
+            for name, here, there in zip(vars(one), vars(one).values(), vars(other).values(), strict=True)
+            if here != there
+        )
+        raise UserError(
+            f"{data} mixes robots: {name} is {here} in {first.name}, {there} in {second.name}; "
+            "keep the episodes of each in a dataset of its own"
+        )
+    return next(iter(found))
+
+
+def _are_texts(values: Sequence[str] | np.ndarray) -> TypeGuard[Sequence[str]]:
+    return not isinstance(values, np.ndarray)
 
 
 def _hash(name: str) -> str:
