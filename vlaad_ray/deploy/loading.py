@@ -14,6 +14,7 @@ from vlaad_ray.deploy import exported
 from vlaad_ray.deploy.backends import Backend
 from vlaad_ray.deploy.backends.pytorch import Dtype, TorchBackend
 from vlaad_ray.deploy.exported import Interface
+from vlaad_ray.models.student.bins import BinnedConfig
 from vlaad_ray.models.student.checkpoint import Pretrained, checkpoint_name, from_pretrained, read_config
 from vlaad_ray.models.student.text import TextTokenizer, load_tokenizer
 
@@ -71,7 +72,8 @@ def in_torch(pretrained: Pretrained, device: str = "cpu", dtype: Dtype = "fp32")
 
 def interface(pretrained: Pretrained) -> Interface:
     config = pretrained.student.config
-    return Interface(config.image_size, config.cameras, config.proprio, config.chunk, config.bins, config.text_length)
+    bins = config.bins if isinstance(config, BinnedConfig) else 0
+    return Interface(config.image_size, config.cameras, config.proprio, config.chunk, bins, config.text_length)
 
 
 def describe(directory: Path) -> tuple[str, dict[str, Any]]:

@@ -73,7 +73,7 @@ def with_settings(
             continue
         chosen = _value(args, f"{prefix}{door.name}")
         if chosen is None and fields[door.settings].default is None:  # nobody named one: the usual one has flags, too
-            chosen = fields[door.name].default
+            chosen = str(fields[door.name].default)
         if chosen is not None and (settings := _settings_type(door, chosen)) is not None:
             changed[door.settings] = (_with_type(hints[door.settings], settings), settings())
             settled.append(door.settings)

@@ -17,7 +17,7 @@ from vlaad_ray.models.student import STUDENTS, presets
 from vlaad_ray.models.student.model import StudentConfig
 from vlaad_ray.models.student.presets import Preset, Wish
 from vlaad_ray.models.student.text import TextTokenizer
-from vlaad_ray.train.data import Survey
+from vlaad_ray.train.survey import Survey
 
 
 def find_preset(student: str) -> Preset:

@@ -27,8 +27,8 @@ from vlaad_ray.models.student import checkpoint
 from vlaad_ray.runtime import cli, cluster
 from vlaad_ray.runtime.record import software, write_run_record
 from vlaad_ray.train import prepare, resume
-from vlaad_ray.train.data import Survey, survey
 from vlaad_ray.train.fit import Progress
+from vlaad_ray.train.survey import Survey, survey
 from vlaad_ray.train.workers import Job, run_workers
 
 
@@ -38,7 +38,7 @@ def train(config: TrainConfig, callbacks: Sequence[UserCallback] = ()) -> dict[s
     check(config)
     began = time.monotonic()
     preset, method = prepare.find_preset(config.student), prepare.find_method(config.objective)
-    facts = survey(config.data, config.annotations, config.validation_fraction, method.columns)
+    facts = survey(config.data, config.annotations, config.validation_fraction, method)
     identity = run_identity(config, facts)
     if (config.out / "summary.json").exists():
         refuse_other_run(config.out, identity)

@@ -28,8 +28,9 @@ from vlaad_ray.methods.method import Method
 from vlaad_ray.models.student.model import StudentConfig
 from vlaad_ray.models.student.presets import Preset
 from vlaad_ray.train import prepare, resume
-from vlaad_ray.train.data import ColumnsOf, EpisodeSource, Survey, episode_frames, gather
+from vlaad_ray.train.data import ColumnsOf, episode_frames, gather
 from vlaad_ray.train.fit import Progress, Setup, Worker, fit, make_optimiser
+from vlaad_ray.train.survey import EpisodeSource, Survey
 
 PLACEMENT_GROUP = "placement_group"
 """Reported with every epoch: what the workers hold, which whoever stops a run from outside must free."""
@@ -66,7 +67,7 @@ def run_workers(job: Job, callbacks: Sequence[UserCallback] = ()) -> ray.train.C
         train_worker,
         train_loop_config={
             "job": dataclasses.replace(job, facts=dataclasses.replace(facts, sources=()), threads=cpus),
-            "capacity": facts.steps,
+            "capacity": facts.frames(job.student_config.cameras),
         },
         datasets={"frames": frame_dataset(job)},
         # In order, so that every worker gets the same share each time.
@@ -194,13 +195,14 @@ def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
 
 
 def _check_memory(job: Job) -> None:
-    config, facts, student_config = job.config, job.facts, job.student_config
-    frames = facts.steps * len(student_config.cameras) * student_config.image_size**2 * 3
+    config, student_config = job.config, job.student_config
+    count = job.facts.frames(student_config.cameras)
+    frames = count * len(student_config.cameras) * student_config.image_size**2 * 3
     batch = 0 if config.gpus_per_worker else config.batch_size * job.preset.activation_bytes(student_config)
     free = ray.cluster_resources()["memory"]
     if frames + batch > free:
         raise UserError(
-            f"{config.data}: {facts.steps} steps need {frames / 1e9:.1f} GB of memory, a batch {batch / 1e9:.1f} GB, "
+            f"{config.data}: {count} frames need {frames / 1e9:.1f} GB of memory, a batch {batch / 1e9:.1f} GB, "
             f"Ray has {free / 1e9:.1f} GB; lower {'--batch-size' if batch > frames else '--image-size'}, or add "
             "machines and --workers"
         )

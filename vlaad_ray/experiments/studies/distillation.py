@@ -41,7 +41,7 @@ def study(config: StudyDistillationConfig) -> Path:
             student = None
             if data is not None:
                 own = fields(find_method(objectives[suite]).config)
-                alpha = {"alpha": config.alpha} if "alpha" in {field.name for field in own} else {}
+                alpha: dict[str, Any] = {"alpha": config.alpha} if "alpha" in {field.name for field in own} else {}
                 student = workshop.train(workshop.training(data, seed, objectives[suite], **alpha))
             if student is None:
                 continue
