@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import importlib.util
 import re
@@ -21,6 +20,7 @@ from ray.serve.schema import ServeDeploySchema
 import vlaad_ray
 from vlaad_ray import configs
 from vlaad_ray.deploy import access, ray_serve
+from vlaad_ray.runtime import doors
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -32,14 +32,6 @@ PINS = dict(
 )
 DOCUMENTS = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("cluster/*.md")])
 JOBS = sorted((ROOT / "jobs").glob("*.py"))
-
-MACHINE_FIELDS = {field.name for field in dataclasses.fields(configs.FleetConfig)} | {
-    "out",
-    "workers",
-    "cpus_per_worker",
-    "gpus_per_worker",
-}
-"""Settings that say where and on how many machines a job runs, never what it computes."""
 
 
 def load_yaml(name: str) -> list[dict[str, Any]]:
@@ -62,12 +54,13 @@ def parse(command: str) -> Any:
     script = ROOT / "jobs" / Path(words[1]).name
     config = job_config(script)
     if isinstance(config, dict):
-        return tyro.extras.subcommand_cli_from_dict(config, args=words[2:])
+        kinds = {name: doors.with_settings(kind, words[2:]) for name, kind in config.items()}
+        return tyro.extras.subcommand_cli_from_dict(kinds, args=words[2:])
     args = words[2:]
     if "--config" in args:  # stands for flags: those that have no default, at least
         at = args.index("--config")
         args = ["--data", "DATA", *args[:at], *args[at + 2 :]]
-    return tyro.cli(config, args=args)
+    return doors.plain(tyro.cli(doors.with_settings(config, args), args=args))
 
 
 def documented_commands() -> list[str]:
@@ -190,7 +183,7 @@ def test_rayjob_entrypoint_sets_machines_only() -> None:
     config = parse(entrypoint)
     assert config.out.is_relative_to("/shared")
     flags = {word.lstrip("-").replace("-", "_") for word in shlex.split(entrypoint) if word.startswith("--")}
-    assert flags <= MACHINE_FIELDS
+    assert flags <= set(configs.machine_flags(configs.PipelineConfig))
 
 
 def test_cluster_launcher_accepts_its_file() -> None:
