@@ -27,6 +27,7 @@ from vlaad_ray.configs.common import (
     parse_range,
     settings_of,
     teacher_noise_content,
+    what_a_checkpoint_is,
 )
 from vlaad_ray.configs.deploy import (
     ExportConfig,
@@ -46,6 +47,7 @@ from vlaad_ray.configs.stages import (
     CollectConfig,
     EvalConfig,
     PipelineConfig,
+    ReportConfig,
     TrainConfig,
 )
 from vlaad_ray.configs.studies import (
@@ -94,6 +96,7 @@ __all__ = [
     "NoSettings",
     "NoiseConfig",
     "PipelineConfig",
+    "ReportConfig",
     "ServeClusterConfig",
     "ServeConfig",
     "ServedStudentConfig",
@@ -118,4 +121,5 @@ __all__ = [
     "parse_range",
     "settings_of",
     "teacher_noise_content",
+    "what_a_checkpoint_is",
 ]
