@@ -134,6 +134,8 @@ class TrainConfig:
     gpus_per_worker: Machine[float] = 0.0
     checkpoint_every: Machine[int] = 1
     """Epochs between checkpoints to resume from."""
+    trackers: Machine[tuple[str, ...]] = ()
+    """Where metrics go beside metrics.jsonl: tensorboard (OUT/tensorboard), or a plugin's."""
     frame_cache: Machine[Path | None] = None
     """Keep decoded pictures here for other runs on the same data (two cameras of 96 px: 55 kB a frame)."""
 

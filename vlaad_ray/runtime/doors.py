@@ -28,12 +28,14 @@ class Door:
     """The dict of entries, as module:variable: imported when somebody names an entry, so that --help stays quick."""
     others: bool = False
     """Whether the field may hold other words (a checkpoint's directory), which have no settings."""
+    extra: str = "train"
+    """Of vlaad-ray's extras, the one that brings what those entries import."""
 
 
 DOORS = (
-    Door("suite", "env", "vlaad_ray.envs:SUITES"),
-    Door("teacher", "teacher_config", "vlaad_ray.teachers:TEACHERS"),
-    Door("policy", "teacher_config", "vlaad_ray.teachers:TEACHERS", others=True),
+    Door("suite", "env", "vlaad_ray.envs:SUITES", extra="sim"),
+    Door("teacher", "teacher_config", "vlaad_ray.teachers:TEACHERS", extra="sim"),
+    Door("policy", "teacher_config", "vlaad_ray.teachers:TEACHERS", others=True, extra="sim"),
     Door("student", "network", "vlaad_ray.models.student:STUDENTS"),
     Door("objective", "method", "vlaad_ray.methods:METHODS"),
 )
@@ -135,7 +137,15 @@ def _settings_type(door: Door, chosen: str) -> type[Any] | None:
 
 def _entries(door: Door) -> dict[str, Any]:
     module, _, variable = door.entries.partition(":")
-    entries: dict[str, Any] = getattr(importlib.import_module(module), variable)
+    try:
+        entries: dict[str, Any] = getattr(importlib.import_module(module), variable)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "vlaad_ray":
+            raise
+        raise UserError(
+            f"--{door.name} needs the package {error.name}, which is not installed; "
+            f"type: pip install 'vlaad-ray[{door.extra}]'"
+        ) from None
     return entries
 
 

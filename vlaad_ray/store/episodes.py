@@ -41,7 +41,7 @@ def episode_schema(embodiment: Embodiment) -> pa.Schema:
             ("task", pa.int32()),
             ("instruction", pa.dictionary(pa.int32(), pa.string())),
             ("step", pa.int32()),
-            ("proprio", pa.list_(pa.float32(), embodiment.proprio_dim)),
+            *([("proprio", pa.list_(pa.float32(), embodiment.proprio_dim))] if embodiment.proprio_dim else []),
             ("action", pa.list_(pa.float32(), embodiment.action_dim)),
             ("executed", pa.list_(pa.float32(), embodiment.action_dim)),
             ("teacher_phase", pa.string()),
@@ -91,7 +91,7 @@ def write_episode(root: Path, episode: Episode, extra: Mapping[str, Any]) -> Pat
         "task": pa.array(np.full(steps, episode.key.task, np.int32)),
         "instruction": names(zeros, [episode.instruction]),
         "step": pa.array(np.arange(steps, dtype=np.int32)),
-        "proprio": fixed_size(episode.proprio),
+        **({"proprio": fixed_size(episode.proprio)} if episode.embodiment.proprio_dim else {}),
         "action": fixed_size(episode.actions),
         "executed": fixed_size(episode.executed),
         "teacher_phase": pa.array(list(episode.phases), pa.string()),
@@ -176,13 +176,14 @@ def survey_episode(path: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> t
 
 
 def _episode(path: Path, footer: dict[str, Any], file: pq.ParquetFile, cameras: Sequence[str]) -> Episode:
-    table = file.read(columns=["proprio", "action", "executed", "teacher_phase", *cameras])
+    felt = read_embodiment(footer).proprio_dim > 0
+    table = file.read(columns=[*["proprio"] * felt, "action", "executed", "teacher_phase", *cameras])
     if table.num_rows != footer["steps"]:
         raise corrupt(path, f"{table.num_rows} rows where its footer says {footer['steps']}")
     return Episode(
         key=read_key(footer["key"]),
         instruction=footer["instruction"],
-        proprio=matrix(table, "proprio"),
+        proprio=matrix(table, "proprio") if felt else np.zeros((table.num_rows, 0), np.float32),
         actions=matrix(table, "action"),
         executed=matrix(table, "executed"),
         phases=tuple(table["teacher_phase"].to_pylist()),

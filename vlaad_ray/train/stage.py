@@ -4,6 +4,7 @@ OUT/config.json       resolved config and versions      OUT/metrics.jsonl    one
 OUT/checkpoint/       the student (models.student.checkpoint)
 OUT/ray/              Ray Train's own: checkpoints to resume from (train.resume)
 OUT/backbone/         with --backbone random alone: the CLIP that was drawn
+OUT/tensorboard/      with --trackers tensorboard
 OUT/run.json          what a run that continues this one must have in common with it
 OUT/summary.json      written last: the run is complete
 """
@@ -29,6 +30,7 @@ from vlaad_ray.runtime.record import software, write_run_record
 from vlaad_ray.train import prepare, resume
 from vlaad_ray.train.fit import Progress
 from vlaad_ray.train.survey import Survey, survey
+from vlaad_ray.train.trackers import find_trackers
 from vlaad_ray.train.workers import Job, run_workers
 
 
@@ -56,7 +58,8 @@ def train(config: TrainConfig, callbacks: Sequence[UserCallback] = ()) -> dict[s
         f"{sum(source.held_out for source in facts.sources)} episodes held out"
     )
     resolved, student_config, tokenizer = prepare.design(config, facts, config.out)
-    result = run_workers(Job(resolved, preset, method, student_config, facts, tokenizer(facts.texts), 0), callbacks)
+    tokens, trackers = tokenizer(facts.texts), find_trackers(config.trackers)
+    result = run_workers(Job(resolved, preset, method, student_config, facts, tokens, trackers), callbacks)
     with checkpoint.replacing_directory(config.out / "checkpoint") as directory, result.as_directory() as reported:
         learner = prepare.make_learner(resolved, facts, student_config, preset, method)
         resume.load_trained(Path(reported), learner)
@@ -78,6 +81,7 @@ def check(config: TrainConfig) -> None:
         )
     preset.check(config.network, config.image_size)
     method.check(config.method)
+    find_trackers(config.trackers)
     for flag, value in (("epochs", config.epochs), ("batch-size", config.batch_size)):
         if value < 1:
             raise UserError(f"--{flag} must be 1 or more, not {value}")

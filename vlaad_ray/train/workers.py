@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,6 @@ from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-from vlaad_ray import store
 from vlaad_ray.configs import TrainConfig, UserError
 from vlaad_ray.methods.method import Method
 from vlaad_ray.models.student.model import StudentConfig
@@ -31,6 +29,7 @@ from vlaad_ray.train import prepare, resume
 from vlaad_ray.train.data import ColumnsOf, episode_frames, gather
 from vlaad_ray.train.fit import Progress, Setup, Worker, fit, make_optimiser
 from vlaad_ray.train.survey import EpisodeSource, Survey
+from vlaad_ray.train.trackers import Tracker
 
 PLACEMENT_GROUP = "placement_group"
 """Reported with every epoch: what the workers hold, which whoever stops a run from outside must free."""
@@ -50,11 +49,13 @@ class Job:
     facts: Survey
     tokens: np.ndarray
     """[texts, L] int64."""
-    threads: int
+    trackers: tuple[Tracker, ...]
+    threads: int = 0
+    """Of each worker; settled by `run_workers`."""
 
 
 def run_workers(job: Job, callbacks: Sequence[UserCallback] = ()) -> ray.train.Checkpoint:
-    """Train on Ray; returns the last checkpoint. Continues from OUT/ray when there is one. `job.threads`: 0."""
+    """Train on Ray; returns the last checkpoint. Continues from OUT/ray when there is one."""
     config, facts = job.config, job.facts
     all_cpus = int(ray.cluster_resources().get("CPU", 1))
     workers = config.workers or (1 if config.gpus_per_worker else all_cpus)
@@ -163,11 +164,14 @@ def train_worker(loop: dict[str, Any]) -> None:
         worker=worker,
     )
 
+    logs = [tracker.open(config.out, progress.history) for tracker in job.trackers] if rank == 0 else []
+
     def on_epoch(progress: Progress) -> None:
         record = progress.history[-1]
         due = progress.finished or progress.epoch % config.checkpoint_every == 0
+        for log in logs:
+            log(record)
         if rank == 0:
-            write_metrics(config.out, progress)
             print(epoch_line(record, config.epochs), flush=True)
         with tempfile.TemporaryDirectory() as folder:
             saved = None
@@ -177,12 +181,6 @@ def train_worker(loop: dict[str, Any]) -> None:
             ray.train.report({**record, PLACEMENT_GROUP: group.id.hex()}, checkpoint=saved)
 
     fit(setup, progress, on_epoch)
-
-
-def write_metrics(out: Path, progress: Progress) -> None:
-    """metrics.jsonl afresh each epoch, so that it never holds an epoch twice after a resume."""
-    with store.replacing(out / "metrics.jsonl") as temporary:
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in progress.history))
 
 
 def epoch_line(record: Mapping[str, Any], epochs: int) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from vlaad_ray.configs import UserError
+
 
 @dataclass(frozen=True)
 class LossWeights:
@@ -71,3 +73,10 @@ class BothConfig:
     @property
     def weights(self) -> LossWeights:
         return LossWeights(full=1.0, image=self.alpha, phase=self.phase_weight, direction=self.direction_weight)
+
+
+def check(settings: AuxiliaryConfig | BothConfig) -> None:
+    if min(settings.phase_weight, settings.direction_weight) <= 0:
+        raise UserError(
+            "--phase-weight and --direction-weight must be above 0 (without them: --objective dual_path or bc)"
+        )

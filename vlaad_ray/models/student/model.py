@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 from vlaad_ray.types import LIBERO
 
+EXACT, NEAR = 1 / 256, 1 / 16
+"""Of full deflection: what counts as a right number of an action, and as a nearly right one."""
+
 
 @dataclass(frozen=True)
 class StudentConfig:
@@ -60,8 +63,8 @@ class Student(nn.Module, ABC):
     images [B, C, S, S, 3] uint8; proprio [B, proprio_dim] float32 in the data's units (normalised here; ignored when
     config.proprio is off); instruction [B, L] token ids.
 
-    A network implements embed_text, perceive, decide, trunk and summarise, and what its output means: decode,
-    imitation_loss and right. (bins.BinnedStudent has those three for logits over bins.)
+    A network sets summary_width and implements embed_text, perceive, decide and decode (bins.BinnedStudent has the last
+    for logits over bins, with the loss that goes with them).
     """
 
     config: StudentConfig
@@ -98,27 +101,28 @@ class Student(nn.Module, ABC):
         """Features and an encoded second text ([B, D], or none, as at deployment) -> output [B, K, …]."""
 
     @abstractmethod
-    def trunk(self) -> list[nn.Module]:
-        """What `embed_text` and `perceive` run and `decide` doesn't: nearly all of the work. In bf16 on request."""
-
-    @abstractmethod
-    def summarise(self, features: Tensor) -> Tensor:
-        """What `perceive` found as one vector: -> [B, W]. The input of heads that training alone has."""
-
-    @abstractmethod
     def decode(self, output: Tensor) -> Decoded:
         """What the output tells the robot to do. Needs no weights."""
 
-    @abstractmethod
+    def trunk(self) -> list[nn.Module]:
+        """What `embed_text` and `perceive` run and `decide` doesn't: nearly all of the work. In bf16 on request."""
+        return []
+
+    def summarise(self, features: Tensor) -> Tensor:
+        """What `perceive` found as one vector: -> [B, W]. The input of heads that training alone has."""
+        return features.flatten(1)
+
     def imitation_loss(self, output: Tensor, actions: Tensor, weights: Tensor, smoothing: float) -> Tensor:
         """How far the output is from `actions` [B, K, A] -> scalar: a mean, its A numbers weighted by `weights` [A].
 
-        `smoothing`: TrainConfig.target_sigma, for an output over bins.
+        `smoothing`: TrainConfig.target_sigma, for an output over bins. Here: the absolute error of the actions.
         """
+        return ((self.decode(output).actions - actions).abs() * (weights / weights.mean())).mean()
 
-    @abstractmethod
     def right(self, output: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Which numbers of `actions` [B, K, A] the output hits exactly, and which nearly: two of [B, K, A] bool."""
+        away = (self.decode(output).actions - actions).abs()
+        return away <= EXACT, away <= NEAR
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """[B, L] -> [B, D]. A batch repeats few texts, so each distinct one is encoded once."""
