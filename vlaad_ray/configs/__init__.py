@@ -8,21 +8,22 @@ from vlaad_ray.configs.bench import (
     BenchRolloutConfig,
     BenchTeacherConfig,
 )
+from vlaad_ray.configs.bounds import (
+    Flat,
+    check_bounds,
+)
 from vlaad_ray.configs.common import (
     EVAL_INIT_STATES,
-    NO_PREFIX,
     STEP_BUDGETS,
     SUITES,
     TAXONOMIES,
+    WAIT_FOR_NODES_S,
     ActuationConfig,
-    Elsewhere,
     EnvConfig,
-    Flat,
     FleetConfig,
     NoiseConfig,
     NoSettings,
     TeacherNoiseConfig,
-    UserError,
     config_hash,
     parse_range,
     settings_of,
@@ -35,6 +36,10 @@ from vlaad_ray.configs.deploy import (
     ServeConfig,
     ServedStudentConfig,
     ServerConfig,
+)
+from vlaad_ray.configs.errors import (
+    UserError,
+    writing,
 )
 from vlaad_ray.configs.machine import (
     Machine,
@@ -72,10 +77,10 @@ from vlaad_ray.configs.vlm import (
 
 __all__ = [
     "EVAL_INIT_STATES",
-    "NO_PREFIX",
     "STEP_BUDGETS",
     "SUITES",
     "TAXONOMIES",
+    "WAIT_FOR_NODES_S",
     "ActuationConfig",
     "AnnotateConfig",
     "AuditConfig",
@@ -86,7 +91,6 @@ __all__ = [
     "BenchRolloutConfig",
     "BenchTeacherConfig",
     "CollectConfig",
-    "Elsewhere",
     "EnvConfig",
     "EvalConfig",
     "ExportConfig",
@@ -115,6 +119,7 @@ __all__ = [
     "TuningConfig",
     "UserError",
     "VlmConfig",
+    "check_bounds",
     "config_hash",
     "content",
     "machine_flags",
@@ -122,4 +127,5 @@ __all__ = [
     "settings_of",
     "teacher_noise_content",
     "what_a_checkpoint_is",
+    "writing",
 ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args
+
+from vlaad_ray.configs.bounds import hints, marks_of
 
 T = TypeVar("T")
 _MACHINE = "machine"
@@ -15,27 +17,19 @@ Machine = Annotated[T, _MACHINE]
 def content(config: Any) -> dict[str, Any]:
     """A config as plain nested values, without its Machine settings: what is equal for equal results."""
     kept = {}
-    for name, hint in get_type_hints(type(config), include_extras=True).items():
-        if _is_field(config, name) and not _is_machine(hint):
-            value = getattr(config, name)
-            kept[name] = content(value) if dataclasses.is_dataclass(value) else value
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if _MACHINE not in marks_of(hints(type(config))[field.name]):
+            kept[field.name] = content(value) if dataclasses.is_dataclass(value) else value
     return kept
 
 
 def machine_flags(config_type: type[Any]) -> Iterator[str]:
     """Names of a config's Machine settings, and of all settings in nested ones that are Machine as a whole."""
-    for name, hint in get_type_hints(config_type, include_extras=True).items():
-        kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    for name, hint in hints(config_type).items():
+        kind = get_args(hint)[0] if marks_of(hint) else hint
         nested = isinstance(kind, type) and dataclasses.is_dataclass(kind)
-        if _is_machine(hint):
+        if _MACHINE in marks_of(hint):
             yield from (field.name for field in dataclasses.fields(kind)) if nested else (name,)
         elif nested:
             yield from machine_flags(kind)
-
-
-def _is_field(config: Any, name: str) -> bool:
-    return any(field.name == name for field in dataclasses.fields(config))
-
-
-def _is_machine(hint: Any) -> bool:
-    return get_origin(hint) is Annotated and _MACHINE in get_args(hint)[1:]

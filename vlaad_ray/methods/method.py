@@ -103,9 +103,7 @@ class Method:
     parts: tuple[str, ...]
     """Names of all parts that there may be, for the records."""
     config: type[Any] = NoSettings
-    """Settings (flags) of its own."""
-    check: Callable[[Any], None] = lambda settings: None
-    """Raises UserError for settings that make no sense, before any work."""
+    """Settings (flags) of its own, with their bounds (configs.bounds)."""
     annotated: bool = False
     """Whether episodes must be annotated."""
     columns: Callable[[Episode, Annotation | None], Columns] = no_columns

@@ -15,7 +15,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import tyro
 
 from vlaad_ray import plugins
-from vlaad_ray.configs import NO_PREFIX, Elsewhere, UserError
+from vlaad_ray.configs import UserError
+from vlaad_ray.configs.bounds import NO_PREFIX, Elsewhere
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,6 @@ class Door:
 
 
 DOORS = (
-    Door("suite", "env", "vlaad_ray.envs:SUITES", extra="sim"),
-    Door("teacher", "teacher_config", "vlaad_ray.teachers:TEACHERS", extra="sim"),
-    Door("policy", "teacher_config", "vlaad_ray.teachers:TEACHERS", others=True, extra="sim"),
     Door("student", "network", "vlaad_ray.models.student:STUDENTS"),
     Door("objective", "method", "vlaad_ray.methods:METHODS"),
 )

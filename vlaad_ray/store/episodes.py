@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from vlaad_ray.configs import UserError
 from vlaad_ray.store.files import read_json, write_json
 from vlaad_ray.store.parquet import (
     SCHEMA_VERSION,
@@ -74,7 +75,12 @@ def decode_image(data: bytes) -> np.ndarray:
 
 
 def write_episode(root: Path, episode: Episode, extra: Mapping[str, Any]) -> Path:
-    """Store an episode. `extra` (render mode, versions …) joins the footer beside the episode's own facts."""
+    """Store an episode. `extra` (render mode, versions …) joins the footer beside the episode's own facts.
+
+    Raises UserError for one without steps, or with a number that is none: nothing could be learned from it.
+    """
+    if (trouble := unusable(episode.proprio, episode.actions, episode.executed)) is not None:
+        raise UserError(f"episode {episode.key.name} is not stored: {trouble}")
     steps = len(episode)
     names = pa.DictionaryArray.from_arrays
     zeros = pa.array(np.zeros(steps, np.int32))
@@ -123,6 +129,9 @@ def copy_with_actions(path: Path, root: Path, actions: np.ndarray, extra: Mappin
     footer = read_footer(path, "episode")
     schema = episode_schema(read_embodiment(footer))
     table = read_table(path, schema.names).cast(schema)
+    proprio = matrix(table, "proprio") if "proprio" in schema.names else np.zeros((table.num_rows, 0), np.float32)
+    if (trouble := unusable(proprio, actions, matrix(table, "executed"))) is not None:
+        raise UserError(f"episode {path.stem} is not copied: {trouble}")
     columns = {name: table[name].combine_chunks() for name in schema.names}
     columns["action"] = fixed_size(actions)
     return write_table(
@@ -130,6 +139,17 @@ def copy_with_actions(path: Path, root: Path, actions: np.ndarray, extra: Mappin
         pa.table(columns, schema=schema),
         {**footer, "content_hash": content_hash(columns), **extra},
     )
+
+
+def unusable(proprio: np.ndarray, actions: np.ndarray, executed: np.ndarray) -> str | None:
+    """What makes an episode [T, …] one that nothing can be learned from; None for a sound one."""
+    if not len(actions):
+        return "it has no steps"
+    for name, values in (("proprio", proprio), ("action", actions), ("executed", executed)):
+        if not (finite := np.isfinite(values).all(axis=1)).all():
+            step = int(np.argmin(finite))
+            return f"{name} at step {step} is {values[step].tolist()}"
+    return None
 
 
 def content_hash(columns: Mapping[str, pa.Array]) -> str:
@@ -158,7 +178,10 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def read_episode(path: Path, images: bool | Sequence[str] = True) -> Episode:
-    """Load an episode; images as decoded [H, W, 3] uint8: of all cameras, of those named, or none at all."""
+    """Load an episode; images as decoded [H, W, 3] uint8: of all cameras, of those named, or none at all.
+
+    Raises UserError for a file that is corrupt, a number that is none included.
+    """
     with opened_table(path, "episode") as (footer, file):
         cameras = read_embodiment(footer).cameras if images is True else images or ()
         return _episode(path, footer, file, cameras)
@@ -180,12 +203,16 @@ def _episode(path: Path, footer: dict[str, Any], file: pq.ParquetFile, cameras: 
     table = file.read(columns=[*["proprio"] * felt, "action", "executed", "teacher_phase", *cameras])
     if table.num_rows != footer["steps"]:
         raise corrupt(path, f"{table.num_rows} rows where its footer says {footer['steps']}")
+    proprio = matrix(table, "proprio") if felt else np.zeros((table.num_rows, 0), np.float32)
+    actions, executed = matrix(table, "action"), matrix(table, "executed")
+    if (trouble := unusable(proprio, actions, executed)) is not None:
+        raise corrupt(path, trouble)
     return Episode(
         key=read_key(footer["key"]),
         instruction=footer["instruction"],
-        proprio=matrix(table, "proprio") if felt else np.zeros((table.num_rows, 0), np.float32),
-        actions=matrix(table, "action"),
-        executed=matrix(table, "executed"),
+        proprio=proprio,
+        actions=actions,
+        executed=executed,
         phases=tuple(table["teacher_phase"].to_pylist()),
         images={camera: tuple(_decode_or_none(path, data) for data in table[camera].to_pylist()) for camera in cameras},
         success_step=footer["success_step"],

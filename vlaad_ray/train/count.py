@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from vlaad_ray.configs import TAXONOMIES, Flat, settings_of
+from vlaad_ray.configs import TAXONOMIES, Flat, check_bounds, settings_of
 from vlaad_ray.methods import METHODS
 from vlaad_ray.runtime import doors
 from vlaad_ray.runtime.cli import console, key_value_table, users_errors
@@ -69,6 +69,7 @@ if __name__ == "__main__":
     with users_errors():
         words = doors.take_plugins(sys.argv[1:])
         config = doors.plain(tyro.cli(doors.with_settings(CountConfig, words), args=words))
+        check_bounds(config)
         counts = count(config)
     rows = {
         "total in training": f"{counts.total:,}",

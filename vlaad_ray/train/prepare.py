@@ -43,6 +43,12 @@ def complete(config: TrainConfig) -> TrainConfig:
     )
 
 
+def reads(config: TrainConfig) -> dict[str, Path | None]:
+    """Flag -> the directory that training reads there. `config` is complete."""
+    network = find_preset(config.student).reads(config.network)
+    return {"--data": config.data, "--annotations": config.annotations, **network}
+
+
 def with_values(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
     """Other values of settings, be they the training's own, its method's or its network's. Raises UserError."""
     config = complete(config)

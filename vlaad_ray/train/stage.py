@@ -26,20 +26,24 @@ from vlaad_ray import store
 from vlaad_ray.configs import TrainConfig, UserError, content
 from vlaad_ray.models.student import checkpoint
 from vlaad_ray.runtime import cli, cluster
-from vlaad_ray.runtime.record import software, write_run_record
+from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.train import prepare, resume
+from vlaad_ray.train.distributed import Job, run_workers
 from vlaad_ray.train.fit import Progress
 from vlaad_ray.train.survey import Survey, survey
 from vlaad_ray.train.trackers import find_trackers
-from vlaad_ray.train.workers import Job, run_workers
+
+REPLACED = ("ray", "backbone", "checkpoint")
+"""Folders of OUT that a new run makes anew."""
 
 
 def train(config: TrainConfig, callbacks: Sequence[UserCallback] = ()) -> dict[str, Any]:
     """Train, or continue, or show what is finished; return (and write) the summary. `callbacks` are Ray Train's."""
     config = prepare.complete(config)
+    preset, method = prepare.find_preset(config.student), prepare.find_method(config.objective)
+    begin(config.out, config, prepare.reads(config), REPLACED)
     check(config)
     began = time.monotonic()
-    preset, method = prepare.find_preset(config.student), prepare.find_method(config.objective)
     facts = survey(config.data, config.annotations, config.validation_fraction, method)
     identity = run_identity(config, facts)
     if (config.out / "summary.json").exists():
@@ -80,17 +84,7 @@ def check(config: TrainConfig) -> None:
             f"--objective {config.objective} needs --annotations DIR (or train without them: --objective bc)"
         )
     preset.check(config.network, config.image_size)
-    method.check(config.method)
     find_trackers(config.trackers)
-    for flag, value in (("epochs", config.epochs), ("batch-size", config.batch_size)):
-        if value < 1:
-            raise UserError(f"--{flag} must be 1 or more, not {value}")
-    if config.workers < 0:
-        raise UserError(f"--workers must not be negative: {config.workers}")
-    if config.checkpoint_every < 1 or config.chunk < 1:
-        raise UserError("--checkpoint-every and --chunk must be 1 or more")
-    if not 0 <= config.validation_fraction < 1:
-        raise UserError(f"--validation-fraction must lie in 0 to below 1, not {config.validation_fraction}")
 
 
 def run_identity(config: TrainConfig, facts: Survey) -> dict[str, Any]:

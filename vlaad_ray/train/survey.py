@@ -137,7 +137,7 @@ def are_texts(values: Sequence[str] | np.ndarray) -> TypeGuard[Sequence[str]]:
 
 
 def _is_success(footer: Mapping[str, Any]) -> bool:
-    return bool(footer["success_final"] and footer["steps"])
+    return bool(footer["success_final"])
 
 
 def _annotations_of(episodes: Iterable[Path], annotations: Path) -> dict[Path, Path]:

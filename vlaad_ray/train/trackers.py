@@ -47,7 +47,7 @@ def open_jsonl(out: Path, before: Sequence[Record]) -> Log:
         """Afresh each time, so that it never holds an epoch twice after a resume."""
         records.append(record)
         with store.replacing(out / "metrics.jsonl") as temporary:
-            temporary.write_text("".join(json.dumps(each) + "\n" for each in records))
+            temporary.write_text("".join(json.dumps(each, allow_nan=False) + "\n" for each in records))
 
     return log
 

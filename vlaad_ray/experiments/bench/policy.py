@@ -32,7 +32,7 @@ from vlaad_ray.models.student.checkpoint import (
     save_pretrained,
 )
 from vlaad_ray.runtime import cli
-from vlaad_ray.runtime.record import software, write_run_record
+from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.types import Observation
 
 PAPER = {"student_hz": 12.5, "teacher_hz": 3.8, "parameters_ratio": 44, "teacher_mb": 14_000, "student_mb": 640}
@@ -60,6 +60,11 @@ NOISE_FRAMES = 32
 
 def bench_policy(config: BenchPolicyConfig) -> dict[str, Any]:
     """Each measurement is a process of its own, one after the other."""
+    begin(
+        config.out,
+        config,
+        {"--policy": None if config.policy in STUDENTS else Path(config.policy), "--data": config.data},
+    )
     names = config.backends or at_hand()
     if unknown := [name for name in names if name not in NEEDS]:
         raise UserError(f"--backends: {unknown[0]!r} is none of {', '.join(NEEDS)}")

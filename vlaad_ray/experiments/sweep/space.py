@@ -11,9 +11,11 @@ from typing import Any
 from ray import tune
 
 from vlaad_ray.configs import TAXONOMIES, SweepConfig, TrainConfig, UserError
+from vlaad_ray.configs.bounds import check_value, hints, marks_of
 from vlaad_ray.methods import METHODS
 from vlaad_ray.methods.method import Method
 from vlaad_ray.models.student import STUDENTS
+from vlaad_ray.train.prepare import complete
 
 INTEGERS = ("phases", "chunk", "lora_rank")
 LOGARITHMIC = ("lr", "phase_weight", "direction_weight")
@@ -41,6 +43,10 @@ def read_axes(config: SweepConfig) -> list[Axis]:
         raise UserError("nothing varies: give --space.… at least one choice or interval")
     for axis in axes:
         check_matters(axis, config.train)
+        trained = complete(config.train)
+        for holder in (TrainConfig, type(trained.method), type(trained.network)):
+            if axis.name in hints(holder):  # a trial's setting may be what a training's may be
+                check_value(axis.flag, axis.interval or axis.choices, marks_of(hints(holder)[axis.name]))
         if config.search == "grid" and not axis.choices:
             raise UserError(f"{axis.flag}: a grid needs choices such as 0.1,0.3,1, not an interval; leave it out: ''")
         if axis.name == "phases":

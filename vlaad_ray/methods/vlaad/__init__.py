@@ -1,7 +1,7 @@
 """VLA-AD: actions with and without a description (dual path), and auxiliary heads for phase and direction."""
 
 from vlaad_ray.methods.method import Method
-from vlaad_ray.methods.vlaad.config import AuxiliaryConfig, BothConfig, DualPathConfig, check
+from vlaad_ray.methods.vlaad.config import AuxiliaryConfig, BothConfig, DualPathConfig
 from vlaad_ray.methods.vlaad.data import descriptions, descriptions_and_directions
 from vlaad_ray.methods.vlaad.learner import answer, learner
 from vlaad_ray.methods.vlaad.losses import loss
@@ -20,7 +20,6 @@ AUXILIARY = Method(
     annotated=True,
     columns=descriptions_and_directions,
     phases=True,
-    check=check,
     learner=learner,
     forward=answer,
     loss=loss,
@@ -31,7 +30,6 @@ BOTH = Method(
     annotated=True,
     columns=descriptions_and_directions,
     phases=True,
-    check=check,
     learner=learner,
     forward=answer,
     loss=loss,

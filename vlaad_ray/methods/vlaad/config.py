@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs.bounds import above, at_least
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Weighted(Protocol):
 class DualPathConfig:
     """L_full + alpha * L_img."""
 
-    alpha: float = 1.0
+    alpha: Annotated[float, at_least(0)] = 1.0
     """Weight of the path without description."""
 
     @property
@@ -49,9 +49,9 @@ class DualPathConfig:
 class AuxiliaryConfig:
     """L_img + phase_weight * L_phase + direction_weight * L_direction."""
 
-    phase_weight: float = 0.1
+    phase_weight: Annotated[float, above(0)] = 0.1
     """Cross-entropy of a head that names the phase."""
-    direction_weight: float = 0.05
+    direction_weight: Annotated[float, above(0)] = 0.05
     """Contrast between a head's embedding and the encoded direction text."""
 
     @property
@@ -63,20 +63,13 @@ class AuxiliaryConfig:
 class BothConfig:
     """dual_path with the auxiliary terms."""
 
-    alpha: float = 1.0
+    alpha: Annotated[float, at_least(0)] = 1.0
     """Weight of the path without description."""
-    phase_weight: float = 0.1
+    phase_weight: Annotated[float, above(0)] = 0.1
     """Cross-entropy of a head that names the phase."""
-    direction_weight: float = 0.05
+    direction_weight: Annotated[float, above(0)] = 0.05
     """Contrast between a head's embedding and the encoded direction text."""
 
     @property
     def weights(self) -> LossWeights:
         return LossWeights(full=1.0, image=self.alpha, phase=self.phase_weight, direction=self.direction_weight)
-
-
-def check(settings: AuxiliaryConfig | BothConfig) -> None:
-    if min(settings.phase_weight, settings.direction_weight) <= 0:
-        raise UserError(
-            "--phase-weight and --direction-weight must be above 0 (without them: --objective dual_path or bc)"
-        )

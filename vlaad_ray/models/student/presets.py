@@ -52,6 +52,10 @@ def _as_they_are(settings: Any) -> Any:
     return settings
 
 
+def _reads_nothing(settings: Any) -> dict[str, Path]:
+    return {}
+
+
 def _no_identity(settings: Any) -> dict[str, str]:
     return {}
 
@@ -72,11 +76,13 @@ class Preset:
     network: Callable[[], tuple[type[StudentConfig], type[Student]]]
     """Imports its module: users of one architecture need not have the packages of another."""
     config: type[Any] = NoSettings
-    """Settings (flags) of its own."""
+    """Settings (flags) of its own, with their bounds (configs.bounds)."""
     cameras: Callable[[Sequence[str]], tuple[str, ...]] = all_cameras
     """Which of the data's cameras it looks through, unless told."""
     check: Callable[[Any, int], None] = _nothing
     """(settings, image_size): raises UserError for what it cannot do, before any work."""
+    reads: Callable[[Any], Mapping[str, Path]] = _reads_nothing
+    """Flag -> the directory that a training reads there."""
     absolute: Callable[[Any], Any] = _as_they_are
     """Settings with whole paths, as workers run in other directories."""
     drawn: Callable[[Any], Any] = _as_they_are

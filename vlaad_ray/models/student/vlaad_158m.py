@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Annotated, cast
 
-from vlaad_ray.configs import UserError
-from vlaad_ray.configs.machine import Machine
+from vlaad_ray.configs import Machine, UserError
+from vlaad_ray.configs.bounds import at_least
 from vlaad_ray.models.student.model import Student, StudentConfig
 from vlaad_ray.models.student.presets import Design, Preset, Wish, first_camera
 
@@ -26,7 +26,7 @@ class Vlaad158mConfig:
     backbone: Machine[str] = ""
     """CLIP ViT-B/16 or Long-CLIP, a directory in transformers' format or a name on the hub. "random": random weights,
     to try things out."""
-    lora_rank: int = 8
+    lora_rank: Annotated[int, at_least(1)] = 8
     """Rank of the adapters in both towers."""
 
 
@@ -42,10 +42,12 @@ def check(settings: Vlaad158mConfig, image_size: int) -> None:
             "--student vlaad_158m needs --backbone DIR_OR_NAME, a CLIP ViT-B/16 or Long-CLIP in transformers' "
             "format (or, to try things out, --backbone random)"
         )
-    if settings.lora_rank < 1:
-        raise UserError(f"--lora-rank must be 1 or more, not {settings.lora_rank}")
     if image_size and (image_size % 16 or image_size < 32):
         raise UserError(f"--image-size {image_size}: choose a multiple of 16, 32 or more")
+
+
+def reads(settings: Vlaad158mConfig) -> dict[str, Path]:
+    return {} if settings.backbone in ("", RANDOM) else {"--backbone": Path(settings.backbone)}
 
 
 def absolute(settings: Vlaad158mConfig) -> Vlaad158mConfig:
@@ -117,6 +119,7 @@ VLAAD_158M = Preset(
     config=Vlaad158mConfig,
     cameras=first_camera,
     check=check,
+    reads=reads,
     absolute=absolute,
     drawn=drawn,
     design=design,
