@@ -21,7 +21,8 @@ from vlaad_ray.models.student import checkpoint
 from vlaad_ray.models.student.preprocess import bins_to_actions, translation_spread
 from vlaad_ray.models.student.small import SmallConfig, SmallStudent
 from vlaad_ray.models.student.text import train_tokenizer
-from vlaad_ray.train.data import episode_frames, survey
+from vlaad_ray.train.data import episode_frames
+from vlaad_ray.train.survey import survey
 from vlaad_ray.types import ActionChunk, Observation
 
 torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
@@ -66,7 +67,7 @@ def test_a_deployed_student_answers_as_the_network_did_in_training(directory, tm
     with torch.no_grad():
         tokens = torch.from_numpy(pretrained.tokenizer(facts.texts))[frames["instruction"]]
         logits = pretrained.student(torch.from_numpy(frames["images"]), torch.from_numpy(frames["proprio"]), tokens)
-    expected = bins_to_actions(logits.image).numpy()
+    expected = bins_to_actions(logits).numpy()
 
     stored = store.read_episode(source.path)
     policy = StudentPolicy.from_pretrained(directory)

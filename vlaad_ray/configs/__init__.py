@@ -23,9 +23,11 @@ from vlaad_ray.configs.common import (
     EnvConfig,
     FleetConfig,
     NoiseConfig,
+    NoSettings,
     TeacherNoiseConfig,
     config_hash,
     parse_range,
+    settings_of,
     what_a_checkpoint_is,
 )
 from vlaad_ray.configs.deploy import (
@@ -39,10 +41,15 @@ from vlaad_ray.configs.errors import (
     UserError,
     writing,
 )
+from vlaad_ray.configs.machine import (
+    Machine,
+    machine_flags,
+)
 from vlaad_ray.configs.names import (
     STUDIES,
     Later,
     Newer,
+    content,
     named_settings,
 )
 from vlaad_ray.configs.stages import (
@@ -98,7 +105,9 @@ __all__ = [
     "Flat",
     "FleetConfig",
     "Later",
+    "Machine",
     "Newer",
+    "NoSettings",
     "NoiseConfig",
     "PipelineConfig",
     "ReportConfig",
@@ -122,8 +131,11 @@ __all__ = [
     "VlmConfig",
     "check_bounds",
     "config_hash",
+    "content",
+    "machine_flags",
     "named_settings",
     "parse_range",
+    "settings_of",
     "what_a_checkpoint_is",
     "writing",
 ]

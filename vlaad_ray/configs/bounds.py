@@ -8,7 +8,6 @@ A bound holds for every number in its field: the one, each of a tuple, none in N
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -107,7 +106,6 @@ def marks_of(hint: Any) -> tuple[Any, ...]:
     return get_args(hint)[1:] if get_origin(hint) is Annotated else ()
 
 
-@functools.cache
 def hints(config_type: Any) -> dict[str, Any]:
     """Field -> its type, annotations included."""
     return get_type_hints(config_type, include_extras=True)
