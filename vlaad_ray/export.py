@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.models.student.checkpoint import checkpoint_name, from_pretrained
 from vlaad_ray.models.student.preprocess import GRIPPER, bins_to_actions
 from vlaad_ray.runtime import cli
-from vlaad_ray.runtime.record import software, write_run_record
+from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.types import Observation
 
 BARS: dict[Precision, float] = {"fp32": 0.99, "bf16": 0.99, "int8": 0.75}
@@ -35,20 +36,24 @@ BATCH = 16
 
 def export(config: ExportConfig) -> dict[str, Any]:
     """Convert, compare, and make the directory loadable if it agrees. Returns (and writes) the summary."""
+    begin(config.out, config, {"--checkpoint": config.checkpoint, "--data": config.data})
     check_backend(config.backend, config.precision)
     bar = config.bar or BARS[config.precision]
     quantised = config.precision == "int8"
     cameras = from_pretrained(config.checkpoint).student.config.cameras
     compared, calibration = real_frames(config.data, cameras, config.frames, config.calibration if quantised else 0)
     write_run_record(config.out, config)
-    with cli.progress(f"export to {config.backend} {config.precision}", 2) as advance:
+    with ExitStack() as undo, cli.progress(f"export to {config.backend} {config.precision}", 2) as advance:
+        undo.callback((config.out / exported.MANIFEST).unlink, missing_ok=True)  # unless it has been found to agree
         began = time.monotonic()
         policy, size = build(config.checkpoint, config.out, config.backend, config.precision, calibration)
         seconds = time.monotonic() - began
         advance(f"converted in {seconds:.0f} s")
         agreement = compare(config.checkpoint, policy, compared)
         advance(f"{100 * agreement['greedy_bins']:.2f} % of bins agree")
-    accepted = min(agreement["greedy_bins"], agreement["gripper"]) >= bar
+        accepted = min(agreement["greedy_bins"], agreement["gripper"]) >= bar
+        if accepted:
+            undo.pop_all()
     summary = {
         "source": checkpoint_name(config.checkpoint),
         "backend": config.backend,
@@ -63,7 +68,6 @@ def export(config: ExportConfig) -> dict[str, Any]:
     }
     store.write_json(config.out / "summary.json", summary)
     if not accepted:
-        (config.out / exported.MANIFEST).unlink()
         raise UserError(
             f"{config.backend} {config.precision} agrees with torch on {100 * agreement['greedy_bins']:.2f} % of bins "
             f"and {100 * agreement['gripper']:.2f} % of gripper commands, below the bar of {100 * bar:g} %: "
@@ -99,6 +103,8 @@ def compare(checkpoint: Path, policy: StudentPolicy, observations: Sequence[Obse
     batches = [observations[start : start + BATCH] for start in range(0, len(observations), BATCH)]
     expected = np.concatenate([reference.backend.logits(*reference.prepare(each)) for each in batches])
     given = np.concatenate([policy.backend.logits(*policy.prepare(each)) for each in batches])
+    if not np.isfinite(given).all():
+        raise UserError(f"{policy.backend.name} answers real frames with NaN or infinity; choose a finer --precision")
     return {
         "frames": len(observations),
         "instructions": len({each.instruction for each in observations}),

@@ -8,21 +8,25 @@ from vlaad_ray.configs.bench import (
     BenchRolloutConfig,
     BenchTeacherConfig,
 )
+from vlaad_ray.configs.bounds import (
+    Flat,
+    check_bounds,
+)
 from vlaad_ray.configs.common import (
     EVAL_INIT_STATES,
     STEP_BUDGETS,
     SUITES,
     TAXONOMIES,
+    WAIT_FOR_NODES_S,
     ActuationConfig,
     EnvConfig,
-    Flat,
     FleetConfig,
     NoiseConfig,
     TeacherNoiseConfig,
-    UserError,
     config_hash,
     parse_range,
     teacher_noise_content,
+    what_a_checkpoint_is,
 )
 from vlaad_ray.configs.deploy import (
     ExportConfig,
@@ -31,12 +35,17 @@ from vlaad_ray.configs.deploy import (
     ServedStudentConfig,
     ServerConfig,
 )
+from vlaad_ray.configs.errors import (
+    UserError,
+    writing,
+)
 from vlaad_ray.configs.stages import (
     AnnotateConfig,
     AuditConfig,
     CollectConfig,
     EvalConfig,
     PipelineConfig,
+    ReportConfig,
     TrainConfig,
 )
 from vlaad_ray.configs.studies import (
@@ -64,6 +73,7 @@ __all__ = [
     "STEP_BUDGETS",
     "SUITES",
     "TAXONOMIES",
+    "WAIT_FOR_NODES_S",
     "ActuationConfig",
     "AnnotateConfig",
     "AuditConfig",
@@ -81,6 +91,7 @@ __all__ = [
     "FleetConfig",
     "NoiseConfig",
     "PipelineConfig",
+    "ReportConfig",
     "ServeClusterConfig",
     "ServeConfig",
     "ServedStudentConfig",
@@ -99,7 +110,10 @@ __all__ = [
     "TuningConfig",
     "UserError",
     "VlmConfig",
+    "check_bounds",
     "config_hash",
     "parse_range",
     "teacher_noise_content",
+    "what_a_checkpoint_is",
+    "writing",
 ]

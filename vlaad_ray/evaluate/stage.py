@@ -19,6 +19,7 @@ from vlaad_ray.configs import (
     config_hash,
     parse_range,
     teacher_noise_content,
+    what_a_checkpoint_is,
 )
 from vlaad_ray.deploy import loading
 from vlaad_ray.deploy.actuation import Actuated
@@ -29,7 +30,7 @@ from vlaad_ray.rollout.episode import EpisodeSpec
 from vlaad_ray.rollout.fleet import check_images, run_policy
 from vlaad_ray.rollout.noise import check_teacher_noise
 from vlaad_ray.runtime import cli
-from vlaad_ray.runtime.record import software, write_run_record
+from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.semantics import phases
 from vlaad_ray.semantics.smoothness import meant_gripper
 from vlaad_ray.stats import format_success, gripper_flips, paired, success_summary
@@ -48,6 +49,9 @@ VIDEO_EVERY = 2
 
 def evaluate(config: EvalConfig) -> dict[str, Any]:
     """Complete the evaluation that `config` describes; return (and write) its summary."""
+    student = None if config.policy in TEACHERS else Path(config.policy)
+    reads = {"--policy": student, "--checkpoint": config.teacher_config.checkpoint, "--compare-to": config.compare_to}
+    begin(config.out, config, reads)
     policy, training = resolve_policy(config)
     specs = plan_episodes(config, policy)
     baseline = read_results(config.compare_to) if config.compare_to else None
@@ -112,7 +116,10 @@ def resolve_policy(config: EvalConfig) -> tuple[LocalPolicy | SharedPolicy, dict
     directory = Path(config.policy)
     if not directory.is_dir():
         names = ", ".join(TEACHERS)
-        raise UserError(f"--policy: {config.policy!r} is neither a teacher ({names}) nor a checkpoint directory")
+        raise UserError(
+            f"--policy: {config.policy!r} is neither a teacher ({names}) nor a checkpoint; "
+            f"{what_a_checkpoint_is(config.policy)}"
+        )
     name, training = loading.describe(directory)
     execute = config.execute or STUDENT_EXECUTES
     settings: dict[str, Any] = {"execute": execute, **asdict(config.actuation)}

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from vlaad_ray.configs import UserError
 from vlaad_ray.store.files import read_json, write_json
 from vlaad_ray.store.parquet import (
     SCHEMA_VERSION,
@@ -24,24 +25,30 @@ from vlaad_ray.store.parquet import (
     read_table,
     write_table,
 )
-from vlaad_ray.types import ACTION_DIM, CAMERAS, PROPRIO_DIM, Episode, EpisodeKey, InitState
+from vlaad_ray.types import LIBERO, Embodiment, Episode, EpisodeKey, InitState
 
 JPEG_QUALITY = 95
 
-EPISODE_SCHEMA = pa.schema(
-    [
-        ("episode", pa.dictionary(pa.int32(), pa.string())),
-        ("suite", pa.dictionary(pa.int32(), pa.string())),
-        ("task", pa.int32()),
-        ("instruction", pa.dictionary(pa.int32(), pa.string())),
-        ("step", pa.int32()),
-        ("proprio", pa.list_(pa.float32(), PROPRIO_DIM)),
-        ("action", pa.list_(pa.float32(), ACTION_DIM)),
-        ("executed", pa.list_(pa.float32(), ACTION_DIM)),
-        ("teacher_phase", pa.string()),
-        *((camera, pa.binary()) for camera in CAMERAS),
-    ]
-)
+
+def episode_schema(embodiment: Embodiment) -> pa.Schema:
+    """Columns of an episode's table: a row a control step, a column a camera."""
+    return pa.schema(
+        [
+            ("episode", pa.dictionary(pa.int32(), pa.string())),
+            ("suite", pa.dictionary(pa.int32(), pa.string())),
+            ("task", pa.int32()),
+            ("instruction", pa.dictionary(pa.int32(), pa.string())),
+            ("step", pa.int32()),
+            ("proprio", pa.list_(pa.float32(), embodiment.proprio_dim)),
+            ("action", pa.list_(pa.float32(), embodiment.action_dim)),
+            ("executed", pa.list_(pa.float32(), embodiment.action_dim)),
+            ("teacher_phase", pa.string()),
+            *((camera, pa.binary()) for camera in embodiment.cameras),
+        ]
+    )
+
+
+EPISODE_SCHEMA = episode_schema(LIBERO)
 
 
 def encode_jpeg(image: np.ndarray) -> bytes:
@@ -56,7 +63,12 @@ def decode_image(data: bytes) -> np.ndarray:
 
 
 def write_episode(root: Path, episode: Episode, extra: Mapping[str, Any]) -> Path:
-    """Store an episode. `extra` (render mode, versions …) joins the footer beside the episode's own facts."""
+    """Store an episode. `extra` (render mode, versions …) joins the footer beside the episode's own facts.
+
+    Raises UserError for one without steps, or with a number that is none: nothing could be learned from it.
+    """
+    if (trouble := unusable(episode.proprio, episode.actions, episode.executed)) is not None:
+        raise UserError(f"episode {episode.key.name} is not stored: {trouble}")
     steps = len(episode)
     names = pa.DictionaryArray.from_arrays
     zeros = pa.array(np.zeros(steps, np.int32))
@@ -65,7 +77,7 @@ def write_episode(root: Path, episode: Episode, extra: Mapping[str, Any]) -> Pat
             [None if image is None else encode_jpeg(image) for image in episode.images.get(camera, (None,) * steps)],
             pa.binary(),
         )
-        for camera in CAMERAS
+        for camera in episode.embodiment.cameras
     }
     columns = {
         "episode": names(zeros, [episode.key.name]),
@@ -89,12 +101,12 @@ def write_episode(root: Path, episode: Episode, extra: Mapping[str, Any]) -> Pat
         "success_ever": episode.success_ever,
         "success_final": episode.success_final,
         "budget": episode.budget,
+        "embodiment": asdict(episode.embodiment),
         "content_hash": content_hash(columns),
         **extra,
     }
-    return write_table(
-        root / "episodes" / f"{episode.key.name}.parquet", pa.table(columns, schema=EPISODE_SCHEMA), footer
-    )
+    table = pa.table(columns, schema=episode_schema(episode.embodiment))
+    return write_table(root / "episodes" / f"{episode.key.name}.parquet", table, footer)
 
 
 def copy_with_actions(path: Path, root: Path, actions: np.ndarray, extra: Mapping[str, Any]) -> Path:
@@ -103,20 +115,34 @@ def copy_with_actions(path: Path, root: Path, actions: np.ndarray, extra: Mappin
     Everything else stays as it is, pictures byte for byte; the content hash is that of the copy.
     """
     footer = read_footer(path, "episode")
-    table = read_table(path, EPISODE_SCHEMA.names).cast(EPISODE_SCHEMA)
-    columns = {name: table[name].combine_chunks() for name in EPISODE_SCHEMA.names}
+    schema = episode_schema(read_embodiment(footer))
+    table = read_table(path, schema.names).cast(schema)
+    if (trouble := unusable(matrix(table, "proprio"), actions, matrix(table, "executed"))) is not None:
+        raise UserError(f"episode {path.stem} is not copied: {trouble}")
+    columns = {name: table[name].combine_chunks() for name in schema.names}
     columns["action"] = fixed_size(actions)
     return write_table(
         root / "episodes" / path.name,
-        pa.table(columns, schema=EPISODE_SCHEMA),
+        pa.table(columns, schema=schema),
         {**footer, "content_hash": content_hash(columns), **extra},
     )
+
+
+def unusable(proprio: np.ndarray, actions: np.ndarray, executed: np.ndarray) -> str | None:
+    """What makes an episode [T, …] one that nothing can be learned from; None for a sound one."""
+    if not len(actions):
+        return "it has no steps"
+    for name, values in (("proprio", proprio), ("action", actions), ("executed", executed)):
+        if not (finite := np.isfinite(values).all(axis=1)).all():
+            step = int(np.argmin(finite))
+            return f"{name} at step {step} is {values[step].tolist()}"
+    return None
 
 
 def content_hash(columns: Mapping[str, pa.Array]) -> str:
     """SHA-256 over the values of every column: equal for equal episodes, whoever wrote them, wherever."""
     digest = hashlib.sha256()
-    for name in EPISODE_SCHEMA.names:
+    for name in columns:
         digest.update(name.encode())
         column = columns[name]
         if name in ("proprio", "action", "executed"):
@@ -139,23 +165,31 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def read_episode(path: Path, images: bool = True) -> Episode:
-    """Load an episode; images as decoded [H, W, 3] uint8, or none at all with `images=False`."""
+    """Load an episode; images as decoded [H, W, 3] uint8, or none at all with `images=False`.
+
+    Raises UserError for a file that is corrupt, a number that is none included.
+    """
     footer = read_footer(path, "episode")
-    cameras = CAMERAS if images else ()
+    embodiment = read_embodiment(footer)
+    cameras = embodiment.cameras if images else ()
     table = read_table(path, ["proprio", "action", "executed", "teacher_phase", *cameras])
     if table.num_rows != footer["steps"]:
         raise corrupt(path, f"{table.num_rows} rows where its footer says {footer['steps']}")
+    proprio, actions, executed = (matrix(table, name) for name in ("proprio", "action", "executed"))
+    if (trouble := unusable(proprio, actions, executed)) is not None:
+        raise corrupt(path, trouble)
     return Episode(
         key=read_key(footer["key"]),
         instruction=footer["instruction"],
-        proprio=matrix(table, "proprio"),
-        actions=matrix(table, "action"),
-        executed=matrix(table, "executed"),
+        proprio=proprio,
+        actions=actions,
+        executed=executed,
         phases=tuple(table["teacher_phase"].to_pylist()),
         images={camera: tuple(_decode_or_none(path, data) for data in table[camera].to_pylist()) for camera in cameras},
         success_step=footer["success_step"],
         success_final=footer["success_final"],
         budget=footer["budget"],
+        embodiment=embodiment,
     )
 
 
@@ -164,6 +198,13 @@ def read_pictures(path: Path, camera: str) -> dict[int, bytes]:
     read_footer(path, "episode")
     pictures = read_table(path, [camera])[camera].to_pylist()
     return {step: data for step, data in enumerate(pictures) if data is not None}
+
+
+def read_embodiment(footer: Mapping[str, Any]) -> Embodiment:
+    """Of an episode's footer. Footers without a word on it are of before there was a choice."""
+    if "embodiment" not in footer:
+        return LIBERO
+    return Embodiment(**{**footer["embodiment"], "cameras": tuple(footer["embodiment"]["cameras"])})
 
 
 def read_key(value: Mapping[str, Any]) -> EpisodeKey:
