@@ -3,6 +3,7 @@
 from vlaad_ray.configs.bench import (
     BenchAnnotateConfig,
     BenchAuditConfig,
+    BenchEvaluationConfig,
     BenchOpenVlaConfig,
     BenchPolicyConfig,
     BenchRolloutConfig,
@@ -25,7 +26,6 @@ from vlaad_ray.configs.common import (
     TeacherNoiseConfig,
     config_hash,
     parse_range,
-    teacher_noise_content,
     what_a_checkpoint_is,
 )
 from vlaad_ray.configs.deploy import (
@@ -38,6 +38,12 @@ from vlaad_ray.configs.deploy import (
 from vlaad_ray.configs.errors import (
     UserError,
     writing,
+)
+from vlaad_ray.configs.names import (
+    STUDIES,
+    Later,
+    Newer,
+    named_settings,
 )
 from vlaad_ray.configs.stages import (
     AnnotateConfig,
@@ -71,6 +77,7 @@ from vlaad_ray.configs.vlm import (
 __all__ = [
     "EVAL_INIT_STATES",
     "STEP_BUDGETS",
+    "STUDIES",
     "SUITES",
     "TAXONOMIES",
     "WAIT_FOR_NODES_S",
@@ -79,6 +86,7 @@ __all__ = [
     "AuditConfig",
     "BenchAnnotateConfig",
     "BenchAuditConfig",
+    "BenchEvaluationConfig",
     "BenchOpenVlaConfig",
     "BenchPolicyConfig",
     "BenchRolloutConfig",
@@ -89,6 +97,8 @@ __all__ = [
     "ExportConfig",
     "Flat",
     "FleetConfig",
+    "Later",
+    "Newer",
     "NoiseConfig",
     "PipelineConfig",
     "ReportConfig",
@@ -112,8 +122,8 @@ __all__ = [
     "VlmConfig",
     "check_bounds",
     "config_hash",
+    "named_settings",
     "parse_range",
-    "teacher_noise_content",
     "what_a_checkpoint_is",
     "writing",
 ]
