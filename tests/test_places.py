@@ -2,7 +2,6 @@
 
 import ctypes
 import errno
-import importlib.util
 import os
 import resource
 import subprocess
@@ -39,21 +38,15 @@ from vlaad_ray.experiments.bench.policy import bench_policy
 from vlaad_ray.experiments.bench.rollout import bench_rollout
 from vlaad_ray.experiments.studies import alpha
 from vlaad_ray.experiments.sweep import sweep
+from vlaad_ray.experiments.teacher_audit import run_audit
 from vlaad_ray.export import export
 from vlaad_ray.models.student.checkpoint import save_tensors
+from vlaad_ray.pipeline import run_pipeline
 from vlaad_ray.quality.audit import audit
 from vlaad_ray.runtime.record import check_place, write_run_record
 from vlaad_ray.train import train
 
 ROOT = Path(__file__).parents[1]
-
-
-def job(name):
-    """A function out of jobs/, which is a folder of scripts."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "jobs" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, f"run_{name}")
 
 
 def contents(folder):
@@ -105,10 +98,10 @@ JOBS = {
     "train": (train, lambda root, out: TrainConfig(root / "data", out, annotations=root / "annotations")),
     "eval": (evaluate, lambda root, out: EvalConfig(str(root / "checkpoint"), out)),
     "export": (export, lambda root, out: ExportConfig(root / "checkpoint", root / "data", out)),
-    "audit": (job("audit"), lambda root, out: AuditConfig(out, data=root / "data")),
-    "live audit": (job("audit"), lambda root, out: AuditConfig(out, teacher="scripted", episodes=1)),
+    "audit": (run_audit, lambda root, out: AuditConfig(out, data=root / "data")),
+    "live audit": (run_audit, lambda root, out: AuditConfig(out, teacher="scripted", episodes=1)),
     "sweep": (sweep, lambda root, out: SweepConfig(TrainConfig(root / "data", out))),
-    "pipeline": (job("pipeline"), lambda root, out: PipelineConfig(out)),
+    "pipeline": (run_pipeline, lambda root, out: PipelineConfig(out)),
     "study": (alpha.study, lambda root, out: StudyAlphaConfig(StudyBudget(out))),
     "bench rollout": (bench_rollout, lambda root, out: BenchRolloutConfig(out)),
     "bench policy": (bench_policy, lambda root, out: BenchPolicyConfig(out=out)),

@@ -9,6 +9,7 @@ from vlaad_ray.configs.bench import (
     BenchTeacherConfig,
 )
 from vlaad_ray.configs.bounds import (
+    NO_PREFIX,
     Flat,
     check_bounds,
 )
@@ -18,6 +19,7 @@ from vlaad_ray.configs.common import (
     SUITES,
     TAXONOMIES,
     ActuationConfig,
+    Elsewhere,
     EnvConfig,
     FleetConfig,
     NoiseConfig,
@@ -25,6 +27,7 @@ from vlaad_ray.configs.common import (
     config_hash,
     parse_range,
     teacher_noise_content,
+    what_a_checkpoint_is,
 )
 from vlaad_ray.configs.deploy import (
     ExportConfig,
@@ -43,6 +46,7 @@ from vlaad_ray.configs.stages import (
     CollectConfig,
     EvalConfig,
     PipelineConfig,
+    ReportConfig,
     TrainConfig,
 )
 from vlaad_ray.configs.studies import (
@@ -67,6 +71,7 @@ from vlaad_ray.configs.vlm import (
 
 __all__ = [
     "EVAL_INIT_STATES",
+    "NO_PREFIX",
     "STEP_BUDGETS",
     "SUITES",
     "TAXONOMIES",
@@ -80,6 +85,7 @@ __all__ = [
     "BenchRolloutConfig",
     "BenchTeacherConfig",
     "CollectConfig",
+    "Elsewhere",
     "EnvConfig",
     "EvalConfig",
     "ExportConfig",
@@ -87,6 +93,7 @@ __all__ = [
     "FleetConfig",
     "NoiseConfig",
     "PipelineConfig",
+    "ReportConfig",
     "ServeClusterConfig",
     "ServeConfig",
     "ServedStudentConfig",
@@ -109,5 +116,6 @@ __all__ = [
     "config_hash",
     "parse_range",
     "teacher_noise_content",
+    "what_a_checkpoint_is",
     "writing",
 ]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from vlaad_ray.configs.bounds import FILLED, above, at_least, below, between
@@ -27,6 +29,13 @@ LONGEST_RANGE = 100_000
 """Of tasks, init states or seeds: a slip of the key would fill the memory."""
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """Annotates a nested config: these fields have no flags, as the job sets them."""
+
+    fields: tuple[str, ...]
+
+
 def parse_range(text: str, flag: str = "range") -> tuple[int, ...]:
     """`0-9`, `0,3,7`, `0-4,8` -> sorted tuple of distinct integers; an empty text is an empty tuple."""
     numbers: set[int] = set()
@@ -38,6 +47,14 @@ def parse_range(text: str, flag: str = "range") -> tuple[int, ...]:
             raise UserError(f"{flag}: {part!r} is too long; {LONGEST_RANGE} numbers are the most")
         numbers.update(range(int(low), int(high or low) + 1))
     return tuple(sorted(numbers))
+
+
+def what_a_checkpoint_is(given: Path | str) -> str:
+    """What --checkpoint and --policy take, for the error that `given` is none; more is said where it may be a hub's."""
+    takes = "give a directory or URI"
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(given)):
+        return f"{takes}; a name on a model hub ({given}) is taken for --backbone and --model alone: download it first"
+    return takes
 
 
 @dataclass(frozen=True)

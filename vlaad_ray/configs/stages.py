@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import tyro
+
 from vlaad_ray.configs.bounds import Flat, above, at_least, below
 from vlaad_ray.configs.common import (
     ActuationConfig,
@@ -268,3 +270,11 @@ class PipelineConfig:
     """Noise in what the teacher asks for, in collection and in its own evaluation."""
     env: Flat[EnvConfig] = EnvConfig()
     fleet: Flat[FleetConfig] = FleetConfig()
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Write RUN/report.html, whatever stages have run."""
+
+    run: tyro.conf.Positional[Path]
+    """Run directory, as jobs/pipeline.py wrote it."""

@@ -25,24 +25,30 @@ from vlaad_ray.store.parquet import (
     read_table,
     write_table,
 )
-from vlaad_ray.types import ACTION_DIM, CAMERAS, PROPRIO_DIM, Episode, EpisodeKey, InitState
+from vlaad_ray.types import LIBERO, Embodiment, Episode, EpisodeKey, InitState
 
 JPEG_QUALITY = 95
 
-EPISODE_SCHEMA = pa.schema(
-    [
-        ("episode", pa.dictionary(pa.int32(), pa.string())),
-        ("suite", pa.dictionary(pa.int32(), pa.string())),
-        ("task", pa.int32()),
-        ("instruction", pa.dictionary(pa.int32(), pa.string())),
-        ("step", pa.int32()),
-        ("proprio", pa.list_(pa.float32(), PROPRIO_DIM)),
-        ("action", pa.list_(pa.float32(), ACTION_DIM)),
-        ("executed", pa.list_(pa.float32(), ACTION_DIM)),
-        ("teacher_phase", pa.string()),
-        *((camera, pa.binary()) for camera in CAMERAS),
-    ]
-)
+
+def episode_schema(embodiment: Embodiment) -> pa.Schema:
+    """Columns of an episode's table: a row a control step, a column a camera."""
+    return pa.schema(
+        [
+            ("episode", pa.dictionary(pa.int32(), pa.string())),
+            ("suite", pa.dictionary(pa.int32(), pa.string())),
+            ("task", pa.int32()),
+            ("instruction", pa.dictionary(pa.int32(), pa.string())),
+            ("step", pa.int32()),
+            ("proprio", pa.list_(pa.float32(), embodiment.proprio_dim)),
+            ("action", pa.list_(pa.float32(), embodiment.action_dim)),
+            ("executed", pa.list_(pa.float32(), embodiment.action_dim)),
+            ("teacher_phase", pa.string()),
+            *((camera, pa.binary()) for camera in embodiment.cameras),
+        ]
+    )
+
+
+EPISODE_SCHEMA = episode_schema(LIBERO)
 
 
 def encode_jpeg(image: np.ndarray) -> bytes:
@@ -71,7 +77,7 @@ def write_episode(root: Path, episode: Episode, extra: Mapping[str, Any]) -> Pat
             [None if image is None else encode_jpeg(image) for image in episode.images.get(camera, (None,) * steps)],
             pa.binary(),
         )
-        for camera in CAMERAS
+        for camera in episode.embodiment.cameras
     }
     columns = {
         "episode": names(zeros, [episode.key.name]),
@@ -95,12 +101,12 @@ def write_episode(root: Path, episode: Episode, extra: Mapping[str, Any]) -> Pat
         "success_ever": episode.success_ever,
         "success_final": episode.success_final,
         "budget": episode.budget,
+        "embodiment": asdict(episode.embodiment),
         "content_hash": content_hash(columns),
         **extra,
     }
-    return write_table(
-        root / "episodes" / f"{episode.key.name}.parquet", pa.table(columns, schema=EPISODE_SCHEMA), footer
-    )
+    table = pa.table(columns, schema=episode_schema(episode.embodiment))
+    return write_table(root / "episodes" / f"{episode.key.name}.parquet", table, footer)
 
 
 def copy_with_actions(path: Path, root: Path, actions: np.ndarray, extra: Mapping[str, Any]) -> Path:
@@ -109,14 +115,15 @@ def copy_with_actions(path: Path, root: Path, actions: np.ndarray, extra: Mappin
     Everything else stays as it is, pictures byte for byte; the content hash is that of the copy.
     """
     footer = read_footer(path, "episode")
-    table = read_table(path, EPISODE_SCHEMA.names).cast(EPISODE_SCHEMA)
+    schema = episode_schema(read_embodiment(footer))
+    table = read_table(path, schema.names).cast(schema)
     if (trouble := unusable(matrix(table, "proprio"), actions, matrix(table, "executed"))) is not None:
         raise UserError(f"episode {path.stem} is not copied: {trouble}")
-    columns = {name: table[name].combine_chunks() for name in EPISODE_SCHEMA.names}
+    columns = {name: table[name].combine_chunks() for name in schema.names}
     columns["action"] = fixed_size(actions)
     return write_table(
         root / "episodes" / path.name,
-        pa.table(columns, schema=EPISODE_SCHEMA),
+        pa.table(columns, schema=schema),
         {**footer, "content_hash": content_hash(columns), **extra},
     )
 
@@ -135,7 +142,7 @@ def unusable(proprio: np.ndarray, actions: np.ndarray, executed: np.ndarray) -> 
 def content_hash(columns: Mapping[str, pa.Array]) -> str:
     """SHA-256 over the values of every column: equal for equal episodes, whoever wrote them, wherever."""
     digest = hashlib.sha256()
-    for name in EPISODE_SCHEMA.names:
+    for name in columns:
         digest.update(name.encode())
         column = columns[name]
         if name in ("proprio", "action", "executed"):
@@ -163,7 +170,8 @@ def read_episode(path: Path, images: bool = True) -> Episode:
     Raises UserError for a file that is corrupt, a number that is none included.
     """
     footer = read_footer(path, "episode")
-    cameras = CAMERAS if images else ()
+    embodiment = read_embodiment(footer)
+    cameras = embodiment.cameras if images else ()
     table = read_table(path, ["proprio", "action", "executed", "teacher_phase", *cameras])
     if table.num_rows != footer["steps"]:
         raise corrupt(path, f"{table.num_rows} rows where its footer says {footer['steps']}")
@@ -181,6 +189,7 @@ def read_episode(path: Path, images: bool = True) -> Episode:
         success_step=footer["success_step"],
         success_final=footer["success_final"],
         budget=footer["budget"],
+        embodiment=embodiment,
     )
 
 
@@ -189,6 +198,13 @@ def read_pictures(path: Path, camera: str) -> dict[int, bytes]:
     read_footer(path, "episode")
     pictures = read_table(path, [camera])[camera].to_pylist()
     return {step: data for step, data in enumerate(pictures) if data is not None}
+
+
+def read_embodiment(footer: Mapping[str, Any]) -> Embodiment:
+    """Of an episode's footer. Footers without a word on it are of before there was a choice."""
+    if "embodiment" not in footer:
+        return LIBERO
+    return Embodiment(**{**footer["embodiment"], "cameras": tuple(footer["embodiment"]["cameras"])})
 
 
 def read_key(value: Mapping[str, Any]) -> EpisodeKey:
