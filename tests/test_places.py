@@ -223,7 +223,7 @@ def test_other_errors_while_writing_stay_what_they_are(tmp_path):
 
 
 def without_root_rights():
-    """In a child: permissions hold for root as for all. PR_CAPBSET_DROP of CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH."""
+    """In a child: permissions hold for root as for anybody. PR_CAPBSET_DROP of CAP_DAC_OVERRIDE and _READ_SEARCH."""
     libc = ctypes.CDLL(None)
     for capability in (1, 2):
         libc.prctl(24, capability, 0, 0, 0)

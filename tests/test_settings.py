@@ -53,7 +53,7 @@ ENTRIES = [entry.config for door in DOORS for entry in entries(door).values() if
 CONFIGS = sorted(
     {*ENTRIES, *dict(inspect.getmembers(configs, inspect.isclass)).values()}, key=lambda each: each.__name__
 )
-CONFIGS = [each for each in CONFIGS if dataclasses.is_dataclass(each) and each is not configs.Elsewhere]
+CONFIGS = [each for each in CONFIGS if dataclasses.is_dataclass(each)]
 PATHS = {name: Path(name) for name in ("data", "out", "checkpoint", "run")} | {"policy": "scripted"}
 TRAIN = TrainConfig(data=Path("data"), out=Path("out"))
 

@@ -67,6 +67,7 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
         max_minutes=config.max_minutes,
         workers=config.workers,
         gpus_per_worker=config.gpus_per_worker,
+        wait_for_nodes_s=config.fleet.wait_for_nodes_s,
         seed=config.seed,
     )
     timed("train", train.train, train_config)

@@ -3,13 +3,13 @@
 from vlaad_ray.configs.bench import (
     BenchAnnotateConfig,
     BenchAuditConfig,
+    BenchEvaluationConfig,
     BenchOpenVlaConfig,
     BenchPolicyConfig,
     BenchRolloutConfig,
     BenchTeacherConfig,
 )
 from vlaad_ray.configs.bounds import (
-    NO_PREFIX,
     Flat,
     check_bounds,
 )
@@ -18,15 +18,14 @@ from vlaad_ray.configs.common import (
     STEP_BUDGETS,
     SUITES,
     TAXONOMIES,
+    WAIT_FOR_NODES_S,
     ActuationConfig,
-    Elsewhere,
     EnvConfig,
     FleetConfig,
     NoiseConfig,
     TeacherNoiseConfig,
     config_hash,
     parse_range,
-    teacher_noise_content,
     what_a_checkpoint_is,
 )
 from vlaad_ray.configs.deploy import (
@@ -39,6 +38,12 @@ from vlaad_ray.configs.deploy import (
 from vlaad_ray.configs.errors import (
     UserError,
     writing,
+)
+from vlaad_ray.configs.names import (
+    STUDIES,
+    Later,
+    Newer,
+    named_settings,
 )
 from vlaad_ray.configs.stages import (
     AnnotateConfig,
@@ -71,26 +76,29 @@ from vlaad_ray.configs.vlm import (
 
 __all__ = [
     "EVAL_INIT_STATES",
-    "NO_PREFIX",
     "STEP_BUDGETS",
+    "STUDIES",
     "SUITES",
     "TAXONOMIES",
+    "WAIT_FOR_NODES_S",
     "ActuationConfig",
     "AnnotateConfig",
     "AuditConfig",
     "BenchAnnotateConfig",
     "BenchAuditConfig",
+    "BenchEvaluationConfig",
     "BenchOpenVlaConfig",
     "BenchPolicyConfig",
     "BenchRolloutConfig",
     "BenchTeacherConfig",
     "CollectConfig",
-    "Elsewhere",
     "EnvConfig",
     "EvalConfig",
     "ExportConfig",
     "Flat",
     "FleetConfig",
+    "Later",
+    "Newer",
     "NoiseConfig",
     "PipelineConfig",
     "ReportConfig",
@@ -114,8 +122,8 @@ __all__ = [
     "VlmConfig",
     "check_bounds",
     "config_hash",
+    "named_settings",
     "parse_range",
-    "teacher_noise_content",
     "what_a_checkpoint_is",
     "writing",
 ]

@@ -26,6 +26,13 @@ Flat = Annotated[T, NO_PREFIX]
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """Annotates a nested config: these fields have no flags, as the job sets them."""
+
+    fields: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Bound:
     """An interval, in numbers and in words. `open_low`, `open_high`: without the end itself."""
 

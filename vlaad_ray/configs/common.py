@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import re
@@ -12,6 +11,7 @@ from typing import Annotated, Literal
 
 from vlaad_ray.configs.bounds import FILLED, above, at_least, below, between
 from vlaad_ray.configs.errors import UserError
+from vlaad_ray.configs.names import Later, named_settings
 
 SUITES = ("libero_object", "libero_spatial", "libero_goal", "libero_10", "libero_90")
 STEP_BUDGETS = {
@@ -27,13 +27,8 @@ EVAL_INIT_STATES = range(20, 50)
 TAXONOMIES = (3, 5, 7, 9, 11, 13)
 LONGEST_RANGE = 100_000
 """Of tasks, init states or seeds: a slip of the key would fill the memory."""
-
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """Annotates a nested config: these fields have no flags, as the job sets them."""
-
-    fields: tuple[str, ...]
+WAIT_FOR_NODES_S = 900.0
+"""Longest wait of any stage for a node that the cluster's autoscaler may bring: new machines pull an image first."""
 
 
 def parse_range(text: str, flag: str = "range") -> tuple[int, ...]:
@@ -73,10 +68,12 @@ class FleetConfig:
     """How parallel work is spread over Ray actors. Never changes what an episode contains."""
 
     actors: Annotated[int, at_least(0)] = 0
-    """Simulator processes; 0: one for each CPU that Ray sees."""
+    """Simulator processes; 0: as many as the CPUs (and GPUs) of the nodes hold when the stage begins."""
     cpus_per_actor: Annotated[float, above(0)] = 1.0
     gpus_per_actor: Annotated[float, at_least(0)] = 0.0
-    """Fraction of a GPU for each actor: rendering (EGL) or a policy on the GPU."""
+    """GPUs, or the fraction of one, for each actor: to draw on (EGL), and for a policy."""
+    wait_for_nodes_s: Annotated[float, at_least(0)] = WAIT_FOR_NODES_S
+    """Longest wait for a node that the autoscaler may bring, when the actors fit none. Without one nothing waits."""
     episode_timeout_s: Annotated[float, above(0)] = 300.0
     """An episode slower than this counts as stuck: its simulator is replaced and the episode retried."""
     max_retries: Annotated[int, at_least(0)] = 2
@@ -93,7 +90,7 @@ class ActuationConfig:
     gripper_memory: Annotated[int, at_least(0)] = 10
     """Control steps over which a student's doubts about the gripper's command add up, until the command changes; 0: it
     changes when the student finds that likelier than not."""
-    nudge_after: Annotated[int, at_least(0)] = 0
+    nudge_after: Annotated[Later[int], at_least(0)] = 0
     """Control steps without motion, gripper open, after which a student's translations get noise for a moment, as wide
     as it is unsure; 0: never. 15 helps students that stand still before they grasp; the scripted teacher hardly ever
     rests so long (docs/experiments.md)."""
@@ -127,12 +124,7 @@ class TeacherNoiseConfig:
     """A stall lasts 1 to this many steps."""
 
 
-def teacher_noise_content(config: TeacherNoiseConfig) -> dict[str, TeacherNoiseConfig]:
-    """What teacher noise adds to the settings that `config_hash` is over: nothing without noise, so names stay."""
-    return {} if config == TeacherNoiseConfig() else {"teacher_noise": config}
-
-
 def config_hash(**settings: object) -> str:
-    """8 hex digits over settings that determine content. Values must be JSON-able or dataclasses."""
-    text = json.dumps(settings, sort_keys=True, default=dataclasses.asdict)
+    """8 hex digits over settings that determine content. Values must be JSON-able or dataclasses (`named_settings`)."""
+    text = json.dumps(settings, sort_keys=True, default=named_settings)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from vlaad_ray.configs.bounds import above, at_least, between
+from vlaad_ray.configs.common import WAIT_FOR_NODES_S
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class VlmConfig:
     """Fraction of each GPU's memory for weights and KV cache."""
     max_model_len: Annotated[int | None, at_least(1)] = None
     """Tokens of prompt (pictures included) and answer together."""
+    wait_for_nodes_s: Annotated[float, at_least(0)] = WAIT_FOR_NODES_S
+    """Longest wait for a node that the autoscaler may bring, when the engines fit none. Without one nothing waits."""
     server: str = ""
     """URL of an OpenAI-compatible server that already runs, as http://127.0.0.1:8000/v1, instead of an engine of ours;
     then --model is the name that the server knows. Its key is read from the environment variable OPENAI_API_KEY."""

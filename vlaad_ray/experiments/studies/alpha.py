@@ -74,23 +74,26 @@ def page(numbers: Mapping[str, Any], workshop: Workshop) -> str:
     accuracy: dict[tuple[str, float], list[float]] = {}
     for record in numbers["training"]:
         accuracy.setdefault((record["suite"], record["alpha"]), []).append(record["near"])
-    rows = []
+    success, learnt = [], []
     for (suite, alpha), near in sorted(accuracy.items()):
         cell = measured.get((suite, alpha))
         closed = [*success_cells(cell), difference(cell["against_1"])] if cell is not None else ["", "", ""]
-        chosen = "chosen" if PAPER.get(suite) == alpha else ""
-        rows.append([suite, f"{alpha:g}", span(near, 100), *closed, chosen])
-    headings = ["suite", "α", "accuracy, near, %", "success ever", "after release", "against α = 1", "paper"]
+        success.append([suite, f"{alpha:g}", *closed])
+        learnt.append([suite, f"{alpha:g}", span(near, 100), "chosen" if PAPER.get(suite) == alpha else ""])
     steps = ", ".join(map(str, sorted({record["steps"] for record in numbers["training"]}))) or "no"
     return f"""# Weight of the path without description
 
 {whole(workshop)} Students trained with L_full + α · L_img for {steps} steps; in action as deployed (docs/deploy.md).
 
-Accuracy: of the path without description, which is the one that is deployed, on held-out episodes; mean
-(least–greatest, n seeds). With α = 0 that path is not trained at all. Success with 95 % Wilson interval over the
-episodes of all seeds; paired with α = 1 of the same suite, seed and start (success "ever", exact McNemar p).
+Success with 95 % Wilson interval over the episodes of all seeds; paired with α = 1 of the same suite, seed and start
+(success "ever", exact McNemar p).
 
-{markdown_table(headings, rows)}
+{markdown_table(["suite", "α", "success ever", "after release", "against α = 1"], success)}
+
+Accuracy: of the path without description, which is the one that is deployed, on held-out episodes; mean
+(least–greatest, n seeds). With α = 0 that path is not trained at all.
+
+{markdown_table(["suite", "α", "accuracy, near, %", "paper"], learnt)}
 """
 
 
