@@ -196,7 +196,7 @@ def test_broken_weights_are_never_loaded_exported_or_served(broken, tmp_path):
     for use in (
         lambda: StudentPolicy.from_pretrained(broken),
         lambda: export(ExportConfig(broken, data, out, backend="onnx", precision="fp32")),
-        lambda: server.main(ServeConfig(ServedStudentConfig(broken))),
+        lambda: server.run(ServeConfig(ServedStudentConfig(broken))),
     ):
         with pytest.raises(UserError, match=r"model\.safetensors: .* holds NaN or infinity"):
             use()

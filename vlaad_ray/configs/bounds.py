@@ -19,7 +19,7 @@ import tyro
 from vlaad_ray.configs.errors import UserError
 
 T = TypeVar("T")
-NO_PREFIX = tyro.conf.arg(name="")
+NO_PREFIX: Any = tyro.conf.arg(name="")
 Flat = Annotated[T, NO_PREFIX]
 """A nested config whose flags carry no prefix."""
 
@@ -94,11 +94,12 @@ def settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, tuple[An
     for name, hint in hints(config_type).items():
         value = getattr(config, name)
         marks = marks_of(hint)
-        flag = f"{prefix}{name.replace('_', '-')}"
+        flag = next((mark.name for mark in marks if isinstance(mark, type(NO_PREFIX))), None)
+        flag = name.replace("_", "-") if flag is None else flag
         if dataclasses.is_dataclass(value):
-            yield from settings(value, prefix if NO_PREFIX in marks else f"{flag}.")
+            yield from settings(value, f"{prefix}{flag}." if flag else prefix)
         else:
-            yield f"--{flag}", value, marks
+            yield f"--{prefix}{flag}", value, marks
 
 
 def marks_of(hint: Any) -> tuple[Any, ...]:
