@@ -18,8 +18,10 @@ from safetensors.torch import load_file
 
 from vlaad_ray.configs import TrainConfig, UserError
 from vlaad_ray.deploy.policy import StudentPolicy
+from vlaad_ray.methods.vlaad.config import BothConfig
 from vlaad_ray.models.student.backbone import fingerprint
 from vlaad_ray.models.student.checkpoint import read_config
+from vlaad_ray.models.student.vlaad_158m import Vlaad158mConfig
 from vlaad_ray.train.stage import train
 from vlaad_ray.types import Observation
 
@@ -104,7 +106,8 @@ def test_a_clip_student_goes_from_a_clip_checkpoint_to_a_policy(ray_local, tmp_p
     """Two workers, all parts of the loss; neither adapters nor auxiliary heads are left in what is deployed."""
     clip_checkpoint.write(tmp_path / "clip")
     data = synthetic.write_dataset(tmp_path, 4, steps=10)
-    changes = {"student": "vlaad_158m", "backbone": str(tmp_path / "clip"), "objective": "both", "workers": 2}
+    network = Vlaad158mConfig(backbone=str(tmp_path / "clip"))
+    changes = {"student": "vlaad_158m", "network": network, "objective": "both", "workers": 2}
     changes |= {"image_size": 0, "cameras": ("agentview", "wrist"), "chunk": 5, "precision": "bf16", "batch_size": 8}
     settings = config(data, tmp_path / "out", **changes, epochs=1)
     summary = train(settings)
@@ -125,7 +128,8 @@ def test_a_clip_student_goes_from_a_clip_checkpoint_to_a_policy(ray_local, tmp_p
 def test_a_batch_that_does_not_fit_is_refused_before_anything_is_loaded(ray_local, dataset, tmp_path):
     """Linux would end the worker instead, after minutes, and say nothing."""
     clip_checkpoint.write(tmp_path / "clip")
-    changes = {"student": "vlaad_158m", "backbone": str(tmp_path / "clip"), "image_size": 0, "batch_size": 10**7}
+    network = Vlaad158mConfig(backbone=str(tmp_path / "clip"))
+    changes = {"student": "vlaad_158m", "network": network, "image_size": 0, "batch_size": 10**7}
     with pytest.raises(UserError, match="lower --batch-size"):
         train(config(dataset, tmp_path / "out", **changes))
 
@@ -150,10 +154,13 @@ def test_a_picture_that_does_not_decode_is_the_users_error_not_a_stack_of_rays(r
         ({"image_size": 100}, "multiple of 16"),
         ({"objective": "auxiliary", "annotations": None}, "--objective auxiliary needs --annotations"),
         ({"student": "vlaad_158m"}, "--student vlaad_158m needs --backbone"),
-        ({"backbone": "random"}, "--student small has no backbone"),
-        ({"direction_weight": 0.0}, "--direction-weight must be above 0"),
-        ({"lora_rank": 0}, "--lora-rank must be 1 or more"),
-        ({"student": "vlaad_158m", "backbone": "/nowhere"}, "--backbone /nowhere: neither a directory"),
+        ({"network": Vlaad158mConfig("random")}, "student small takes settings of NoSettings"),
+        ({"method": BothConfig(direction_weight=0.0)}, "objective dual_path takes settings of DualPathConfig"),
+        ({"objective": "both", "method": BothConfig(direction_weight=0.0)}, "--direction-weight must be above 0"),
+        ({"student": "vlaad_158m", "network": Vlaad158mConfig("random", lora_rank=0)}, "--lora-rank must be 1 or more"),
+        ({"student": "vlaad_158m", "network": Vlaad158mConfig("/nowhere")}, "--backbone /nowhere: neither a directory"),
+        ({"student": "smal"}, "unknown student 'smal'; choose one of small, vlaad_158m"),
+        ({"objective": "dual"}, "unknown objective 'dual'; choose one of dual_path, auxiliary"),
         ({"epochs": 0}, "--epochs must be 1 or more"),
         ({"validation_fraction": 1.0}, "--validation-fraction"),
         ({"data": Path("nowhere")}, "not a directory"),

@@ -21,10 +21,12 @@ from vlaad_ray.configs.common import (
     Flat,
     FleetConfig,
     NoiseConfig,
+    NoSettings,
     TeacherNoiseConfig,
     UserError,
     config_hash,
     parse_range,
+    settings_of,
     what_a_checkpoint_is,
 )
 from vlaad_ray.configs.deploy import (
@@ -34,10 +36,15 @@ from vlaad_ray.configs.deploy import (
     ServedStudentConfig,
     ServerConfig,
 )
+from vlaad_ray.configs.machine import (
+    Machine,
+    machine_flags,
+)
 from vlaad_ray.configs.names import (
     STUDIES,
     Later,
     Newer,
+    content,
     named_settings,
 )
 from vlaad_ray.configs.stages import (
@@ -94,7 +101,9 @@ __all__ = [
     "Flat",
     "FleetConfig",
     "Later",
+    "Machine",
     "Newer",
+    "NoSettings",
     "NoiseConfig",
     "PipelineConfig",
     "ReportConfig",
@@ -117,7 +126,10 @@ __all__ = [
     "UserError",
     "VlmConfig",
     "config_hash",
+    "content",
+    "machine_flags",
     "named_settings",
     "parse_range",
+    "settings_of",
     "what_a_checkpoint_is",
 ]

@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -61,6 +61,23 @@ def what_a_checkpoint_is(given: Path | str) -> str:
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(given)):
         return f"{takes}; a name on a model hub ({given}) is taken for --backbone and --model alone: download it first"
     return takes
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """Of an entry (teacher, method …) without flags of its own."""
+
+
+def settings_of(entry: str, wanted: type[T], given: Any) -> T:
+    """`given`, if it is what the chosen entry takes; the entry's own defaults where the caller left those of another.
+
+    Raises UserError for another's settings that say something, which would be lost.
+    """
+    if isinstance(given, wanted):
+        return given
+    if given != type(given)():
+        raise UserError(f"{entry} takes settings of {wanted.__name__}, not {type(given).__name__}: {given}")
+    return wanted()
 
 
 @dataclass(frozen=True)

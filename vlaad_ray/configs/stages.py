@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -16,6 +16,7 @@ from vlaad_ray.configs.common import (
     NoiseConfig,
     TeacherNoiseConfig,
 )
+from vlaad_ray.configs.machine import Machine
 from vlaad_ray.configs.names import Later, Newer
 from vlaad_ray.configs.teachers import ServingConfig, TeacherConfig
 from vlaad_ray.configs.vlm import VlmConfig
@@ -28,7 +29,7 @@ class CollectConfig:
     Rerunning the same command completes what is missing and repeats nothing.
     """
 
-    out: Path
+    out: Machine[Path]
     """Dataset directory (shared by all nodes on a cluster)."""
     suite: str = "libero_object"
     """libero_object, libero_spatial, libero_goal, libero_10 or libero_90."""
@@ -52,10 +53,10 @@ class CollectConfig:
     """Permit collecting from the init states kept for evaluation."""
     noise: NoiseConfig = NoiseConfig()
     teacher_config: Flat[TeacherConfig] = TeacherConfig()
-    serving: Flat[ServingConfig] = ServingConfig()
+    serving: Machine[Flat[ServingConfig]] = ServingConfig()
     teacher_noise: Later[TeacherNoiseConfig] = TeacherNoiseConfig()
     env: Flat[EnvConfig] = EnvConfig()
-    fleet: Flat[FleetConfig] = FleetConfig()
+    fleet: Machine[Flat[FleetConfig]] = FleetConfig()
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ class AnnotateConfig:
     Rerunning the same command annotates what is missing and repeats nothing. The dataset itself is never written to.
     """
 
-    data: Path
+    data: Machine[Path]
     """Dataset directory, as jobs/collect.py wrote it."""
-    out: Path
+    out: Machine[Path]
     """Annotation directory (shared by all nodes on a cluster)."""
     annotator: Literal["rules", "vlm"] = "rules"
     """rules: on proprioception. vlm: a VLM within the rules' phases, audited against the robot's own motion."""
@@ -84,35 +85,29 @@ class TrainConfig:
     --config FILE takes settings from a sweep's best.json or another run's config.json; flags beside it win.
     """
 
-    data: Path
+    data: Machine[Path]
     """Dataset directory, as jobs/collect.py wrote it."""
-    out: Path
+    out: Machine[Path]
     """Run directory: metrics.jsonl, summary.json, config.json and checkpoint/ (shared by all nodes on a cluster)."""
-    annotations: Path | None = None
+    annotations: Machine[Path | None] = None
     """Annotation directory, as jobs/annotate.py wrote it. bc needs none."""
-    student: Literal["small", "vlaad_158m"] = "small"
-    """Preset of the network (docs/students.md): small from scratch on CPU, or CLIP ViT-B/16 with LoRA."""
-    backbone: str = ""
-    """vlaad_158m: CLIP ViT-B/16 or Long-CLIP, a directory in transformers' format or a name on the hub. "random":
-    random weights, to try things out."""
-    lora_rank: int = 8
-    """vlaad_158m: rank of the adapters in both towers."""
-    objective: Literal["dual_path", "auxiliary", "bc", "both"] = "dual_path"
+    student: str = "small"
+    """Preset of the network (docs/students.md): small from scratch on CPU, vlaad_158m from CLIP ViT-B/16 with LoRA, or
+    a plugin's. Some have flags of their own: --student vlaad_158m --help."""
+    network: Flat[Any] = None
+    """The preset's own settings; None: its defaults."""
+    objective: str = "dual_path"
     """dual_path: L_full + alpha * L_img. auxiliary: L_img + phase_weight * L_phase + direction_weight * L_direction.
-    both: dual_path with the auxiliary terms. bc: L_img alone, from images and instruction."""
-    alpha: float = 1.0
-    """dual_path, both: weight of the path without description."""
-    phase_weight: float = 0.1
-    """auxiliary, both: cross-entropy of a head that names the phase."""
-    direction_weight: float = 0.05
-    """auxiliary, both: contrast between a head's embedding and the encoded direction text."""
+    both: dual_path with the auxiliary terms. bc: L_img alone, from images and instruction. Each has its own flags, as
+    --objective both --help says."""
+    method: Flat[Any] = None
+    """The objective's own settings; None: its defaults."""
     chunk: int = 5
     """K, actions the student answers with."""
     image_size: int = 0
-    """Pixels the student sees, a multiple of 16; stored images are resized. 0: the preset's (small 96,
-    vlaad_158m 224)."""
+    """Pixels the student sees; stored images are resized. 0: the preset's (small 96, vlaad_158m 224)."""
     cameras: tuple[str, ...] = ()
-    """Cameras it sees through, agentview or wrist or both; none: the preset's (small both, vlaad_158m agentview)."""
+    """Cameras it sees through, of those in the data; none: the preset's (small all, vlaad_158m the first)."""
     proprio: bool = True
     """Let the student see proprioception."""
     epochs: int = 20
@@ -132,15 +127,15 @@ class TrainConfig:
     seed: int = 0
     precision: Literal["bf16", "fp32"] = "bf16"
     """bf16 was 1.8 times as fast as fp32 on CPUs with AVX512-BF16."""
-    workers: int = 0
+    workers: Machine[int] = 0
     """Data-parallel training processes; 0: one with a GPU, else one for each CPU (threads of one process wait for each
     other: as soon as anything else runs, two threads are slower than one, two processes are not)."""
-    cpus_per_worker: int = 0
+    cpus_per_worker: Machine[int] = 0
     """Threads of a worker; 0: the cluster's CPUs shared equally."""
-    gpus_per_worker: float = 0.0
-    checkpoint_every: int = 1
+    gpus_per_worker: Machine[float] = 0.0
+    checkpoint_every: Machine[int] = 1
     """Epochs between checkpoints to resume from."""
-    frame_cache: Path | None = None
+    frame_cache: Machine[Path | None] = None
     """Keep decoded pictures here for other runs on the same data (two cameras of 96 px: 55 kB a frame)."""
 
 
@@ -154,7 +149,7 @@ class EvalConfig:
     policy: str
     """A teacher's name (scripted, openvla, remote), a checkpoint directory written by jobs/train.py, or what
     jobs/export.py made of one."""
-    out: Path
+    out: Machine[Path]
     """Where results go."""
     suite: str = "libero_object"
     """libero_object, libero_spatial, libero_goal, libero_10 or libero_90."""
@@ -186,18 +181,18 @@ class EvalConfig:
     compare_to: Path | None = None
     """Another evaluation's --out: paired comparison on the shared init states (exact McNemar test)."""
     teacher_config: Flat[TeacherConfig] = TeacherConfig()
-    serving: Flat[ServingConfig] = ServingConfig()
+    serving: Machine[Flat[ServingConfig]] = ServingConfig()
     teacher_noise: Later[TeacherNoiseConfig] = TeacherNoiseConfig()
     """Injected into what the policy asks for: how a teacher fares with the noise that its data has."""
     env: Flat[EnvConfig] = EnvConfig()
-    fleet: Flat[FleetConfig] = FleetConfig()
+    fleet: Machine[Flat[FleetConfig]] = FleetConfig()
 
 
 @dataclass(frozen=True)
 class AuditConfig:
     """Measure the noise in what a teacher asks for: in a dataset, or live. The dataset itself is never written to."""
 
-    out: Path
+    out: Machine[Path]
     """Where summary.json, episodes.json and noise.html go; with --teacher, its episodes too (data/)."""
     data: Path | None = None
     """Dataset directory, as jobs/collect.py wrote it."""
@@ -205,7 +200,7 @@ class AuditConfig:
     """Or a teacher to run: scripted, openvla (--checkpoint) or remote (--url)."""
     longest: int = 3
     """A gripper command of up to this many steps that is then taken back counts as self-revoking."""
-    repair: Path | None = None
+    repair: Machine[Path | None] = None
     """Also write a copy of the dataset here, with the gripper targets that were meant."""
     suite: str = "libero_object"
     """Of a live teacher, as all below."""
@@ -218,10 +213,10 @@ class AuditConfig:
     image_every: int = 1000
     """Render every n-th control step: an audit needs no pictures, a look at them may help."""
     teacher_config: Flat[TeacherConfig] = TeacherConfig()
-    serving: Flat[ServingConfig] = ServingConfig()
+    serving: Machine[Flat[ServingConfig]] = ServingConfig()
     teacher_noise: TeacherNoiseConfig = TeacherNoiseConfig()
     env: Flat[EnvConfig] = EnvConfig()
-    fleet: Flat[FleetConfig] = FleetConfig()
+    fleet: Machine[Flat[FleetConfig]] = FleetConfig()
 
 
 @dataclass(frozen=True)
@@ -231,7 +226,7 @@ class PipelineConfig:
     Rerunning the same command continues where it stopped.
     """
 
-    out: Path
+    out: Machine[Path]
     """Run directory: data/, annotations/, train/, eval_teacher/, eval_student/, summary.json, report.html."""
     suite: str = "libero_object"
     tasks: str = "0"
@@ -250,32 +245,33 @@ class PipelineConfig:
     image_every: int = 2
     """Render every n-th control step in collection."""
     phases: Literal[3, 5, 7, 9, 11, 13] = 9
-    student: Literal["small", "vlaad_158m"] = "small"
+    student: str = "small"
     """Preset of the network (docs/students.md)."""
-    backbone: str = ""
-    """vlaad_158m: a CLIP ViT-B/16, as in jobs/train.py."""
+    network: Flat[Any] = None
+    """The preset's own settings, as in jobs/train.py; None: its defaults."""
     batch_size: int = 128
     """Frames a training step; vlaad_158m on a CPU takes about 0.2 GB a frame."""
-    objective: Literal["dual_path", "auxiliary", "bc", "both"] = "dual_path"
-    alpha: float = 1.0
-    """Weight of the path without description."""
+    objective: str = "dual_path"
+    """dual_path, auxiliary, both or bc (docs/students.md), or a plugin's."""
+    method: Flat[Any] = None
+    """The objective's own settings, as in jobs/train.py; None: its defaults."""
     epochs: int = 45
     max_minutes: float | None = 14.0
     """Cap on training time, for slow machines: the learning rate falls to its end within it. None: no cap."""
-    workers: int = 0
+    workers: Machine[int] = 0
     """Training processes; 0: one with a GPU, else one for each CPU."""
-    gpus_per_worker: float = 0.0
+    gpus_per_worker: Machine[float] = 0.0
     """GPUs of each training process."""
     execute: int = 2
     """How many of the student's K actions are executed before it is asked again."""
     noise: NoiseConfig = NoiseConfig(sigmas=(0.0, 0.1, 0.2, 0.3), burst_rate=0.02)
     """Noise on executed actions while collecting, so that the data covers recovery."""
     teacher_config: Flat[TeacherConfig] = TeacherConfig()
-    serving: Flat[ServingConfig] = ServingConfig()
+    serving: Machine[Flat[ServingConfig]] = ServingConfig()
     teacher_noise: TeacherNoiseConfig = TeacherNoiseConfig()
     """Noise in what the teacher asks for, in collection and in its own evaluation."""
     env: Flat[EnvConfig] = EnvConfig()
-    fleet: Flat[FleetConfig] = FleetConfig()
+    fleet: Machine[Flat[FleetConfig]] = FleetConfig()
 
 
 @dataclass(frozen=True)

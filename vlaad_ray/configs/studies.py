@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from vlaad_ray.configs.common import TAXONOMIES, EnvConfig, Flat, FleetConfig, NoiseConfig
+from vlaad_ray.configs.machine import Machine
 from vlaad_ray.configs.teachers import ServingConfig, TeacherConfig
 
 Gripper = Literal["steady", "raw"]
@@ -19,11 +20,11 @@ class StudyBudget:
     Rerunning the same command continues; studies with the same --out share data, runs and evaluations.
     """
 
-    out: Path = Path("runs/studies")
+    out: Machine[Path] = Path("runs/studies")
     """Data, annotations, runs and evaluations of all studies, each in a directory named by what determines it."""
-    results: Path | None = None
+    results: Machine[Path | None] = None
     """Where NAME.md, NAME.json and NAME.png go; None: OUT/results."""
-    minutes: float | None = None
+    minutes: Machine[float | None] = None
     """Begin nothing new after this much; what was measured is written, the rest is listed as not run."""
     teacher: str = "scripted"
     """Which teacher acts: scripted, openvla (--checkpoint) or remote (--url)."""
@@ -41,10 +42,10 @@ class StudyBudget:
     """Held-out init states, the same for every policy."""
     seeds: str = "0-2"
     """Seeds of training, as 0-2 or 0,5."""
-    student: Literal["small", "vlaad_158m"] = "small"
+    student: str = "small"
     """Preset of the network."""
-    backbone: str = ""
-    """vlaad_158m: CLIP ViT-B/16 or Long-CLIP, as for jobs/train.py."""
+    network: Flat[Any] = None
+    """The preset's own settings, as for jobs/train.py; None: its defaults."""
     student_pixels: int = 0
     """Pixels the student sees, 0: the preset's; --image-size is that of the data."""
     validation_fraction: float = 0.1
@@ -54,17 +55,17 @@ class StudyBudget:
     """Over all processes of a training."""
     max_minutes: float | None = None
     """Cap on each training; its results then depend on the machine."""
-    workers: int = 0
+    workers: Machine[int] = 0
     """Processes of each training; 0: one (distillation on CPUs: one for each CPU)."""
-    concurrent: int = 0
+    concurrent: Machine[int] = 0
     """Trainings at a time; 0: as many as the cluster's CPUs, or its GPUs with --gpus-per-worker, hold."""
-    gpus_per_worker: float = 0.0
+    gpus_per_worker: Machine[float] = 0.0
     noise: NoiseConfig = NoiseConfig(sigmas=(0.0, 0.1, 0.2, 0.3), burst_rate=0.02)
     """Noise on executed actions while collecting, so that the data covers recovery."""
     teacher_config: Flat[TeacherConfig] = TeacherConfig()
-    serving: Flat[ServingConfig] = ServingConfig()
+    serving: Machine[Flat[ServingConfig]] = ServingConfig()
     env: Flat[EnvConfig] = EnvConfig()
-    fleet: Flat[FleetConfig] = FleetConfig()
+    fleet: Machine[Flat[FleetConfig]] = FleetConfig()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from vlaad_ray.configs.common import EnvConfig, Flat, FleetConfig
+from vlaad_ray.configs.machine import Machine
 from vlaad_ray.configs.stages import TrainConfig
 
 
@@ -47,7 +48,7 @@ class TuningConfig:
     execute: int = 0
     """Actions of a chunk executed before the student is asked again; 0: 2."""
     env: Flat[EnvConfig] = EnvConfig()
-    fleet: Flat[FleetConfig] = FleetConfig()
+    fleet: Machine[Flat[FleetConfig]] = FleetConfig()
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,13 @@ class SweepConfig:
     """One in so many trials goes on at each rung of early stopping; rungs lie this factor of epochs apart."""
     search_seed: int = 0
     """Which points a random or Bayesian search tries."""
-    concurrent: int = 0
+    concurrent: Machine[int] = 0
     """Trials at a time; 0: as many as the cluster's CPUs, or its GPUs with --gpus-per-worker, hold."""
-    minutes: float | None = None
+    minutes: Machine[float | None] = None
     """Stop after this much: trials that then run count with what they have reached."""
-    mlflow: str | None = None
+    mlflow: Machine[str | None] = None
     """Also log to this MLflow tracking URI (needs mlflow). TensorBoard needs no flag: --logdir OUT/tune."""
-    wandb: str | None = None
+    wandb: Machine[str | None] = None
     """Also log to this Weights & Biases project (needs wandb, and WANDB_API_KEY set)."""
     space: SpaceConfig = SpaceConfig()
     tuning: TuningConfig = TuningConfig()

@@ -36,7 +36,11 @@ class Actuation:
         """`gripper`: its place in an action."""
         if min(config.gripper_dwell, config.gripper_memory, config.nudge_after) < 0:
             raise UserError("--gripper-dwell, --gripper-memory and --nudge-after must not be negative")
-        self._place = gripper
+        if config.nudge_after and gripper != GRIPPER:
+            raise UserError(
+                "--nudge-after knows the proprioception of LIBERO's arm alone; leave it at 0 for this robot"
+            )
+        self._place, self._nudges = gripper, config.nudge_after > 0
         self._gripper = GripperCommand(config.gripper_dwell, config.gripper_memory, gripper)
         self._nudge = Nudge(config.nudge_after)
 
@@ -48,6 +52,8 @@ class Actuation:
     def apply(self, observation: Observation, chunk: ActionChunk) -> ActionChunk:
         """What to do, from what was seen and the answer to it. All K actions count as executed."""
         actions = self._gripper.apply(chunk)
+        if not self._nudges:
+            return replace(chunk, actions=actions)
         sure_to_stay_open = chunk.closing is None or float(chunk.closing.max()) < ABOUT_TO_CLOSE
         if (actions[:, self._place] < 0).all() and sure_to_stay_open:
             actions[:, :3] = self._nudge.apply(observation.proprio, chunk)

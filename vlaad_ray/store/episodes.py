@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from vlaad_ray.store.parquet import (
     SCHEMA_VERSION,
     corrupt,
+    count_values,
     fixed_size,
     list_tables,
     matrix,
+    opened_table,
     read_footer,
     read_table,
     write_table,
@@ -44,6 +47,15 @@ def episode_schema(embodiment: Embodiment) -> pa.Schema:
             *((camera, pa.binary()) for camera in embodiment.cameras),
         ]
     )
+
+
+class Survey(NamedTuple):
+    """What there is to know of an episode without looking at its pictures."""
+
+    episode: Episode
+    """Without images."""
+    pictures: Mapping[str, int]
+    """Camera -> at how many steps it has a picture."""
 
 
 EPISODE_SCHEMA = episode_schema(LIBERO)
@@ -144,12 +156,26 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return read_footer(path, "episode")
 
 
-def read_episode(path: Path, images: bool = True) -> Episode:
-    """Load an episode; images as decoded [H, W, 3] uint8, or none at all with `images=False`."""
-    footer = read_footer(path, "episode")
-    embodiment = read_embodiment(footer)
-    cameras = embodiment.cameras if images else ()
-    table = read_table(path, ["proprio", "action", "executed", "teacher_phase", *cameras])
+def read_episode(path: Path, images: bool | Sequence[str] = True) -> Episode:
+    """Load an episode; images as decoded [H, W, 3] uint8: of all cameras, of those named, or none at all."""
+    with opened_table(path, "episode") as (footer, file):
+        cameras = read_embodiment(footer).cameras if images is True else images or ()
+        return _episode(path, footer, file, cameras)
+
+
+def survey_episode(path: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> tuple[dict[str, Any], Survey | None]:
+    """The footer of an episode file, and what else there is to know of a wanted one. Opens it once."""
+    with opened_table(path, "episode") as (footer, file):
+        if not wanted(footer):
+            return footer, None
+        cameras = read_embodiment(footer).cameras
+        return footer, Survey(
+            _episode(path, footer, file, ()), {camera: count_values(file, camera) for camera in cameras}
+        )
+
+
+def _episode(path: Path, footer: dict[str, Any], file: pq.ParquetFile, cameras: Sequence[str]) -> Episode:
+    table = file.read(columns=["proprio", "action", "executed", "teacher_phase", *cameras])
     if table.num_rows != footer["steps"]:
         raise corrupt(path, f"{table.num_rows} rows where its footer says {footer['steps']}")
     return Episode(
@@ -163,7 +189,7 @@ def read_episode(path: Path, images: bool = True) -> Episode:
         success_step=footer["success_step"],
         success_final=footer["success_final"],
         budget=footer["budget"],
-        embodiment=embodiment,
+        embodiment=read_embodiment(footer),
     )
 
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
@@ -24,7 +24,6 @@ from ray.exceptions import RayTaskError
 from vlaad_ray import annotate, collect, evaluate, store, train
 from vlaad_ray.annotate.rules import rules_hash
 from vlaad_ray.configs import (
-    STUDIES,
     ActuationConfig,
     AnnotateConfig,
     CollectConfig,
@@ -35,19 +34,13 @@ from vlaad_ray.configs import (
     TrainConfig,
     UserError,
     config_hash,
-    named_settings,
+    content,
     parse_range,
 )
 from vlaad_ray.configs.studies import Gripper
 from vlaad_ray.rollout.fleet import actor_count
 from vlaad_ray.runtime import cli, cluster
-
-MACHINE = (
-    *("out", "fleet", "serving", "data", "annotations", "policy", "frame_cache"),
-    *("workers", "cpus_per_worker", "gpus_per_worker"),
-)
-"""Settings that don't change what a piece is: where it lies (its name says of what it was made) and who works on it."""
-
+from vlaad_ray.train import prepare
 
 Piece = CollectConfig | TrainConfig | EvalConfig
 Trained = tuple[Path, dict[str, Any]]
@@ -109,14 +102,14 @@ class Workshop:
     def training(self, data: Path, seed: int, objective: str, phases: int = 9, **settings: Any) -> TrainConfig:
         """What trains a student, annotated; `settings` are TrainConfig's, beside those of the budget."""
         budget = self.budget
-        varying = {name: value for name, value in settings.items() if value != getattr(TrainConfig, name)}
-        chosen: dict[str, Any] = {"objective": objective, "seed": seed, **varying}
-        config = TrainConfig(
+        plain = TrainConfig(
             data=data,
             out=Path(),
             annotations=None,
             student=budget.student,
-            backbone=budget.backbone,
+            network=budget.network,
+            objective=objective,
+            seed=seed,
             image_size=budget.student_pixels,
             validation_fraction=budget.validation_fraction,
             epochs=budget.epochs,
@@ -125,12 +118,16 @@ class Workshop:
             workers=budget.workers,
             gpus_per_worker=budget.gpus_per_worker,
             frame_cache=budget.out / "frames",
-            **chosen,
         )
-        labels = "" if objective == "bc" else f"-phases{phases}-{rules_hash()}"
+        usual, config = prepare.complete(plain), prepare.with_values(plain, settings)
+        varying = {
+            name: value for name, value in settings.items() if prepare.with_values(plain, {name: value}) != usual
+        }
+        annotated = prepare.find_method(objective).annotated
+        labels = "" if not annotated else f"-phases{phases}-{rules_hash()}"
         words = "".join(f"-{name}{value:g}" for name, value in varying.items())
         name = _named(f"{data.name}-{objective}{labels}{words}-seed{seed}", config)
-        annotations = None if objective == "bc" else self.annotations(data, phases)[0]
+        annotations = None if not annotated else self.annotations(data, phases)[0]
         return dataclasses.replace(config, out=budget.out / "runs" / name, annotations=annotations)
 
     def train(self, config: TrainConfig) -> Trained | None:
@@ -257,13 +254,11 @@ def _read(config: TrainConfig) -> Trained:
 
 def check_objective(objective: str) -> None:
     """Raises UserError for one that TrainConfig does not know: before hours of collecting."""
-    known = get_args(get_type_hints(TrainConfig)["objective"])
-    if objective not in known:
-        raise UserError(f"there is no objective {objective!r} to train with; choose from {', '.join(known)}")
+    prepare.find_method(objective)
 
 
 def _named(words: str, config: Any) -> str:
     """`words` and a hash of all settings that change what is made."""
-    named = named_settings(config, generation=STUDIES)
-    settings = {name: value for name, value in named.items() if name not in MACHINE}
+    settings = content(config)
+    settings.pop("policy", None)  # the words name it
     return f"{words}-{config_hash(words=words, settings=json.dumps(settings, sort_keys=True, default=str))}"

@@ -27,7 +27,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_placement_group
 
 from vlaad_ray import annotate, store
-from vlaad_ray.configs import AnnotateConfig, SweepConfig, TrainConfig, UserError, parse_range
+from vlaad_ray.configs import AnnotateConfig, SweepConfig, UserError, content, parse_range
 from vlaad_ray.experiments.sweep import plot, results
 from vlaad_ray.experiments.sweep.space import Axis, domains, read_axes
 from vlaad_ray.experiments.sweep.trial import DEFAULT_PHASES, run_trial, trial_config, trial_name
@@ -35,6 +35,7 @@ from vlaad_ray.runtime import cli, cluster
 from vlaad_ray.runtime.record import software, write_run_record
 from vlaad_ray.train import prepare
 from vlaad_ray.train import stage as train
+from vlaad_ray.train.workers import PLACEMENT_GROUP
 
 TRIAL_CPUS = 0.1
 """A trial's own actor only waits for its training workers."""
@@ -45,8 +46,8 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
     """Run the sweep, or what is left of it, or show it if it is finished; return (and write) the summary."""
     axes = read_axes(config)
     check(config)
-    config = replace(config, train=absolute(config.train))
-    identity = dataclasses.asdict(config)
+    config = replace(config, train=prepare.complete(config.train))
+    identity = {**content(config), "data": config.train.data, "annotations": config.train.annotations}
     summary_path = config.out / "summary.json"
     if (config.out / "run.json").exists():
         train.refuse_other_run(config.out, identity)
@@ -79,12 +80,6 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
     return summary
 
 
-def absolute(config: TrainConfig) -> TrainConfig:
-    """Trials run in other directories than the command."""
-    paths: dict[str, Any] = {name: value.resolve() for name, value in vars(config).items() if isinstance(value, Path)}
-    return replace(config, backbone=prepare.absolute(config.backbone), **paths)
-
-
 def check(config: SweepConfig) -> None:
     """Complain about settings before any work starts."""
     trained = config.train
@@ -107,7 +102,7 @@ def check(config: SweepConfig) -> None:
     ):
         if wanted and importlib.util.find_spec(package) is None:
             raise UserError(f"{package} is not installed here: pip install {package}")
-    train.check(replace(trained, annotations=trained.annotations or Path("made by the sweep")))
+    train.check(prepare.complete(replace(trained, annotations=trained.annotations or Path("made by the sweep"))))
 
 
 def check_tuning_split(config: SweepConfig) -> None:
@@ -127,7 +122,7 @@ def check_tuning_split(config: SweepConfig) -> None:
 
 def annotate_taxonomies(config: SweepConfig, axes: list[Axis]) -> dict[int, Path]:
     """Annotations by the rules for every number of phases that a trial may ask for, unless some were given."""
-    if config.train.objective == "bc" or config.train.annotations is not None:
+    if not prepare.find_method(config.train.objective).annotated or config.train.annotations is not None:
         return {}
     chosen = [int(phases) for axis in axes if axis.name == "phases" for phases in axis.choices] or [DEFAULT_PHASES]
     places = {phases: config.out / "annotations" / str(phases) for phases in chosen}
@@ -252,7 +247,7 @@ class AfterTrial(Callback):
 
 def free(trial: TuneTrial) -> None:
     """Remove the placement group of a trial's workers; nothing happens where it is gone, as it is after a whole run."""
-    held = (trial.last_result or {}).get(train.PLACEMENT_GROUP)
+    held = (trial.last_result or {}).get(PLACEMENT_GROUP)
     if held is not None:
         remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(held)))
 
