@@ -101,6 +101,8 @@ def compare(checkpoint: Path, policy: StudentPolicy, observations: Sequence[Obse
     expected, given = (
         np.concatenate([each.backend.output(*each.prepare(batch)) for batch in batches]) for each in (reference, policy)
     )
+    if not np.isfinite(given).all():
+        raise UserError(f"{policy.backend.name} answers real frames with NaN or infinity; choose a finer --precision")
     told = reference.backend.decode(expected), policy.backend.decode(given)
     found = agreement(*told, reference.gripper)
     if loading.describe(checkpoint).interface.bins:

@@ -37,9 +37,7 @@ class Actuation:
         if min(config.gripper_dwell, config.gripper_memory, config.nudge_after) < 0:
             raise UserError("--gripper-dwell, --gripper-memory and --nudge-after must not be negative")
         if config.nudge_after and gripper != GRIPPER:
-            raise UserError(
-                "--nudge-after knows the proprioception of LIBERO's arm alone; leave it at 0 for this robot"
-            )
+            raise UserError("--nudge-after reads the proprioception of LIBERO's arm; leave it at 0 for this robot")
         self._place, self._nudges = gripper, config.nudge_after > 0
         self._gripper = GripperCommand(config.gripper_dwell, config.gripper_memory, gripper)
         self._nudge = Nudge(config.nudge_after)
