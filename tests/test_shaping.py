@@ -119,7 +119,7 @@ def test_a_robot_without_gripper_is_told_what_the_student_says():
 
 
 def test_a_gripper_among_the_first_numbers_keeps_its_command():
-    """Numbers 0 to 2 were taken for translations: they were put back as the student said them, the command with them."""
+    """Numbers 0 to 2 were taken for translations, and put back as the student said them, the command with them."""
     said = ActionChunk(np.array([[0.1, 0.2, -1], [0.1, 0.2, 1]], np.float32))
     shaping = shape(None, None, ActuationConfig(gripper_dwell=10), gripper=2)
     told = shaping.apply(Observation("reach", np.zeros(2, np.float32)), said).actions
