@@ -38,6 +38,7 @@ from vlaad_ray.deploy import server
 from vlaad_ray.evaluate import evaluate
 from vlaad_ray.export import export
 from vlaad_ray.main import main
+from vlaad_ray.methods.vlaad.config import DualPathConfig
 from vlaad_ray.quality.audit import audit
 from vlaad_ray.runtime.doors import DOORS
 from vlaad_ray.train import train
@@ -93,7 +94,7 @@ def test_no_number_is_without_a_bound_and_no_default_outside_of_it(config_type):
 def test_settings_go_by_the_flags_that_the_terminal_knows(config_type, capsys):
     """A message about --env.image-size helps nobody where the flag is --image-size."""
     with pytest.raises(SystemExit):
-        tyro.cli(config_type, args=["--help"])
+        tyro.cli(doors.with_settings(config_type, []), args=["--help"])
     known = set(re.findall(r"^\W (--[a-z0-9.-]+)", capsys.readouterr().out, re.MULTILINE))
     assert {flag for flag, _, marks in settings(made(config_type)) if bounds(marks)} <= known
 
@@ -104,7 +105,10 @@ def test_settings_go_by_the_flags_that_the_terminal_knows(config_type, capsys):
         (EnvConfig(image_size=0), "--image-size must be 8 to 4096, not 0"),
         (EnvConfig(settle_steps=-5), "--settle-steps must be 0 or more, not -5"),
         (dataclasses.replace(TRAIN, lr=math.nan), "--lr must be finite, above 0, not nan"),
-        (dataclasses.replace(TRAIN, alpha=math.inf), "--alpha must be finite, 0 or more, not inf"),
+        (
+            dataclasses.replace(TRAIN, method=DualPathConfig(alpha=math.inf)),
+            "--alpha must be finite, 0 or more, not inf",
+        ),
         (dataclasses.replace(TRAIN, validation_fraction=1.0), "--validation-fraction must be 0 to below 1, not 1.0"),
         (dataclasses.replace(TRAIN, max_minutes=0.0), "--max-minutes must be above 0, not 0.0"),
         (VlmConfig(gpu_memory=1.5), "--gpu-memory must be above 0, up to 1, not 1.5"),
