@@ -11,7 +11,8 @@ from typing import Any
 from rich.markup import escape
 
 from vlaad_ray import collect, report, store
-from vlaad_ray.configs import EVAL_INIT_STATES, AuditConfig, CollectConfig, UserError, parse_range
+from vlaad_ray.configs import AuditConfig, CollectConfig, UserError, parse_range
+from vlaad_ray.envs import find_suite
 from vlaad_ray.quality import audit
 from vlaad_ray.runtime import cli
 from vlaad_ray.teachers import find_teacher
@@ -36,12 +37,13 @@ def live_episodes(config: AuditConfig) -> list[Path]:
     if config.episodes < 1 or not tasks:
         raise UserError("nothing to audit: give --tasks and --episodes 1 or more")
     per_task = -(-config.episodes // len(tasks))
-    stored = min(per_task, EVAL_INIT_STATES.start)
+    suite = find_suite(config.suite)
+    stored = min(per_task, suite.held_out.start or min(map(suite.init_states, tasks)))
     collection = CollectConfig(
         out=config.out / "data",
         suite=config.suite,
         tasks=config.tasks,
-        init_states=f"0-{stored - 1}",
+        init_states=f"0-{stored - 1}" if stored else "",
         placements=per_task - stored,
         teacher=config.teacher,
         execute=config.execute,

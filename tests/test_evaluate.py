@@ -5,6 +5,7 @@ import pytest
 
 from vlaad_ray import store
 from vlaad_ray.configs import EnvConfig, EvalConfig, FleetConfig, UserError
+from vlaad_ray.envs.libero_suites import images
 from vlaad_ray.evaluate import stage as evaluate
 from vlaad_ray.models.student.checkpoint import save_pretrained
 from vlaad_ray.models.student.small import SmallConfig, SmallStudent
@@ -89,7 +90,7 @@ def test_student_runs_through_the_same_loop_and_training_states_are_reported(ray
 def test_another_render_mode_than_in_training_is_reported(checkpoint):
     config = EvalConfig(policy=str(checkpoint), out=checkpoint, tasks="1", env=EnvConfig(render="exact"))
     policy, _ = evaluate.resolve_policy(config)
-    assert check_images(policy, config.env) == [
+    assert check_images(policy, images(config.env)) == [
         f"{policy.name} learnt from 'fast' images and gets 'exact' ones (--render)"
     ]
 

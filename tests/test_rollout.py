@@ -14,14 +14,15 @@ import pytest
 
 from vlaad_ray import store
 from vlaad_ray.collect import collect, plan_episodes
-from vlaad_ray.configs import CollectConfig, EnvConfig, FleetConfig, NoiseConfig, TeacherConfig, UserError
+from vlaad_ray.configs import CollectConfig, EnvConfig, FleetConfig, NoiseConfig, NoSettings, UserError
+from vlaad_ray.envs import find_suite
 from vlaad_ray.evaluate.stage import store_outcome
 from vlaad_ray.rollout.fleet import run_fleet
-from vlaad_ray.teachers import scripted
+from vlaad_ray.teachers import find_teacher
 from vlaad_ray.teachers.scripted.expert import ScriptedTeacher
 
 ROOT = Path(__file__).parents[1]
-TEACHER = scripted(TeacherConfig(), "libero_object", 0)
+TEACHER = find_teacher("scripted", NoSettings(), "libero_object", 0)
 NOISE = NoiseConfig(sigmas=(0.1, 0.2), burst_rate=0.02)
 
 
@@ -38,6 +39,10 @@ def small_config(out, **changes):
         **changes,
     }
     return CollectConfig(out=out, **settings)
+
+
+def libero(config):
+    return partial(find_suite(config.suite).make, config=config.env)
 
 
 def hashes(root):
@@ -105,7 +110,9 @@ def test_a_killed_simulator_is_replaced_and_its_episode_retried(dataset, ray_loc
         if len(outcomes) == 1:  # the next episode is about to run on the same process
             threading.Timer(0.3, os.kill, (outcome["worker_pid"], signal.SIGKILL)).start()
 
-    report = run_fleet(specs, config.env, ScriptedTeacher, partial(store_outcome, tmp_path), config.fleet, on_outcome)
+    report = run_fleet(
+        specs, libero(config), ScriptedTeacher, partial(store_outcome, tmp_path), config.fleet, on_outcome
+    )
     assert report.retried == 1
     assert report.lost == ()
     assert set(outcomes) == {spec.key.name for spec in specs}
@@ -115,16 +122,17 @@ def test_a_stuck_simulator_is_replaced_and_an_episode_that_always_sticks_is_lost
     config = small_config(tmp_path, tasks="0", placements=0, init_states="0")
     fleet = FleetConfig(actors=1, episode_timeout_s=0.5, max_retries=1)
     specs = plan_episodes(config, TEACHER)
-    report = run_fleet(specs, config.env, ScriptedTeacher, partial(store_outcome, tmp_path), fleet, lambda *_: None)
+    report = run_fleet(specs, libero(config), ScriptedTeacher, partial(store_outcome, tmp_path), fleet, lambda *_: None)
     assert report.retried == 1
     assert report.lost == (specs[0].key.name,)
 
 
 def test_a_bug_in_a_policy_stops_the_run_instead_of_counting_as_failed_episodes(ray_local, tmp_path):
-    specs = plan_episodes(small_config(tmp_path, tasks="0", placements=0, init_states="0"), TEACHER)
+    config = small_config(tmp_path, tasks="0", placements=0, init_states="0")
+    specs = plan_episodes(config, TEACHER)
     finish = partial(store_outcome, tmp_path)
     with pytest.raises(TypeError, match="LiberoEnv"):  # a "policy" made by len(env)
-        run_fleet(specs, EnvConfig(image_size=32), len, finish, FleetConfig(actors=1), lambda *_: None)
+        run_fleet(specs, libero(config), len, finish, FleetConfig(actors=1), lambda *_: None)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,7 @@ from vlaad_ray.configs.bench import (
     BenchTeacherConfig,
 )
 from vlaad_ray.configs.common import (
-    EVAL_INIT_STATES,
     NO_PREFIX,
-    STEP_BUDGETS,
-    SUITES,
     TAXONOMIES,
     ActuationConfig,
     Elsewhere,
@@ -20,10 +17,12 @@ from vlaad_ray.configs.common import (
     Flat,
     FleetConfig,
     NoiseConfig,
+    NoSettings,
     TeacherNoiseConfig,
     UserError,
     config_hash,
     parse_range,
+    settings_of,
     teacher_noise_content,
 )
 from vlaad_ray.configs.deploy import (
@@ -54,18 +53,16 @@ from vlaad_ray.configs.sweep import (
     TuningConfig,
 )
 from vlaad_ray.configs.teachers import (
+    OpenVlaConfig,
+    RemoteConfig,
     ServingConfig,
-    TeacherConfig,
 )
 from vlaad_ray.configs.vlm import (
     VlmConfig,
 )
 
 __all__ = [
-    "EVAL_INIT_STATES",
     "NO_PREFIX",
-    "STEP_BUDGETS",
-    "SUITES",
     "TAXONOMIES",
     "ActuationConfig",
     "AnnotateConfig",
@@ -83,8 +80,11 @@ __all__ = [
     "ExportConfig",
     "Flat",
     "FleetConfig",
+    "NoSettings",
     "NoiseConfig",
+    "OpenVlaConfig",
     "PipelineConfig",
+    "RemoteConfig",
     "ServeClusterConfig",
     "ServeConfig",
     "ServedStudentConfig",
@@ -97,7 +97,6 @@ __all__ = [
     "StudyNoiseConfig",
     "StudyPhasesConfig",
     "SweepConfig",
-    "TeacherConfig",
     "TeacherNoiseConfig",
     "TrainConfig",
     "TuningConfig",
@@ -105,5 +104,6 @@ __all__ = [
     "VlmConfig",
     "config_hash",
     "parse_range",
+    "settings_of",
     "teacher_noise_content",
 ]

@@ -6,21 +6,10 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-SUITES = ("libero_object", "libero_spatial", "libero_goal", "libero_10", "libero_90")
-STEP_BUDGETS = {
-    "libero_spatial": 220,
-    "libero_object": 280,
-    "libero_goal": 300,
-    "libero_10": 520,
-    "libero_90": 400,
-}
-"""Control steps a policy gets, after settling: the field's protocol (OpenVLA, openpi)."""
-EVAL_INIT_STATES = range(20, 50)
-"""Stored init states kept for evaluation. Collection refuses them unless told otherwise."""
 TAXONOMIES = (3, 5, 7, 9, 11, 13)
 
 
@@ -53,7 +42,26 @@ def parse_range(text: str, flag: str = "range") -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
+class NoSettings:
+    """Of an entry (teacher, method …) without flags of its own."""
+
+
+def settings_of(entry: str, wanted: type[T], given: Any) -> T:
+    """`given`, if it is what the chosen entry takes; the entry's own defaults where the caller left those of another.
+
+    Raises UserError for another's settings that say something, which would be lost.
+    """
+    if isinstance(given, wanted):
+        return given
+    if given != type(given)():
+        raise UserError(f"{entry} takes settings of {wanted.__name__}, not {type(given).__name__}: {given}")
+    return wanted()
+
+
+@dataclass(frozen=True)
 class EnvConfig:
+    """How LIBERO is run and drawn."""
+
     render: Literal["fast", "exact"] = "fast"
     """exact: pixel-identical to LIBERO's own images (published checkpoints need it). fast: several times quicker,
     no reflections or antialiasing; for students trained on data collected the same way."""

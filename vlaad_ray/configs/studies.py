@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from vlaad_ray.configs.common import TAXONOMIES, EnvConfig, Flat, FleetConfig, NoiseConfig
-from vlaad_ray.configs.teachers import ServingConfig, TeacherConfig
+from vlaad_ray.configs.common import TAXONOMIES, EnvConfig, Flat, FleetConfig, NoiseConfig, NoSettings
+from vlaad_ray.configs.teachers import ServingConfig
 
 Gripper = Literal["steady", "raw"]
 
@@ -61,9 +61,9 @@ class StudyBudget:
     gpus_per_worker: float = 0.0
     noise: NoiseConfig = NoiseConfig(sigmas=(0.0, 0.1, 0.2, 0.3), burst_rate=0.02)
     """Noise on executed actions while collecting, so that the data covers recovery."""
-    teacher_config: Flat[TeacherConfig] = TeacherConfig()
+    teacher_config: Flat[Any] = NoSettings()
     serving: Flat[ServingConfig] = ServingConfig()
-    env: Flat[EnvConfig] = EnvConfig()
+    env: Flat[Any] = EnvConfig()
     fleet: Flat[FleetConfig] = FleetConfig()
 
 

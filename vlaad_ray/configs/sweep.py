@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from vlaad_ray.configs.common import EnvConfig, Flat, FleetConfig
 from vlaad_ray.configs.stages import TrainConfig
@@ -46,7 +46,7 @@ class TuningConfig:
     """Seed of these placements: one that the data was not collected with."""
     execute: int = 0
     """Actions of a chunk executed before the student is asked again; 0: 2."""
-    env: Flat[EnvConfig] = EnvConfig()
+    env: Flat[Any] = EnvConfig()
     fleet: Flat[FleetConfig] = FleetConfig()
 
 

@@ -150,7 +150,7 @@ def student_metadata(student: ServedStudentConfig, server: ServerConfig, policy:
         "policy": describe(student.checkpoint)[0],
         "render": policy.training.get("render"),
         "image_size": 0,
-        "cameras": [protocol.IMAGE_KEYS[camera] for camera in policy.cameras],
+        "cameras": [protocol.image_key(camera) for camera in policy.cameras],
         "actions": policy.execute,
         **asdict(server.actuation),
     }

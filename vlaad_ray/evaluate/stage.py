@@ -12,18 +12,18 @@ from rich.table import Table
 
 from vlaad_ray import store
 from vlaad_ray.configs import (
-    STEP_BUDGETS,
     ActuationConfig,
     EvalConfig,
     UserError,
     config_hash,
     parse_range,
+    settings_of,
     teacher_noise_content,
 )
 from vlaad_ray.deploy import loading
 from vlaad_ray.deploy.actuation import Actuated
 from vlaad_ray.deploy.policy import StudentPolicy, TemporalEnsemble
-from vlaad_ray.envs import libero
+from vlaad_ray.envs import Env, check_starts, find_suite
 from vlaad_ray.evaluate import video
 from vlaad_ray.rollout.episode import EpisodeSpec
 from vlaad_ray.rollout.fleet import check_images, run_policy
@@ -34,7 +34,7 @@ from vlaad_ray.semantics import phases
 from vlaad_ray.semantics.smoothness import meant_gripper
 from vlaad_ray.stats import format_success, gripper_flips, paired, success_summary
 from vlaad_ray.teachers import TEACHERS, find_teacher
-from vlaad_ray.types import CONTROL_HZ, Episode, EpisodeKey, InitState, LocalPolicy, Policy, SharedPolicy, Trained
+from vlaad_ray.types import Episode, EpisodeKey, InitState, LocalPolicy, Policy, SharedPolicy, Trained
 
 CONTENT_VERSION = 2
 """Raise it when the same checkpoint and settings would act otherwise, so that old outcomes are not taken for new."""
@@ -48,10 +48,13 @@ VIDEO_EVERY = 2
 
 def evaluate(config: EvalConfig) -> dict[str, Any]:
     """Complete the evaluation that `config` describes; return (and write) its summary."""
+    config = settled(config)
+    suite = find_suite(config.suite)
+    make_env = functools.partial(suite.make, config=config.env)
     policy, training = resolve_policy(config)
     specs = plan_episodes(config, policy)
     baseline = read_results(config.compare_to) if config.compare_to else None
-    warnings = check_training(specs, training) + check_images(policy, config.env)
+    warnings = check_training(specs, training) + check_images(policy, suite.images(config.env))
     for warning in warnings:
         cli.console.print(f"[yellow]warning:[/] {warning}")
     write_run_record(config.out, config)
@@ -68,7 +71,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
             advance(f"success {successes['k']}/{successes['n']}")
 
         finish = functools.partial(store_outcome, config.out)
-        report = run_policy(todo, config.env, policy, finish, config.fleet, config.serving, on_outcome)
+        report = run_policy(todo, make_env, policy, finish, config.fleet, config.serving, on_outcome)
     if report.lost:
         raise UserError(
             f"{len(report.lost)} of {len(specs)} episodes lost their simulator {config.fleet.max_retries + 1} times "
@@ -87,8 +90,8 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
         "execute": policy.settings.get("execute"),
         **(dict.fromkeys(actuation) if config.policy in TEACHERS else actuation),
         "ensemble": policy.settings.get("ensemble"),
-        "budget": config.budget or STEP_BUDGETS[config.suite],
-        "render": config.env.render,
+        "budget": config.budget or suite.budget,
+        "render": suite.images(config.env).render,
         **summarise(list(results.values())),
         "retried": report.retried,
         "seconds": report.seconds,
@@ -132,7 +135,7 @@ def load_student(
     execute: int,
     actuation: ActuationConfig,
     ensemble: float | None,
-    _: libero.LiberoEnv | None = None,
+    _: Env | None = None,
 ) -> Policy:
     student = loading.load(directory)
     policy: Policy = StudentPolicy(student, execute)
@@ -143,17 +146,16 @@ def load_student(
 
 def plan_episodes(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> list[EpisodeSpec]:
     """One episode for each task and start."""
-    libero.load_benchmark(config.suite)
+    config = settled(config)
+    suite = find_suite(config.suite)
     tasks, states = parse_range(config.tasks, "--tasks"), parse_range(config.init_states, "--init-states")
     starts = [InitState("stored", state) for state in states]
     starts += [InitState("placement", number) for number in range(config.placements)]
     if not tasks or not starts:
         raise UserError("nothing to evaluate: give --tasks and --init-states or --placements")
-    for task in tasks:
-        libero.check_task(config.suite, task)
-        libero.check_init_states(config.suite, task, states)
+    check_starts(config.suite, suite, tasks, states)
     settings = {"execute": None, **policy.settings}
-    check_teacher_noise(config.teacher_noise)
+    check_teacher_noise(config.teacher_noise, suite.embodiment)
     settings |= teacher_noise_content(config.teacher_noise)
     content = config_hash(version=CONTENT_VERSION, env=config.env, budget=config.budget, **settings)
     return [
@@ -165,6 +167,11 @@ def plan_episodes(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> lis
         for task in tasks
         for start in starts
     ]
+
+
+def settled(config: EvalConfig) -> EvalConfig:
+    """The same with the environment's settings those of the chosen suite, where they were left at another's."""
+    return replace(config, env=settings_of(f"suite {config.suite}", find_suite(config.suite).config, config.env))
 
 
 def check_training(specs: Sequence[EpisodeSpec], training: Mapping[str, Any]) -> list[str]:
@@ -258,7 +265,8 @@ def record_videos(
     if todo:
         with cli.progress("videos", len(todo)) as advance:
             finish = functools.partial(store_video, config.out / "videos")
-            run_policy(todo, config.env, policy, finish, config.fleet, config.serving, lambda *_: advance(""))
+            make_env = functools.partial(find_suite(config.suite).make, config=config.env)
+            run_policy(todo, make_env, policy, finish, config.fleet, config.serving, lambda *_: advance(""))
     return [str(path.relative_to(config.out)) for path in paths.values()]
 
 
@@ -270,7 +278,7 @@ def store_video(folder: Path, episode: Episode) -> dict[str, Any]:
         seen = {camera: frames_of[step] for camera, frames_of in episode.images.items()}
         images = {camera: image for camera, image in seen.items() if image is not None}
         frames.append(video.frame(images, f"{word} · step {step} · {episode.instruction[:60]}"))
-    path = video.write_mp4(folder / f"{episode.key.name}.mp4", frames, CONTROL_HZ / VIDEO_EVERY)
+    path = video.write_mp4(folder / f"{episode.key.name}.mp4", frames, episode.embodiment.rate_hz / VIDEO_EVERY)
     return {"video": path.name}
 
 

@@ -35,7 +35,7 @@ from vlaad_ray.configs import ServingConfig, UserError
 from vlaad_ray.runtime import cluster
 from vlaad_ray.serving.batcher import Batcher
 from vlaad_ray.serving.rhythm import Rhythm
-from vlaad_ray.types import ACTION_DIM, ActionChunk, BatchPolicy, LocalPolicy, Observation, Policy, SharedPolicy
+from vlaad_ray.types import ActionChunk, BatchPolicy, LocalPolicy, Observation, Policy, SharedPolicy
 
 MAX_RESTARTS = 3
 """Times that Ray brings a dead replica back."""
@@ -54,8 +54,8 @@ class PolicyUnavailable(RuntimeError):
 
 Question = tuple[str, bytes, Mapping[str, np.ndarray]]
 """An observation as it travels: instruction, proprioception, images. Small arrays cost Ray more than their bytes do."""
-Answer = tuple[bytes, str | None]
-"""A chunk as it travels: its actions in float32, its phase."""
+Answer = tuple[bytes, int, str | None]
+"""A chunk as it travels: its actions in float32, how many numbers each has, its phase."""
 
 
 def question(observation: Observation) -> Question:
@@ -92,7 +92,7 @@ class Replica:
         instruction, proprio, images = question
         observation = Observation(instruction, np.frombuffer(proprio, np.float32), images)
         chunk = await self._batcher.infer(client, observation)
-        return chunk.actions.astype(np.float32).tobytes(), chunk.phase
+        return chunk.actions.astype(np.float32).tobytes(), chunk.actions.shape[1], chunk.phase
 
     async def _policy(self) -> BatchPolicy:
         if self._loading is None:
@@ -115,14 +115,14 @@ class ServedPolicy:
         """Raises PolicyUnavailable when the replica died over the request, UserError when it is dead for good."""
         try:
             prepared = question(self._prepare(observation))
-            actions, phase = ray.get(self._replica.infer.remote(self._client, prepared))
+            actions, action_dim, phase = ray.get(self._replica.infer.remote(self._client, prepared))
         except RayTaskError as error:
             raise error.cause from None
         except ActorUnavailableError as error:
             raise PolicyUnavailable(str(error).splitlines()[0]) from error
         except ActorDiedError as error:
             raise dead(error) from error
-        chunk = np.frombuffer(actions, np.float32).reshape(-1, ACTION_DIM)
+        chunk = np.frombuffer(actions, np.float32).reshape(-1, action_dim)
         if len(chunk) < self._execute:
             raise UserError(f"--execute {self._execute}: the teacher answers with {len(chunk)} actions")
         return ActionChunk(chunk[: self._execute], phase)

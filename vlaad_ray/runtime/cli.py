@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from vlaad_ray.configs import UserError
+from vlaad_ray.runtime import doors
 
 console = Console(highlight=False)
 
@@ -33,7 +34,10 @@ def run_job(
     args: Sequence[str] | None = None,
 ) -> None:
     """Run one stage from the command line (or other `args`): its flags are the fields of `config_type`."""
-    run_stage(tyro.cli(config_type, args=args), stage, show)
+    with users_errors():
+        words = doors.take_plugins(sys.argv[1:] if args is None else args)
+        parsed = doors.with_settings(config_type, words)
+    run_stage(doors.plain(tyro.cli(parsed, args=words)), stage, show)
 
 
 def run_stage(config: Config, stage: Callable[[Config], dict[str, Any]], show: Callable[[Any], Table]) -> None:

@@ -7,7 +7,8 @@ b"dtype": …}, byte for byte as openpi-client 0.1.2 writes them (openpi_client.
 
 Observations have the keys of openpi's LIBERO example (examples/libero/main.py): `observation/image` and
 `observation/wrist_image` [H, W, 3] uint8, turned by 180 degrees against the simulator's (bottom-up) images, which is
-upright but mirrored; `observation/state` [8], our proprioception; `prompt`, the instruction.
+upright but mirrored; `observation/state` [P], our proprioception; `prompt`, the instruction. Other robots' cameras are
+`observation/NAME_image`, not mirrored.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from vlaad_ray.types import PROPRIO_DIM, Observation
+from vlaad_ray.types import LIBERO, Embodiment, Observation
 
-IMAGE_KEYS = {"agentview": "observation/image", "wrist": "observation/wrist_image"}
-"""Our camera -> the protocol's key."""
+MIRRORED = frozenset(LIBERO.cameras)
+"""Cameras whose images travel mirrored."""
 STATE, PROMPT, ACTIONS = "observation/state", "prompt", "actions"
 MAX_MESSAGE = 16 * 2**20
 """Bytes; two uncompressed images of 1,000 pixels are 6 MB."""
@@ -51,26 +52,34 @@ def unpack(data: bytes) -> dict[str, Any]:
     return message
 
 
+def image_key(camera: str) -> str:
+    """Our name of a camera -> the protocol's key."""
+    return "observation/image" if camera == "agentview" else f"observation/{camera}_image"
+
+
 def pack_observation(observation: Observation) -> dict[str, Any]:
     """An observation as a message. All its images go along, in the size that they have."""
-    images = {IMAGE_KEYS[camera]: np.ascontiguousarray(image[:, ::-1]) for camera, image in observation.images.items()}
+    images = {image_key(camera): _mirrored(camera, image) for camera, image in observation.images.items()}
     return {**images, STATE: observation.proprio, PROMPT: observation.instruction}
 
 
-def unpack_observation(message: Mapping[str, Any], cameras: Sequence[str] = ()) -> Observation:
-    """The observation in a message. Raises MessageError naming the key at fault.
+def unpack_observation(
+    message: Mapping[str, Any], cameras: Sequence[str] = (), body: Embodiment = LIBERO
+) -> Observation:
+    """The observation in a message of the robot `body`. Raises MessageError naming the key at fault.
 
-    `cameras`: those whose images must be there; others may be. Keys that say nothing to us are ignored, as openpi does,
-    unless they hold an image: a camera under a wrong name must not pass for one that is not there.
+    `cameras`: those whose images must be there; others of the robot's may be. Keys that say nothing to us are ignored,
+    as openpi does, unless they hold an image: a camera under a wrong name must not pass for one that is not there.
     """
-    images = {camera: _image(key, message[key]) for camera, key in IMAGE_KEYS.items() if key in message}
-    for key in message.keys() - IMAGE_KEYS.values():
+    keys = {camera: image_key(camera) for camera in dict.fromkeys((*body.cameras, *cameras))}
+    images = {camera: _mirrored(camera, _image(key, message[key])) for camera, key in keys.items() if key in message}
+    for key in message.keys() - keys.values():
         if isinstance(message[key], np.ndarray) and message[key].ndim == 3:
-            raise MessageError(f"{key[:80]!r} is no camera's key; those are {', '.join(IMAGE_KEYS.values())}")
+            raise MessageError(f"{key[:80]!r} is no camera's key; those are {', '.join(keys.values())}")
     for camera in cameras:
         if camera not in images:
-            raise MessageError(f"{IMAGE_KEYS[camera]!r} is missing: the policy looks through this camera")
-    return Observation(_prompt(message.get(PROMPT)), _state(message.get(STATE)), images)
+            raise MessageError(f"{keys[camera]!r} is missing: the policy looks through this camera")
+    return Observation(_prompt(message.get(PROMPT)), _state(message.get(STATE), body.proprio_dim), images)
 
 
 def _prompt(value: object) -> str:
@@ -82,18 +91,20 @@ def _prompt(value: object) -> str:
     return value
 
 
-def _state(value: object) -> np.ndarray:
-    if not isinstance(value, np.ndarray) or value.shape != (PROPRIO_DIM,):
-        raise MessageError(f"{STATE!r} must be [{PROPRIO_DIM}] finite numbers, got {describe(value)}")
+def _state(value: object, size: int) -> np.ndarray:
+    if size == 0:
+        return np.zeros(0, np.float32)
+    if not isinstance(value, np.ndarray) or value.shape != (size,):
+        raise MessageError(f"{STATE!r} must be [{size}] finite numbers, got {describe(value)}")
     with np.errstate(over="ignore"):
         state = value.astype(np.float32)
     if not np.isfinite(state).all():
-        raise MessageError(f"{STATE!r} must be [{PROPRIO_DIM}] finite numbers, got {value}")
+        raise MessageError(f"{STATE!r} must be [{size}] finite numbers, got {value}")
     return state
 
 
 def _image(key: str, value: object) -> np.ndarray:
-    """Turned back to our upright: [H, W, 3] uint8."""
+    """[H, W, 3] uint8, as it came."""
     if (
         not isinstance(value, np.ndarray)
         or value.dtype != np.uint8
@@ -102,7 +113,12 @@ def _image(key: str, value: object) -> np.ndarray:
         or value.size == 0
     ):
         raise MessageError(f"{key!r} must be [H, W, 3] uint8, got {describe(value)}")
-    return np.ascontiguousarray(value[:, ::-1])
+    return value
+
+
+def _mirrored(camera: str, image: np.ndarray) -> np.ndarray:
+    """From ours to the protocol's, and back."""
+    return np.ascontiguousarray(image[:, ::-1] if camera in MIRRORED else image)
 
 
 def describe(value: object) -> str:
