@@ -24,6 +24,7 @@ from vlaad_ray.configs.common import (
     parse_range,
     settings_of,
     teacher_noise_content,
+    what_a_checkpoint_is,
 )
 from vlaad_ray.configs.deploy import (
     ExportConfig,
@@ -38,6 +39,7 @@ from vlaad_ray.configs.stages import (
     CollectConfig,
     EvalConfig,
     PipelineConfig,
+    ReportConfig,
     TrainConfig,
 )
 from vlaad_ray.configs.studies import (
@@ -85,6 +87,7 @@ __all__ = [
     "OpenVlaConfig",
     "PipelineConfig",
     "RemoteConfig",
+    "ReportConfig",
     "ServeClusterConfig",
     "ServeConfig",
     "ServedStudentConfig",
@@ -106,4 +109,5 @@ __all__ = [
     "parse_range",
     "settings_of",
     "teacher_noise_content",
+    "what_a_checkpoint_is",
 ]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import tyro
+
 from vlaad_ray.configs.common import (
     ActuationConfig,
     EnvConfig,
@@ -271,3 +273,11 @@ class PipelineConfig:
     """Noise in what the teacher asks for, in collection and in its own evaluation."""
     env: Flat[Any] = EnvConfig()
     fleet: Flat[FleetConfig] = FleetConfig()
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Write RUN/report.html, whatever stages have run."""
+
+    run: tyro.conf.Positional[Path]
+    """Run directory, as jobs/pipeline.py wrote it."""

@@ -1,20 +1,18 @@
-"""What every job does on the terminal: parse a config, call one stage, show the result; and progress bars."""
+"""What every job does on the terminal: call one stage, show the result; and progress bars."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from vlaad_ray.configs import UserError
-from vlaad_ray.runtime import doors
 
 console = Console(highlight=False)
 
@@ -25,19 +23,6 @@ class HasOut(Protocol):
 
 
 Config = TypeVar("Config", bound=HasOut)
-
-
-def run_job(
-    config_type: type[Config],
-    stage: Callable[[Config], dict[str, Any]],
-    show: Callable[[Any], Table],
-    args: Sequence[str] | None = None,
-) -> None:
-    """Run one stage from the command line (or other `args`): its flags are the fields of `config_type`."""
-    with users_errors():
-        words = doors.take_plugins(sys.argv[1:] if args is None else args)
-        parsed = doors.with_settings(config_type, words)
-    run_stage(doors.plain(tyro.cli(parsed, args=words)), stage, show)
 
 
 def run_stage(config: Config, stage: Callable[[Config], dict[str, Any]], show: Callable[[Any], Table]) -> None:

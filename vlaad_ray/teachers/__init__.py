@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlaad_ray import plugins
-from vlaad_ray.configs import NoSettings, OpenVlaConfig, RemoteConfig, UserError, settings_of
+from vlaad_ray.configs import NoSettings, OpenVlaConfig, RemoteConfig, UserError, settings_of, what_a_checkpoint_is
 from vlaad_ray.envs import Env, find_suite
 from vlaad_ray.types import LIBERO, BatchPolicy, LocalPolicy, Policy, SharedPolicy, Trained
 
@@ -49,6 +49,8 @@ def describe_openvla(config: OpenVlaConfig, suite: str, execute: int) -> SharedP
     """An OpenVLA checkpoint, one action a query. Its published checkpoints know exact images of 256 pixels only."""
     if config.checkpoint is None:
         raise UserError("--teacher openvla needs --checkpoint DIR, an OpenVLA checkpoint as on the Hugging Face hub")
+    if not config.checkpoint.is_dir():
+        raise UserError(f"--checkpoint: {config.checkpoint} is not there; {what_a_checkpoint_is(config.checkpoint)}")
     if execute > 1:
         raise UserError(f"--execute {execute}: openvla answers with one action")
     check_arm("openvla", suite)
