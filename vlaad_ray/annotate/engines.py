@@ -26,7 +26,6 @@ from vlaad_ray.annotate.replies import Reply, failure
 from vlaad_ray.annotate.windows import Window
 from vlaad_ray.configs import UserError, VlmConfig
 
-CAMERA = "agentview"
 QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
@@ -153,7 +152,7 @@ def picture_uri(data: bytes, pixels: int) -> str:
 
 @functools.lru_cache(maxsize=CACHED_EPISODES)  # questions come episode by episode
 def _pictures(path: Path) -> dict[int, bytes]:
-    return store.read_pictures(path, CAMERA)
+    return store.read_pictures(path)
 
 
 def answer_row(row: Mapping[str, Any], reply: Reply) -> dict[str, Any]:

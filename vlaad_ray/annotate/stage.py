@@ -81,12 +81,13 @@ def annotate_file(row: dict[str, Any], config: AnnotateConfig, origin: dict[str,
     path = Path(row["path"])
     try:
         episode = store.read_episode(path, images=False)
+        rules.check_robot(episode.embodiment, episode.key.name)
         origin = {**origin, "content_hash": store.read_metadata(path)["content_hash"]}
     except UserError as error:
         return {"record": json.dumps({"error": str(error)})}
     annotation = existing(config.out, episode.key.name, origin)
     skipped = annotation is not None
     if annotation is None:
-        annotation = rules.by_rules(episode, config.phases)
+        annotation = rules.by_rules(episode, rules.nine_phases(episode), config.phases)
         store.write_annotation(config.out, annotation, origin)
     return {"record": json.dumps({"skipped": skipped, **records.count(episode, annotation, config.phases)})}

@@ -32,8 +32,8 @@ from vlaad_ray.rollout.noise import check_teacher_noise
 from vlaad_ray.runtime import cli
 from vlaad_ray.runtime.record import software, write_run_record
 from vlaad_ray.semantics import phases
-from vlaad_ray.semantics.smoothness import meant_gripper
-from vlaad_ray.stats import format_success, gripper_flips, paired, success_summary
+from vlaad_ray.semantics.smoothness import gripper_flips, meant_gripper
+from vlaad_ray.stats import format_success, paired, success_summary
 from vlaad_ray.teachers import TEACHERS, find_teacher
 from vlaad_ray.types import Episode, EpisodeKey, InitState, LocalPolicy, Policy, SharedPolicy, Trained
 

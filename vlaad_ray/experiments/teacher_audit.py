@@ -10,7 +10,7 @@ from rich.markup import escape
 from vlaad_ray import collect, report, store
 from vlaad_ray.configs import AuditConfig, CollectConfig, UserError, parse_range
 from vlaad_ray.envs import find_suite
-from vlaad_ray.quality import audit
+from vlaad_ray.quality.stage import audit
 from vlaad_ray.runtime import cli
 from vlaad_ray.teachers import find_teacher
 
@@ -20,7 +20,7 @@ def run_audit(config: AuditConfig) -> dict[str, Any]:
     if (config.data is None) == (config.teacher is None):
         raise UserError("give either --data DIR (a dataset) or --teacher NAME (a teacher to run), not both or neither")
     paths = store.list_episodes(config.data) if config.data is not None else live_episodes(config)
-    summary = audit.audit(config, paths)
+    summary = audit(config, paths)
     for line in summary["verdict"]:
         cli.console.print(f"[bold]{escape(line)}[/]")
     cli.console.print(f"Page: {report.write_noise(config.out)}")
