@@ -1,5 +1,6 @@
 """A suite and a teacher from outside the package, with another robot: two numbers an action, one camera, no gripper."""
 
+import json
 import os
 import re
 import subprocess
@@ -15,8 +16,11 @@ from plugins import reach
 from plugins.reach_expert import Expert, ExpertConfig
 
 from vlaad_ray import store
+from vlaad_ray.annotate import annotate
 from vlaad_ray.collect import collect, plan_episodes
 from vlaad_ray.configs import (
+    AnnotateConfig,
+    AuditConfig,
     CollectConfig,
     EnvConfig,
     FleetConfig,
@@ -27,6 +31,9 @@ from vlaad_ray.configs import (
 )
 from vlaad_ray.envs import SUITES, find_suite
 from vlaad_ray.evaluate import stage as evaluate
+from vlaad_ray.quality.measure import audit_file
+from vlaad_ray.quality.summary import summarise
+from vlaad_ray.report import timeline
 from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
 from vlaad_ray.rollout.noise import ActionNoise, TeacherNoise
 from vlaad_ray.serving import protocol
@@ -103,6 +110,36 @@ def test_what_does_not_fit_the_suite_is_one_line(tmp_path, changes, message):
     with pytest.raises(UserError, match=re.escape(message)):
         collect(config(tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Two episodes, without Ray."""
+    for number in range(2):
+        env = reach.ReachEnv(number, reach.ReachConfig())
+        spec = EpisodeSpec(key(number, task=number), image_every=1)
+        store.write_episode(tmp_path / "data", run_episode(env, Expert(1.0, env), spec), {"render": None})
+    return tmp_path / "data"
+
+
+def test_annotation_says_at_once_what_it_needs(stored, tmp_path):
+    with pytest.raises(UserError, match=r"cannot be annotated: .* hand position, orientation and gripper"):
+        annotate(AnnotateConfig(data=stored, out=tmp_path / "notes"))
+    assert not (tmp_path / "notes").exists()
+
+
+def test_the_audit_measures_motions_and_leaves_out_gripper_and_phases(stored, tmp_path):
+    records = [json.loads(audit_file({"path": str(path)}, 3, None)["record"]) for path in store.list_episodes(stored)]
+    summary = summarise(records, AuditConfig(out=tmp_path, data=stored))
+    assert summary["verdict"][0] == "No gripper: its targets are not judged."
+    assert summary["phases"] == {} and summary["moved_jerk"] is None
+    assert summary["asked_jerk"] > 0 and summary["stalled"] == 0
+
+
+def test_the_report_draws_an_episode_at_its_own_rate_with_the_numbers_that_there_are(stored, tmp_path):
+    drawn = timeline.timeline(tmp_path)
+    assert "steps at 10 a second" in drawn and "proprio 3" in drawn
+    assert "gripper (mm)" not in drawn
 
 
 def test_without_a_gripper_an_episode_ends_with_the_step_that_reaches_the_goal():

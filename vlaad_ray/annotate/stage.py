@@ -33,6 +33,7 @@ def annotate(config: AnnotateConfig) -> dict[str, Any]:
     """
     began = time.monotonic()
     paths = store.list_episodes(config.data)
+    check_robot(paths)
     record.write_run_record(config.out, config)
     cluster.connect()
     context = ray.data.DataContext.get_current()
@@ -56,6 +57,17 @@ def annotate(config: AnnotateConfig) -> dict[str, Any]:
     if summary.get("failure"):
         raise UserError(summary["failure"])
     return summary
+
+
+def check_robot(paths: Sequence[Path]) -> None:
+    """Raises UserError if the first readable episode is of a robot that cannot be annotated."""
+    for path in paths:
+        try:
+            footer = store.read_metadata(path)
+        except UserError:
+            continue  # named with the others that cannot be read
+        rules.check_robot(store.read_embodiment(footer), path)
+        return
 
 
 def annotate_by_rules(paths: Sequence[Path], config: AnnotateConfig) -> list[dict[str, Any]]:
