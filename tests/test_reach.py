@@ -23,6 +23,7 @@ from vlaad_ray.configs import (
     AuditConfig,
     CollectConfig,
     EnvConfig,
+    EvalConfig,
     FleetConfig,
     NoiseConfig,
     NoSettings,
@@ -30,7 +31,7 @@ from vlaad_ray.configs import (
     UserError,
 )
 from vlaad_ray.envs import SUITES, find_suite
-from vlaad_ray.evaluate import stage as evaluate
+from vlaad_ray.evaluate import evaluate, videos
 from vlaad_ray.quality.measure import audit_file
 from vlaad_ray.quality.summary import summarise
 from vlaad_ray.report import timeline
@@ -77,6 +78,15 @@ def test_collection_stores_what_the_robot_is_and_is_the_same_from_any_number_of_
     assert stored.embodiment == reach.POINT
     assert (stored.actions.shape[1], stored.proprio.shape[1]) == (2, 4)
     assert [image.shape for image in stored.images["top"]] == [(32, 32, 3)] * len(stored)
+
+
+def test_the_teacher_is_evaluated_on_held_out_states_and_filmed(ray_local, tmp_path):
+    settings = {"suite": "reach", "tasks": "0-1", "init_states": "8-9", "teacher_config": ExpertConfig(0.5)}
+    fleet = FleetConfig(actors=2, cpus_per_actor=0.5)
+    summary = evaluate(EvalConfig("reach_expert", tmp_path, **settings, videos=1, fleet=fleet))
+    assert (summary["success"]["final"]["k"], summary["success"]["final"]["n"]) == (4, 4)
+    assert summary["budget"] == reach.ReachEnv.budget
+    assert len(summary["videos"]) == 1
 
 
 def test_settings_of_suite_and_teacher_name_the_episodes(tmp_path):
@@ -180,9 +190,9 @@ def test_an_action_or_an_observation_of_another_robot_stops_the_run():
 
 
 def test_a_video_plays_at_the_robots_own_rate(tmp_path):
-    evaluate.store_video(tmp_path, episode(image_every=evaluate.VIDEO_EVERY))
+    videos.store_video(tmp_path, episode(image_every=videos.VIDEO_EVERY))
     (path,) = tmp_path.glob("*.mp4")
-    assert next(imageio_ffmpeg.read_frames(str(path)))["fps"] == reach.POINT.rate_hz / evaluate.VIDEO_EVERY
+    assert next(imageio_ffmpeg.read_frames(str(path)))["fps"] == reach.POINT.rate_hz / videos.VIDEO_EVERY
 
 
 def test_observations_of_another_robot_travel_and_a_wrong_camera_or_state_is_named():

@@ -11,13 +11,14 @@ from rich.table import Table
 from vlaad_ray import annotate, collect, evaluate, report, store, train
 from vlaad_ray.configs import AnnotateConfig, CollectConfig, EvalConfig, PipelineConfig, TrainConfig
 from vlaad_ray.runtime import cli
-from vlaad_ray.runtime.record import software, write_run_record
+from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.stats import format_success
 
 
 def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
     """Run every stage in order; return (and write) the summary of the run."""
     out = config.out
+    begin(out, config)
     write_run_record(out, config)
     seconds_path = out / "seconds.json"
     seconds: dict[str, float] = store.read_json(seconds_path) if seconds_path.exists() else {}
@@ -66,6 +67,7 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
         max_minutes=config.max_minutes,
         workers=config.workers,
         gpus_per_worker=config.gpus_per_worker,
+        wait_for_nodes_s=config.fleet.wait_for_nodes_s,
         seed=config.seed,
     )
     timed("train", train.train, train_config)

@@ -28,6 +28,8 @@ from vlaad_ray.types import Annotation
 NO_PICTURE = "no readable picture"
 CONTRADICTED = "contradicted by the robot's motion"
 REJECTED = "rejected by a person"
+EPISODES_A_TASK = 64
+"""Merged by one of Ray's tasks: half a second of work, of which a task's own cost is a small part."""
 CONTENT = ("every", "moving", "frame", "picture_pixels", "max_tokens", "temperature", "on_contradiction")
 """Settings of the VLM that change labels; the others say where and how fast they are made."""
 
@@ -77,7 +79,8 @@ def finish_all(
 ) -> list[Finished]:
     """`finish` for each, side by side, in their order."""
     finish_one = functools.partial(finish_row, config=config, revision=revision, lost=lost, decisions=decisions)
-    rows = ray.data.from_items([{"number": n, "work": write_work(work)} for n, work in enumerate(works)])
+    items = [{"number": number, "work": write_work(work)} for number, work in enumerate(works)]
+    rows = ray.data.from_items(items, override_num_blocks=-(-len(works) // EPISODES_A_TASK))
     finished: dict[int, Finished] = {}
     with cli.progress("auditing", len(works)) as advance:
         for row in rows.map(finish_one).iter_rows():

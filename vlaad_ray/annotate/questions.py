@@ -62,7 +62,7 @@ def plan(paths: Sequence[Path], config: AnnotateConfig, revision: str) -> tuple[
         for row in rows:
             records.append(json.loads(row["work"]))
             advance("")
-    works = [read_work(record) for record in records if "error" not in record]
+    works = sorted((read_work(each) for each in records if "error" not in each), key=lambda work: work.path)
     return works, [record["error"] for record in records if "error" in record]
 
 

@@ -3,27 +3,28 @@
 from vlaad_ray.configs.bench import (
     BenchAnnotateConfig,
     BenchAuditConfig,
+    BenchEvaluationConfig,
     BenchOpenVlaConfig,
     BenchPolicyConfig,
     BenchRolloutConfig,
     BenchTeacherConfig,
 )
-from vlaad_ray.configs.common import (
-    NO_PREFIX,
-    TAXONOMIES,
-    ActuationConfig,
-    Elsewhere,
-    EnvConfig,
+from vlaad_ray.configs.bounds import (
     Flat,
+    check_bounds,
+)
+from vlaad_ray.configs.common import (
+    TAXONOMIES,
+    WAIT_FOR_NODES_S,
+    ActuationConfig,
+    EnvConfig,
     FleetConfig,
     NoiseConfig,
     NoSettings,
     TeacherNoiseConfig,
-    UserError,
     config_hash,
     parse_range,
     settings_of,
-    teacher_noise_content,
     what_a_checkpoint_is,
 )
 from vlaad_ray.configs.deploy import (
@@ -32,6 +33,16 @@ from vlaad_ray.configs.deploy import (
     ServeConfig,
     ServedStudentConfig,
     ServerConfig,
+)
+from vlaad_ray.configs.errors import (
+    UserError,
+    writing,
+)
+from vlaad_ray.configs.names import (
+    STUDIES,
+    Later,
+    Newer,
+    named_settings,
 )
 from vlaad_ray.configs.stages import (
     AnnotateConfig,
@@ -64,24 +75,27 @@ from vlaad_ray.configs.vlm import (
 )
 
 __all__ = [
-    "NO_PREFIX",
+    "STUDIES",
     "TAXONOMIES",
+    "WAIT_FOR_NODES_S",
     "ActuationConfig",
     "AnnotateConfig",
     "AuditConfig",
     "BenchAnnotateConfig",
     "BenchAuditConfig",
+    "BenchEvaluationConfig",
     "BenchOpenVlaConfig",
     "BenchPolicyConfig",
     "BenchRolloutConfig",
     "BenchTeacherConfig",
     "CollectConfig",
-    "Elsewhere",
     "EnvConfig",
     "EvalConfig",
     "ExportConfig",
     "Flat",
     "FleetConfig",
+    "Later",
+    "Newer",
     "NoSettings",
     "NoiseConfig",
     "OpenVlaConfig",
@@ -105,9 +119,11 @@ __all__ = [
     "TuningConfig",
     "UserError",
     "VlmConfig",
+    "check_bounds",
     "config_hash",
+    "named_settings",
     "parse_range",
     "settings_of",
-    "teacher_noise_content",
     "what_a_checkpoint_is",
+    "writing",
 ]

@@ -23,6 +23,7 @@ import numpy as np
 
 from vlaad_ray.configs import EnvConfig, UserError
 from vlaad_ray.envs import SimulatorError, check_starts, find_suite
+from vlaad_ray.envs.imports import tame_robosuite
 from vlaad_ray.envs.physics import single_pass
 from vlaad_ray.envs.rendering import SceneRenderer
 from vlaad_ray.types import LIBERO, InitState, Observation
@@ -181,6 +182,7 @@ def load_benchmark(suite: str) -> Any:
 @functools.cache
 def _import_libero() -> SimpleNamespace:
     """LIBERO's modules as one namespace, without the warnings that robosuite logs while it is imported."""
+    tame_robosuite()
     logging.disable(logging.WARNING)
     try:
         from libero.libero import benchmark

@@ -12,11 +12,13 @@ from vlaad_ray.configs import AuditConfig, CollectConfig, UserError, parse_range
 from vlaad_ray.envs import find_suite
 from vlaad_ray.quality.stage import audit
 from vlaad_ray.runtime import cli
+from vlaad_ray.runtime.record import begin
 from vlaad_ray.teachers import find_teacher
 
 
 def run_audit(config: AuditConfig) -> dict[str, Any]:
     """Collect if a teacher is to be audited; audit; draw the page."""
+    begin(config.out, config, {"--data": config.data})
     if (config.data is None) == (config.teacher is None):
         raise UserError("give either --data DIR (a dataset) or --teacher NAME (a teacher to run), not both or neither")
     paths = store.list_episodes(config.data) if config.data is not None else live_episodes(config)
@@ -31,8 +33,8 @@ def live_episodes(config: AuditConfig) -> list[Path]:
     """Let the teacher act, failures included, into OUT/data; the episode files."""
     assert config.teacher is not None
     tasks = parse_range(config.tasks, "--tasks")
-    if config.episodes < 1 or not tasks:
-        raise UserError("nothing to audit: give --tasks and --episodes 1 or more")
+    if not tasks:
+        raise UserError("nothing to audit: give --tasks")
     per_task = -(-config.episodes // len(tasks))
     suite = find_suite(config.suite)
     stored = min(per_task, suite.held_out.start or min(map(suite.init_states, tasks)))

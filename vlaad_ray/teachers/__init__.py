@@ -94,8 +94,6 @@ TEACHERS: dict[str, Teacher] = {
 def find_teacher(name: str, config: Any, suite: str, execute: int) -> LocalPolicy | SharedPolicy:
     """The teacher called `name`. Raises UserError for an unknown one, or what it says of its config."""
     teacher = plugins.lookup("teacher", TEACHERS, name)
-    if execute < 0:
-        raise UserError(f"--execute must be 0 or more, not {execute}")
     return teacher.describe(settings_of(f"teacher {name}", teacher.config, config), suite, execute)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -24,24 +24,31 @@ from ray.exceptions import RayTaskError
 from vlaad_ray import annotate, collect, evaluate, store, train
 from vlaad_ray.annotate.rules import rules_hash
 from vlaad_ray.configs import (
+    STUDIES,
     ActuationConfig,
     AnnotateConfig,
     CollectConfig,
     EvalConfig,
+    OpenVlaConfig,
+    RemoteConfig,
+    ServingConfig,
     StudyBudget,
     TeacherNoiseConfig,
     TrainConfig,
     UserError,
     config_hash,
+    named_settings,
     parse_range,
 )
 from vlaad_ray.configs.studies import Gripper
 from vlaad_ray.rollout.fleet import actor_count
 from vlaad_ray.runtime import cli, cluster
+from vlaad_ray.runtime.nodes import fitted
+from vlaad_ray.runtime.placement import Node, Processes, Share, divide_groups
 
 MACHINE = (
     *("out", "fleet", "serving", "data", "annotations", "policy", "frame_cache"),
-    *("workers", "cpus_per_worker", "gpus_per_worker"),
+    *("workers", "cpus_per_worker", "gpus_per_worker", "wait_for_nodes_s"),
 )
 """Settings that don't change what a piece is: where it lies (its name says of what it was made) and who works on it."""
 
@@ -121,6 +128,7 @@ class Workshop:
             max_minutes=budget.max_minutes,
             workers=budget.workers,
             gpus_per_worker=budget.gpus_per_worker,
+            wait_for_nodes_s=budget.fleet.wait_for_nodes_s,
             frame_cache=budget.out / "frames",
             **chosen,
         )
@@ -141,8 +149,11 @@ class Workshop:
     def train_all(self, configs: Sequence[TrainConfig]) -> list[Trained | None]:
         """Students trained side by side: small ones gain little from more than one CPU, or GPU."""
         cluster.connect()
-        concurrent, workers, cpus = training_shares(self.budget, ray.cluster_resources())
-        share: dict[str, Any] = {"workers": workers, "cpus_per_worker": cpus}
+        budget = self.budget
+        concurrent, held = fitted(
+            lambda nodes: training_shares(budget, nodes), training_workers(budget), budget.fleet.wait_for_nodes_s
+        )
+        share: dict[str, Any] = {"workers": held.count, "cpus_per_worker": int(held.cpus)}
         self._side_by_side(train.train, [dataclasses.replace(config, **share) for config in configs], concurrent)
         return [_read(config) if _is_done(config) else None for config in configs]
 
@@ -162,7 +173,7 @@ class Workshop:
             execute=0 if isinstance(policy, Path) else budget.teacher_execute,
             videos=videos,
             teacher_config=budget.teacher_config,
-            serving=budget.serving,
+            serving=ServingConfig() if isinstance(policy, Path) else budget.serving,
             teacher_noise=TeacherNoiseConfig(flip_rate=flip_rate),
             env=budget.env,
             fleet=budget.fleet,
@@ -219,13 +230,13 @@ class Workshop:
         return True
 
 
-def training_shares(budget: StudyBudget, cluster_has: Mapping[str, float]) -> tuple[int, int, int]:
-    """Trainings at a time, workers of each, CPUs of a worker, as far as the budget leaves it to the cluster."""
-    cpus, workers = int(cluster_has.get("CPU", 1)), budget.workers or 1
-    gpus = budget.gpus_per_worker * workers
-    room = int(cluster_has.get("GPU", 0) / gpus) if gpus else cpus // workers
-    concurrent = budget.concurrent or max(1, room)
-    return concurrent, workers, max(1, cpus // (concurrent * workers))
+def training_shares(budget: StudyBudget, nodes: Sequence[Node]) -> tuple[int, Share]:
+    """Trainings at a time, and workers of each, as far as the budget leaves it to the nodes. Raises NoRoom."""
+    return divide_groups(nodes, training_workers(budget), budget.concurrent)
+
+
+def training_workers(budget: StudyBudget) -> Processes:
+    return Processes("worker", budget.workers or 1, gpus=budget.gpus_per_worker, share=True)
 
 
 def _wait_for_one(running: Sequence[ray.ObjectRef[Any]]) -> list[ray.ObjectRef[Any]]:
@@ -261,5 +272,9 @@ def check_objective(objective: str) -> None:
 
 def _named(words: str, config: Any) -> str:
     """`words` and a hash of all settings that change what is made."""
-    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in MACHINE}
+    named = named_settings(config, generation=STUDIES)
+    settings = {name: value for name, value in named.items() if name not in MACHINE}
+    if "teacher_config" in settings:  # whichever the teacher, names hold the settings of both kinds that have any
+        of_all = {**named_settings(OpenVlaConfig()), **named_settings(RemoteConfig())}
+        settings["teacher_config"] = {**of_all, **settings["teacher_config"]}
     return f"{words}-{config_hash(words=words, settings=json.dumps(settings, sort_keys=True, default=str))}"
