@@ -18,6 +18,7 @@ from vlaad_ray.configs import (
     config_hash,
     named_settings,
 )
+from vlaad_ray.envs.libero_suites import images
 from vlaad_ray.evaluate import outcomes as results
 from vlaad_ray.evaluate import stage as evaluate
 from vlaad_ray.evaluate.metrics import find_metrics
@@ -129,7 +130,7 @@ def test_student_runs_through_the_same_loop_and_training_states_are_reported(ray
 def test_another_render_mode_than_in_training_is_reported(checkpoint):
     config = EvalConfig(policy=str(checkpoint), out=checkpoint, tasks="1", env=EnvConfig(render="exact"))
     policy, _ = find_policy(config)
-    assert check_images(policy, config.env) == [
+    assert check_images(policy, images(config.env)) == [
         f"{policy.name} learnt from 'fast' images and gets 'exact' ones (--render)"
     ]
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import synthetic
 import torch
+from vlaad_ray.quality.audit import audit
 
 from vlaad_ray import store
 from vlaad_ray.annotate import annotate
@@ -29,7 +30,6 @@ from vlaad_ray.export import export
 from vlaad_ray.methods.vlaad.learner import Learner
 from vlaad_ray.models.student import checkpoint
 from vlaad_ray.models.student.small import SmallConfig, SmallStudent
-from vlaad_ray.quality.audit import audit
 from vlaad_ray.train import resume, train
 from vlaad_ray.train.data import episode_frames, gather, survey
 from vlaad_ray.train.fit import Progress, Setup, fit, make_optimiser

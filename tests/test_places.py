@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import synthetic
 import torch
+from vlaad_ray.quality.audit import audit
 
 from vlaad_ray import store
 from vlaad_ray.annotate import annotate
@@ -42,7 +43,6 @@ from vlaad_ray.experiments.teacher_audit import run_audit
 from vlaad_ray.export import export
 from vlaad_ray.models.student.checkpoint import save_tensors
 from vlaad_ray.pipeline import run_pipeline
-from vlaad_ray.quality.audit import audit
 from vlaad_ray.runtime.record import check_place, write_run_record
 from vlaad_ray.train import train
 

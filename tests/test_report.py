@@ -90,7 +90,7 @@ def write_run(run: Path) -> Path:
     for state in range(3):
         episode = make_episode(state)
         store.write_episode(run / "data", episode, {})
-        annotation = rules.by_rules(episode, 9)
+        annotation = rules.by_rules(episode, rules.nine_phases(episode), 9)
         store.write_annotation(run / "annotations", annotation, {"annotator": "rules"})
         counted.append({"skipped": False, **records.count(episode, annotation, 9)})
     store.write_json(run / "annotations" / "summary.json", records.summarise(counted, annotate_config))

@@ -132,7 +132,7 @@ def audit() -> Run:
     vlaad audit --teacher scripted --suite libero_goal --episodes 50 --out DIR     a teacher, live
     """
     from vlaad_ray.experiments.teacher_audit import run_audit
-    from vlaad_ray.quality.audit import show
+    from vlaad_ray.quality.summary import show
 
     return _stage(run_audit, show)
 

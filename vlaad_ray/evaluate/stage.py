@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,16 @@ from rich.table import Table
 
 from vlaad_ray import store
 from vlaad_ray.configs import (
-    STEP_BUDGETS,
     EvalConfig,
     ServingConfig,
     UserError,
     config_hash,
     named_settings,
     parse_range,
+    settings_of,
 )
-from vlaad_ray.envs import libero
-from vlaad_ray.evaluate import metrics
+from vlaad_ray.envs import check_starts, find_suite
+from vlaad_ray.evaluate.metrics import find_metrics
 from vlaad_ray.evaluate.outcomes import compare, read_results, summarise
 from vlaad_ray.evaluate.policies import find_policy, on_device
 from vlaad_ray.evaluate.videos import choose, path_of, store_video
@@ -31,7 +31,7 @@ from vlaad_ray.rollout.fleet import FleetReport, check_images, run_policy
 from vlaad_ray.rollout.noise import check_teacher_noise
 from vlaad_ray.rollout.outcome import store_outcome
 from vlaad_ray.runtime import cli
-from vlaad_ray.runtime.record import begin, software, write_run_record
+from vlaad_ray.runtime.record import begin, files_in, software, write_run_record
 from vlaad_ray.stats import format_success
 from vlaad_ray.teachers import TEACHERS
 from vlaad_ray.types import EpisodeKey, InitState, LocalPolicy, Outcome, SharedPolicy
@@ -43,24 +43,26 @@ CONTENT_VERSION = 2
 def evaluate(config: EvalConfig) -> dict[str, Any]:
     """Complete the evaluation that `config` describes; return (and write) its summary."""
     student = None if config.policy in TEACHERS else Path(config.policy)
-    reads = {"--policy": student, "--checkpoint": config.teacher_config.checkpoint, "--compare-to": config.compare_to}
+    reads = {"--policy": student, **files_in(config.teacher_config), "--compare-to": config.compare_to}
     begin(config.out, config, reads)
+    config = settled(config)
+    suite = find_suite(config.suite)
     baseline = read_results(config.compare_to) if config.compare_to else None
     serving = on_device(config.serving, config.device)
     policy, training = find_policy(config)
-    libero.check_starts(
-        config.suite, parse_range(config.tasks, "--tasks"), parse_range(config.init_states, "--init-states")
-    )
+    tasks, states = parse_range(config.tasks, "--tasks"), parse_range(config.init_states, "--init-states")
+    check_starts(config.suite, suite, tasks, states)
     specs = plan_episodes(config, policy)
     warnings = check_training(specs, training)
-    check_teacher_noise(config.teacher_noise)
-    warnings += check_images(policy, config.env)
+    check_teacher_noise(config.teacher_noise, suite.embodiment)
+    warnings += check_images(policy, suite.images(config.env))
     for warning in warnings:
         cli.console.print(f"[yellow]warning:[/] {warning}")
     write_run_record(config.out, config)
     there = store.read_outcomes(config.out, Outcome)
     todo = [spec for spec in specs if spec.key.name not in there]
-    finish = functools.partial(store_outcome, config.out, metrics.find_metrics(metrics.LIBERO))
+    make_env = functools.partial(suite.make, config=config.env)
+    finish = functools.partial(store_outcome, config.out, find_metrics(suite.metrics))
     with cli.progress(f"evaluate {policy.name}", len(specs)) as advance:
         for _ in range(len(specs) - len(todo)):
             advance("already there")
@@ -70,7 +72,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
             ended.append(outcome.success_ever)
             advance(f"success {sum(ended)}/{len(ended)}")
 
-        report = run_policy(todo, config.env, policy, finish, config.fleet, serving, on_outcome)
+        report = run_policy(todo, make_env, policy, finish, config.fleet, serving, on_outcome)
     if report.lost:
         raise UserError(
             f"{len(report.lost)} of {len(specs)} episodes lost their simulator {config.fleet.max_retries + 1} times "
@@ -94,7 +96,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
 
 def facts(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> dict[str, Any]:
     """What was evaluated, and how."""
-    of_student = config.policy not in TEACHERS
+    of_student, suite = config.policy not in TEACHERS, find_suite(config.suite)
     actuation = asdict(config.actuation)
     return {
         "policy": policy.name,
@@ -106,8 +108,8 @@ def facts(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> dict[str, A
         "execute": policy.settings.get("execute"),
         **(actuation if of_student else dict.fromkeys(actuation)),
         "ensemble": policy.settings.get("ensemble"),
-        "budget": config.budget or STEP_BUDGETS[config.suite],
-        "render": config.env.render,
+        "budget": config.budget or suite.budget,
+        "render": suite.images(config.env).render,
     }
 
 
@@ -127,9 +129,10 @@ def film(
     todo = [spec for spec in specs if not path_of(config.out / "videos", spec).exists()]
     if not todo:
         return {}
+    make_env = functools.partial(find_suite(config.suite).make, config=config.env)
     finish = functools.partial(store_video, config.out / "videos")
     with cli.progress("videos", len(todo)) as advance:
-        report = run_policy(todo, config.env, policy, finish, config.fleet, serving, lambda *_: advance(""))
+        report = run_policy(todo, make_env, policy, finish, config.fleet, serving, lambda *_: advance(""))
     failed = {name: trouble for name, trouble in report.outcomes.items() if trouble is not None}
     return failed | dict.fromkeys(report.lost, "its simulator was lost too often")
 
@@ -142,6 +145,7 @@ def paths_of(config: EvalConfig, specs: Sequence[EpisodeSpec]) -> list[str]:
 
 def plan_episodes(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> list[EpisodeSpec]:
     """One episode for each task and start."""
+    config = settled(config)
     tasks, states = parse_range(config.tasks, "--tasks"), parse_range(config.init_states, "--init-states")
     starts = [InitState("stored", state) for state in states]
     starts += [InitState("placement", number) for number in range(config.placements)]
@@ -158,6 +162,11 @@ def plan_episodes(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> lis
         for task in tasks
         for start in starts
     ]
+
+
+def settled(config: EvalConfig) -> EvalConfig:
+    """The same with the environment's settings those of the chosen suite, where they were left at another's."""
+    return replace(config, env=settings_of(f"suite {config.suite}", find_suite(config.suite).config, config.env))
 
 
 def check_training(specs: Sequence[EpisodeSpec], training: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from vlaad_ray.configs import UserError
 from vlaad_ray.evaluate import video
 from vlaad_ray.rollout.episode import EpisodeSpec
-from vlaad_ray.types import CONTROL_HZ, Episode, Outcome
+from vlaad_ray.types import Episode, Outcome
 
 VIDEO_EVERY = 2
 """Control steps between two frames of a video."""
@@ -37,7 +37,7 @@ def store_video(folder: Path, episode: Episode) -> str | None:
         images = {camera: image for camera, image in seen.items() if image is not None}
         frames.append(video.frame(images, f"{word} · step {step} · {episode.instruction[:60]}"))
     try:
-        video.write_mp4(folder / f"{episode.key.name}.mp4", frames, CONTROL_HZ / VIDEO_EVERY)
+        video.write_mp4(folder / f"{episode.key.name}.mp4", frames, episode.embodiment.rate_hz / VIDEO_EVERY)
     except (video.VideoError, UserError) as error:
         return str(error)
     return None

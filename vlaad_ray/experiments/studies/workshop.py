@@ -28,6 +28,8 @@ from vlaad_ray.configs import (
     AnnotateConfig,
     CollectConfig,
     EvalConfig,
+    OpenVlaConfig,
+    RemoteConfig,
     ServingConfig,
     StudyBudget,
     TeacherNoiseConfig,
@@ -267,4 +269,7 @@ def _named(words: str, config: Any) -> str:
     """`words` and a hash of all settings that change what is made."""
     settings = content(config)
     settings.pop("policy", None)  # the words name it
+    if "teacher_config" in settings:  # whichever the teacher, names hold the settings of both kinds that have any
+        of_all = {**content(OpenVlaConfig()), **content(RemoteConfig())}
+        settings["teacher_config"] = {**of_all, **settings["teacher_config"]}
     return f"{words}-{config_hash(words=words, settings=json.dumps(settings, sort_keys=True, default=str))}"
