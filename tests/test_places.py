@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import synthetic
 import torch
-from vlaad_ray.quality.audit import audit
+from vlaad_ray.quality.stage import audit
 
 from vlaad_ray import store
 from vlaad_ray.annotate import annotate

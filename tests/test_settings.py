@@ -10,7 +10,7 @@ from typing import Annotated, Literal, get_args, get_origin
 
 import pytest
 import tyro
-from vlaad_ray.quality.audit import audit
+from vlaad_ray.quality.stage import audit
 
 from vlaad_ray import configs
 from vlaad_ray.annotate import annotate
