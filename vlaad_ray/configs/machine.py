@@ -16,15 +16,16 @@ Machine = Annotated[T, _MACHINE]
 
 def content(config: Any) -> dict[str, Any]:
     """A config as plain nested values, without its Machine settings: what is equal for equal results."""
+    config_type: Any = type(config)
     kept = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if _MACHINE not in marks_of(hints(type(config))[field.name]):
+        if _MACHINE not in marks_of(hints(config_type)[field.name]):
             kept[field.name] = content(value) if dataclasses.is_dataclass(value) else value
     return kept
 
 
-def machine_flags(config_type: type[Any]) -> Iterator[str]:
+def machine_flags(config_type: Any) -> Iterator[str]:
     """Names of a config's Machine settings, and of all settings in nested ones that are Machine as a whole."""
     for name, hint in hints(config_type).items():
         kind = get_args(hint)[0] if marks_of(hint) else hint
