@@ -18,25 +18,18 @@ from vlaad_ray.configs import (
     parse_range,
 )
 from vlaad_ray.experiments.studies import alpha, closed_loop, distillation, noise, pages, phases
+from vlaad_ray.experiments.studies.closed_loop import SeededOutcome
 from vlaad_ray.experiments.studies.pages import plain_settings, span
 from vlaad_ray.experiments.studies.workshop import Workshop
 from vlaad_ray.stats import paired_ratio, ratio_interval
 
 
-def outcome(init: int, ever: bool = True, task: int = 0, flips: int = 2, meant: int = 2, seed: int = 0) -> dict:
-    return {
-        "suite": "libero_object",
-        "task": task,
-        "init": f"s{init:04d}",
-        "instruction": "pick up the milk",
-        "success_ever": ever,
-        "success_final": ever,
-        "recorded_steps": 120,
-        "gripper_flips": flips,
-        "gripper_flips_meant": meant,
-        "last_phase": "approaching",
-        "seed": seed,
-    }
+def outcome(
+    init: int, ever: bool = True, task: int = 0, flips: int = 2, meant: int = 2, seed: int = 0
+) -> SeededOutcome:
+    metrics = {"gripper_flips": flips, "gripper_flips_meant": meant, "last_phase": "approaching"}
+    start = ("libero_object", task, f"s{init:04d}", "pick up the milk")
+    return SeededOutcome(*start, ever, ever, 100, 120, metrics, seed)
 
 
 def test_coefficient_of_variation_by_hand():

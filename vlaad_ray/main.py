@@ -185,6 +185,7 @@ def bench() -> Run:
     vlaad bench openvla --size full --out DIR      OpenVLA's latency and throughput, batched against one by one
     vlaad bench policy --policy vlaad_158m --out DIR     a student in every backend against OpenVLA-7B
     vlaad bench teacher --out DIR                  batched teacher requests against the ideal, and plainer batching
+    vlaad bench evaluation --out DIR               episodes a minute: a student in each simulator against shared ones
     vlaad bench audit --data DATA --out DIR        what the audit sees of a server that lies at known rates
     """
     from vlaad_ray.runtime import cli
@@ -224,6 +225,7 @@ BENCHMARKS: Mapping[str, type[Any]] = {
     "openvla": configs.BenchOpenVlaConfig,
     "policy": configs.BenchPolicyConfig,
     "teacher": configs.BenchTeacherConfig,
+    "evaluation": configs.BenchEvaluationConfig,
 }
 COMMANDS: Mapping[str, Command] = {
     "collect": Command(collect, configs.CollectConfig, "sim"),

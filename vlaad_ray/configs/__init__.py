@@ -3,6 +3,7 @@
 from vlaad_ray.configs.bench import (
     BenchAnnotateConfig,
     BenchAuditConfig,
+    BenchEvaluationConfig,
     BenchOpenVlaConfig,
     BenchPolicyConfig,
     BenchRolloutConfig,
@@ -27,7 +28,6 @@ from vlaad_ray.configs.common import (
     config_hash,
     parse_range,
     settings_of,
-    teacher_noise_content,
     what_a_checkpoint_is,
 )
 from vlaad_ray.configs.deploy import (
@@ -45,6 +45,12 @@ from vlaad_ray.configs.machine import (
     Machine,
     content,
     machine_flags,
+)
+from vlaad_ray.configs.names import (
+    STUDIES,
+    Later,
+    Newer,
+    named_settings,
 )
 from vlaad_ray.configs.stages import (
     AnnotateConfig,
@@ -78,6 +84,7 @@ from vlaad_ray.configs.vlm import (
 __all__ = [
     "EVAL_INIT_STATES",
     "STEP_BUDGETS",
+    "STUDIES",
     "SUITES",
     "TAXONOMIES",
     "WAIT_FOR_NODES_S",
@@ -86,6 +93,7 @@ __all__ = [
     "AuditConfig",
     "BenchAnnotateConfig",
     "BenchAuditConfig",
+    "BenchEvaluationConfig",
     "BenchOpenVlaConfig",
     "BenchPolicyConfig",
     "BenchRolloutConfig",
@@ -96,7 +104,9 @@ __all__ = [
     "ExportConfig",
     "Flat",
     "FleetConfig",
+    "Later",
     "Machine",
+    "Newer",
     "NoSettings",
     "NoiseConfig",
     "PipelineConfig",
@@ -123,9 +133,9 @@ __all__ = [
     "config_hash",
     "content",
     "machine_flags",
+    "named_settings",
     "parse_range",
     "settings_of",
-    "teacher_noise_content",
     "what_a_checkpoint_is",
     "writing",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import re
@@ -12,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from vlaad_ray.configs.bounds import FILLED, above, at_least, below, between
 from vlaad_ray.configs.errors import UserError
+from vlaad_ray.configs.names import Later, named_settings
 
 T = TypeVar("T")
 
@@ -109,7 +109,7 @@ class ActuationConfig:
     gripper_memory: Annotated[int, at_least(0)] = 10
     """Control steps over which a student's doubts about the gripper's command add up, until the command changes; 0: it
     changes when the student finds that likelier than not."""
-    nudge_after: Annotated[int, at_least(0)] = 0
+    nudge_after: Annotated[Later[int], at_least(0)] = 0
     """Control steps without motion, gripper open, after which a student's translations get noise for a moment, as wide
     as it is unsure; 0: never. 15 helps students that stand still before they grasp; the scripted teacher hardly ever
     rests so long (docs/experiments.md)."""
@@ -143,12 +143,7 @@ class TeacherNoiseConfig:
     """A stall lasts 1 to this many steps."""
 
 
-def teacher_noise_content(config: TeacherNoiseConfig) -> dict[str, TeacherNoiseConfig]:
-    """What teacher noise adds to the settings that `config_hash` is over: nothing without noise, so names stay."""
-    return {} if config == TeacherNoiseConfig() else {"teacher_noise": config}
-
-
 def config_hash(**settings: object) -> str:
-    """8 hex digits over settings that determine content. Values must be JSON-able or dataclasses."""
-    text = json.dumps(settings, sort_keys=True, default=dataclasses.asdict)
+    """8 hex digits over settings that determine content. Values must be JSON-able or dataclasses (`named_settings`)."""
+    text = json.dumps(settings, sort_keys=True, default=named_settings)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

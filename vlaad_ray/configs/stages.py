@@ -18,6 +18,7 @@ from vlaad_ray.configs.common import (
     TeacherNoiseConfig,
 )
 from vlaad_ray.configs.machine import Machine
+from vlaad_ray.configs.names import Later, Newer
 from vlaad_ray.configs.teachers import ServingConfig, TeacherConfig
 from vlaad_ray.configs.vlm import VlmConfig
 
@@ -54,7 +55,7 @@ class CollectConfig:
     noise: NoiseConfig = NoiseConfig()
     teacher_config: Flat[TeacherConfig] = TeacherConfig()
     serving: Machine[Flat[ServingConfig]] = ServingConfig()
-    teacher_noise: TeacherNoiseConfig = TeacherNoiseConfig()
+    teacher_noise: Later[TeacherNoiseConfig] = TeacherNoiseConfig()
     env: Flat[EnvConfig] = EnvConfig()
     fleet: Machine[Flat[FleetConfig]] = FleetConfig()
 
@@ -170,9 +171,14 @@ class EvalConfig:
     """Actions of a chunk executed before the policy is asked again; 0: 2 of a student's (docs/experiments.md), as its
     authors do for a teacher (openvla 1, remote 5)."""
     actuation: Flat[ActuationConfig] = ActuationConfig()
-    ensemble: Annotated[float | None, at_least(0)] = None
+    ensemble: Annotated[Later[float | None], at_least(0)] = None
     """Average a student's overlapping chunks, predictions i = 0, 1, … (oldest first) weighing exp(-ENSEMBLE * i); ACT
     uses 0.01, and --execute 1. None: each chunk stands alone."""
+    device: Newer[Literal["cpu", "cuda"]] = "cpu"
+    """Where a student computes. cuda: in --replicas copies (at least one; --gpus-per-replica each, by default a whole
+    GPU) that answer batches of all simulators. An export runs on CPUs."""
+    precision: Newer[Literal["fp32", "bf16"]] = "fp32"
+    """In which torch runs a student's checkpoint. An export has its own."""
     budget: Annotated[int, at_least(0)] = 0
     """Steps until success must have been reached; 0: the field's own (280 object, 220 spatial, 300 goal, 520 10)."""
     videos: Annotated[int, at_least(0)] = 2
@@ -181,7 +187,7 @@ class EvalConfig:
     """Another evaluation's --out: paired comparison on the shared init states (exact McNemar test)."""
     teacher_config: Flat[TeacherConfig] = TeacherConfig()
     serving: Machine[Flat[ServingConfig]] = ServingConfig()
-    teacher_noise: TeacherNoiseConfig = TeacherNoiseConfig()
+    teacher_noise: Later[TeacherNoiseConfig] = TeacherNoiseConfig()
     """Injected into what the policy asks for: how a teacher fares with the noise that its data has."""
     env: Flat[EnvConfig] = EnvConfig()
     fleet: Machine[Flat[FleetConfig]] = FleetConfig()

@@ -33,10 +33,11 @@ class TeacherConfig:
 
 @dataclass(frozen=True)
 class ServingConfig:
-    """Replicas of a teacher that answers batches (openvla). Never changes what an episode contains, beyond rounding."""
+    """Replicas of a policy that answers batches. Never changes what an episode contains, beyond rounding."""
 
-    replicas: Annotated[int, at_least(1)] = 1
-    """Copies of the teacher; environments are dealt out among them."""
+    replicas: Annotated[int, at_least(0)] = 0
+    """Copies of the policy; simulators are dealt out among them. 0: one of a teacher that needs it (openvla); a student
+    on CPUs has a copy of its own in each simulator's process."""
     gpus_per_replica: Annotated[float, at_least(0)] = 0.0
     """GPUs, or the fraction of one, for each copy; 0: it computes on CPUs."""
     cpus_per_replica: Annotated[float, at_least(0)] = 1.0

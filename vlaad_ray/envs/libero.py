@@ -178,6 +178,14 @@ def load_benchmark(suite: str) -> Any:
         return _import_libero().benchmark.get_benchmark(suite)()
 
 
+def check_starts(suite: str, tasks: tuple[int, ...], states: tuple[int, ...]) -> None:
+    """Raises UserError for a suite, a task of it or a stored init state that there is not."""
+    load_benchmark(suite)
+    for task in tasks:
+        check_task(suite, task)
+        check_init_states(suite, task, states)
+
+
 def check_task(suite: str, task: int) -> None:
     count = load_benchmark(suite).n_tasks
     if not 0 <= task < count:

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from vlaad_ray.configs import UserError
-from vlaad_ray.store.files import read_json, write_json
 from vlaad_ray.store.parquet import (
     SCHEMA_VERSION,
     corrupt,
@@ -238,24 +237,6 @@ def read_embodiment(footer: Mapping[str, Any]) -> Embodiment:
 
 def read_key(value: Mapping[str, Any]) -> EpisodeKey:
     return EpisodeKey(**{**value, "init": InitState(**value["init"])})
-
-
-def write_outcome(root: Path, name: str, outcome: Mapping[str, Any]) -> Path:
-    """The record that an episode ended. Written last: an episode without it is run again."""
-    return write_json(root / "outcomes" / f"{name}.json", dict(outcome))
-
-
-def read_outcomes(root: Path) -> dict[str, dict[str, Any]]:
-    """Episode name -> its outcome."""
-    return {path.stem: read_json(path) for path in sorted((root / "outcomes").glob("[!.]*.json"))}
-
-
-def read_evaluation(root: Path) -> dict[str, dict[str, Any]]:
-    """The outcomes that an evaluation's summary speaks of: its folder may hold those of other settings, too."""
-    if not (root / "summary.json").exists():
-        return {}
-    outcomes = read_outcomes(root)
-    return {name: outcomes[name] for name in read_json(root / "summary.json")["episodes"]}
 
 
 def _decode_or_none(path: Path, data: bytes | None) -> np.ndarray | None:

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vlaad_ray import export, store
 from vlaad_ray.configs import BenchPolicyConfig, UserError
 from vlaad_ray.deploy import exported
+from vlaad_ray.deploy.backends import BACKENDS
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.experiments.bench.latency import StudentRequest, TeacherRequest, random_observations
 from vlaad_ray.models.student import STUDENTS, presets
@@ -144,7 +145,7 @@ def measure(
     """Export if need be, then time and, with frames at hand, compare with torch in fp32."""
     runtime, _, precision = name.partition("-")
     directory, device, dtype = checkpoint, "cpu", None
-    if runtime in exported.BACKENDS:
+    if runtime in BACKENDS:
         directory = config.out / (name if config.data is None else f"{name}-calibrated")
         if not exported.is_export(directory) or exported.read_manifest(directory).source != checkpoint_name(checkpoint):
             samples = calibration if precision == "int8" else ()

@@ -91,7 +91,7 @@ def measure(teachers: Mapping[str, Outcomes], students: Mapping[str, Outcomes]) 
 def compare(teacher: Outcomes, student: Outcomes) -> dict[str, Any]:
     """Teacher and student on the same states, with what failed."""
     measured = {"teacher": closed_loop.rates(teacher), "student": closed_loop.rates(student)}
-    tasks = sorted({(outcome["suite"], outcome["task"]) for outcome in student})
+    tasks = sorted({(outcome.suite, outcome.task) for outcome in student})
     return {
         **{who: {"n": rates["ever"]["n"], "k": rates["ever"]["k"], **rates} for who, rates in measured.items()},
         "seeds": closed_loop.by_seed(student),
@@ -101,12 +101,12 @@ def compare(teacher: Outcomes, student: Outcomes) -> dict[str, Any]:
             {
                 "suite": suite,
                 "task": task,
-                "instruction": mine[0]["instruction"],
-                "ever": success_summary([outcome["success_ever"] for outcome in mine]),
-                "failed": [f"{o['init']} ({o['last_phase']})" for o in mine if not o["success_ever"]],
+                "instruction": mine[0].instruction,
+                "ever": success_summary([outcome.success_ever for outcome in mine]),
+                "failed": [f"{o.init} ({o.metrics['last_phase']})" for o in mine if not o.success_ever],
             }
             for suite, task in tasks
-            if (mine := [outcome for outcome in student if (outcome["suite"], outcome["task"]) == (suite, task)])
+            if (mine := [outcome for outcome in student if (outcome.suite, outcome.task) == (suite, task)])
         ],
     }
 

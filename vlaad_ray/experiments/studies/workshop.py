@@ -24,16 +24,19 @@ from ray.exceptions import RayTaskError
 from vlaad_ray import annotate, collect, evaluate, store, train
 from vlaad_ray.annotate.rules import rules_hash
 from vlaad_ray.configs import (
+    STUDIES,
     ActuationConfig,
     AnnotateConfig,
     CollectConfig,
     EvalConfig,
+    ServingConfig,
     StudyBudget,
     TeacherNoiseConfig,
     TrainConfig,
     UserError,
     config_hash,
     content,
+    named_settings,
     parse_range,
 )
 from vlaad_ray.configs.studies import Gripper
@@ -42,6 +45,16 @@ from vlaad_ray.runtime import cli, cluster
 from vlaad_ray.runtime.nodes import fitted
 from vlaad_ray.runtime.placement import Node, Processes, Share, divide_groups
 from vlaad_ray.train import prepare
+
+ONCE_OF_ALL = {
+    "alpha": 1.0,
+    "backbone": "",
+    "checkpoint_every": 1,
+    "direction_weight": 0.05,
+    "lora_rank": 8,
+    "phase_weight": 0.1,
+}
+"""Settings that all trainings had before objectives and students had their own: names of students hold them still."""
 
 Piece = CollectConfig | TrainConfig | EvalConfig
 Trained = tuple[Path, dict[str, Any]]
@@ -167,7 +180,7 @@ class Workshop:
             execute=0 if isinstance(policy, Path) else budget.teacher_execute,
             videos=videos,
             teacher_config=budget.teacher_config,
-            serving=budget.serving,
+            serving=ServingConfig() if isinstance(policy, Path) else budget.serving,
             teacher_noise=TeacherNoiseConfig(flip_rate=flip_rate),
             env=budget.env,
             fleet=budget.fleet,
@@ -264,6 +277,8 @@ def check_objective(objective: str) -> None:
 
 def _named(words: str, config: Any) -> str:
     """`words` and a hash of all settings that change what is made."""
-    settings = content(config)
-    settings.pop("policy", None)  # the words name it
+    named = named_settings(config, generation=STUDIES)
+    settings = {name: value for name, value in named.items() if name in content(config) and name != "policy"}
+    if "method" in settings:
+        settings = {**ONCE_OF_ALL, **settings.pop("network"), **settings.pop("method"), **settings}
     return f"{words}-{config_hash(words=words, settings=json.dumps(settings, sort_keys=True, default=str))}"
