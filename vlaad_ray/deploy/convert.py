@@ -22,7 +22,6 @@ from vlaad_ray.deploy.exported import Manifest
 from vlaad_ray.deploy.loading import interface
 from vlaad_ray.models.student.checkpoint import Pretrained
 from vlaad_ray.models.student.model import Student
-from vlaad_ray.types import PROPRIO_DIM
 
 OPSET = 20
 """Version of ONNX's operators: the first with GELU."""
@@ -105,7 +104,7 @@ def write_onnx(student: Student, directory: Path) -> None:
     cameras, size = len(config.cameras), config.image_size
     tokens = torch.ones(1, config.text_length, dtype=torch.int64)
     images = torch.zeros(1, cameras, size, size, 3, dtype=torch.uint8)
-    proprio = torch.zeros(1, PROPRIO_DIM)
+    proprio = torch.zeros(1, config.proprio_dim)
     with torch.no_grad():
         text = student.encode_text(tokens)
         features = student.perceive(images, proprio, text)
