@@ -41,6 +41,7 @@ from vlaad_ray.experiments.sweep import sweep
 from vlaad_ray.experiments.teacher_audit import run_audit
 from vlaad_ray.export import export
 from vlaad_ray.models.student.checkpoint import save_tensors
+from vlaad_ray.models.student.vlaad_158m import Vlaad158mConfig
 from vlaad_ray.pipeline import run_pipeline
 from vlaad_ray.quality.audit import audit
 from vlaad_ray.runtime.record import check_place, write_run_record
@@ -157,7 +158,11 @@ def test_a_repaired_copy_is_no_place_for_an_audit(outputs, tmp_path):
         (
             train,
             lambda root: TrainConfig(
-                root / "data", root, objective="bc", student="vlaad_158m", backbone=str(root / "backbone")
+                root / "data",
+                root,
+                objective="bc",
+                student="vlaad_158m",
+                network=Vlaad158mConfig(backbone=str(root / "backbone")),
             ),
             "--backbone",
         ),

@@ -36,11 +36,14 @@ from vlaad_ray.configs.bounds import Bound, hints, marks_of, settings
 from vlaad_ray.deploy import server
 from vlaad_ray.evaluate import evaluate
 from vlaad_ray.export import export
+from vlaad_ray.methods.vlaad.config import AuxiliaryConfig, BothConfig, DualPathConfig
+from vlaad_ray.models.student.vlaad_158m import Vlaad158mConfig
 from vlaad_ray.quality.audit import audit
-from vlaad_ray.runtime import cli
+from vlaad_ray.runtime import cli, doors
 from vlaad_ray.train import train
 
 CONFIGS = [each for _, each in inspect.getmembers(configs, dataclasses.is_dataclass)]
+CONFIGS += [DualPathConfig, AuxiliaryConfig, BothConfig, Vlaad158mConfig]
 PATHS = {
     "data": Path("data"),
     "run": Path("run"),
@@ -82,7 +85,7 @@ def test_no_number_is_without_a_bound_and_no_default_outside_of_it(config_type):
 def test_settings_go_by_the_flags_that_the_terminal_knows(config_type, capsys):
     """A message about --env.image-size helps nobody where the flag is --image-size."""
     with pytest.raises(SystemExit):
-        tyro.cli(config_type, args=["--help"])
+        tyro.cli(doors.with_settings(config_type, []), args=["--help"])
     known = set(re.findall(r"^\W (--[a-z0-9.-]+)", capsys.readouterr().out, re.MULTILINE))
     positional = {"--run"}  # no number, and no flag
     assert {flag for flag, _, _ in settings(made(config_type))} - positional <= known
@@ -94,7 +97,10 @@ def test_settings_go_by_the_flags_that_the_terminal_knows(config_type, capsys):
         (EnvConfig(image_size=0), "--image-size must be 8 to 4096, not 0"),
         (EnvConfig(settle_steps=-5), "--settle-steps must be 0 or more, not -5"),
         (dataclasses.replace(TRAIN, lr=math.nan), "--lr must be finite, above 0, not nan"),
-        (dataclasses.replace(TRAIN, alpha=math.inf), "--alpha must be finite, 0 or more, not inf"),
+        (
+            dataclasses.replace(TRAIN, method=DualPathConfig(alpha=math.inf)),
+            "--alpha must be finite, 0 or more, not inf",
+        ),
         (dataclasses.replace(TRAIN, validation_fraction=1.0), "--validation-fraction must be 0 to below 1, not 1.0"),
         (dataclasses.replace(TRAIN, max_minutes=0.0), "--max-minutes must be above 0, not 0.0"),
         (VlmConfig(gpu_memory=1.5), "--gpu-memory must be above 0, up to 1, not 1.5"),

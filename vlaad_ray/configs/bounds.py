@@ -98,7 +98,7 @@ def settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, tuple[An
         flag = f"{prefix}{name.replace('_', '-')}"
         if dataclasses.is_dataclass(value):
             yield from settings(value, prefix if NO_PREFIX in marks else f"{flag}.")
-        else:
+        elif NO_PREFIX not in marks:  # else the settings of an entry, to be filled in with its own
             yield f"--{flag}", value, marks
 
 
