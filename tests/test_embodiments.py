@@ -14,13 +14,15 @@ import torch
 
 from vlaad_ray import store
 from vlaad_ray.configs import TrainConfig, UserError
+from vlaad_ray.deploy import convert
+from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.methods import METHODS
 from vlaad_ray.models.student import STUDENTS, checkpoint
 from vlaad_ray.train import prepare
 from vlaad_ray.train.data import episode_frames, gather
 from vlaad_ray.train.fit import Progress, Setup, fit, make_optimiser
 from vlaad_ray.train.survey import survey
-from vlaad_ray.types import Embodiment
+from vlaad_ray.types import Embodiment, Observation
 
 torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
 PLANAR = Embodiment(action_dim=2, proprio_dim=3, cameras=("top",), rate_hz=10, gripper=None)
@@ -168,8 +170,20 @@ def test_an_architecture_and_a_method_from_outside_train_together(tmp_path, plug
     assert record["loss_progress"] > 0 and record["loss"] > record["loss_image"]
     assert pretrained.student.decode(answer(pretrained)).actions.shape == (2, 5, 2)
     assert json.loads((tmp_path / "student" / "config.json").read_text())["architecture"] == "tiny"
+    policy = StudentPolicy.from_pretrained(tmp_path / "student")
+    top = {"top": np.zeros((48, 48, 3), np.uint8)}
+    answered = policy.infer(Observation("pick up the red cup", np.zeros(3, np.float32), top))
+    assert answered.actions.shape == (5, 2) and answered.closing is None and answered.spread is None
     names = set(pretrained.student.state_dict())
     assert "head.weight" in names and not [name for name in names if name.startswith("student.")]
+
+
+def test_an_export_of_what_does_not_answer_in_bins_is_refused(tmp_path, plugin):
+    """Its graphs would be decoded as if it did."""
+    plugin("tiny_student")
+    pretrained, _ = trained(write_dataset(tmp_path / "data", PLANAR), tmp_path / "student", student="tiny")
+    with pytest.raises(UserError, match="architecture tiny does not answer in bins"):
+        convert.convert(pretrained, "student-00000000", tmp_path / "export", "onnx", "fp32")
 
 
 def test_an_architecture_from_outside_trains_with_a_description_too(tmp_path, plugin):

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import synthetic
 import torch
-from vlaad_ray.quality.stage import audit
 
 from vlaad_ray import store
 from vlaad_ray.annotate import annotate
@@ -42,7 +41,9 @@ from vlaad_ray.experiments.sweep import sweep
 from vlaad_ray.experiments.teacher_audit import run_audit
 from vlaad_ray.export import export
 from vlaad_ray.models.student.checkpoint import save_tensors
+from vlaad_ray.models.student.vlaad_158m import Vlaad158mConfig
 from vlaad_ray.pipeline import run_pipeline
+from vlaad_ray.quality.stage import audit
 from vlaad_ray.runtime.record import check_place, write_run_record
 from vlaad_ray.train import train
 
@@ -157,7 +158,11 @@ def test_a_repaired_copy_is_no_place_for_an_audit(outputs, tmp_path):
         (
             train,
             lambda root: TrainConfig(
-                root / "data", root, objective="bc", student="vlaad_158m", backbone=str(root / "backbone")
+                root / "data",
+                root,
+                objective="bc",
+                student="vlaad_158m",
+                network=Vlaad158mConfig(backbone=str(root / "backbone")),
             ),
             "--backbone",
         ),

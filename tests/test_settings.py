@@ -10,7 +10,6 @@ from typing import Annotated, Literal, get_args, get_origin
 
 import pytest
 import tyro
-from vlaad_ray.quality.stage import audit
 
 from vlaad_ray import configs
 from vlaad_ray.annotate import annotate
@@ -40,6 +39,7 @@ from vlaad_ray.evaluate import evaluate
 from vlaad_ray.export import export
 from vlaad_ray.main import main
 from vlaad_ray.methods.vlaad.config import DualPathConfig
+from vlaad_ray.quality.stage import audit
 from vlaad_ray.runtime import doors
 from vlaad_ray.runtime.doors import DOORS
 from vlaad_ray.train import train

@@ -205,6 +205,26 @@ def test_a_setting_that_is_the_default_makes_no_other_student(tmp_path, monkeypa
     assert "alpha0.5" in other.out.name and other.out != plain.out
 
 
+@pytest.mark.parametrize(
+    ("objective", "settings", "ending"),
+    [
+        ("bc", {}, "-seed1-0b53263e"),
+        ("dual_path", {}, "-seed1-fe0427e9"),
+        ("dual_path", {"alpha": 0.5}, "-alpha0.5-seed1-439c14ba"),
+        ("auxiliary", {}, "-seed1-8207623a"),
+        ("both", {"alpha": 1.0}, "-seed1-f271ffa9"),
+    ],
+)
+def test_students_are_called_as_before_objectives_had_settings_of_their_own(
+    tmp_path, monkeypatch, objective, settings, ending
+):
+    """With other names, hours of training would be repeated."""
+    monkeypatch.setattr(Workshop, "annotations", lambda *_: (tmp_path / "labels", {}))
+    monkeypatch.setattr("vlaad_ray.experiments.studies.workshop.rules_hash", lambda: "f8215e88")
+    found = workshop(tmp_path).training(Path("data"), 1, objective, **settings)
+    assert found.out.name.endswith(ending)
+
+
 @pytest.mark.slow
 def test_a_study_runs_is_cut_off_and_goes_on(ray_local, tmp_path):
     """On real LIBERO: first no time for any training, then the rest; the third time nothing is left to do."""

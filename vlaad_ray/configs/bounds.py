@@ -98,7 +98,7 @@ def settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, tuple[An
         flag = name.replace("_", "-") if flag is None else flag
         if dataclasses.is_dataclass(value):
             yield from settings(value, f"{prefix}{flag}." if flag else prefix)
-        else:
+        elif flag:  # else the settings of an entry, to be filled in with its own
             yield f"--{prefix}{flag}", value, marks
 
 

@@ -14,7 +14,7 @@ Machine = Annotated[T, _MACHINE]
 """A setting that may differ when the same work is continued: a place, a number of workers, a time-out."""
 
 
-def machine_flags(config_type: type[Any]) -> Iterator[str]:
+def machine_flags(config_type: Any) -> Iterator[str]:
     """Names of a config's Machine settings, and of all settings in nested ones that are Machine as a whole."""
     for name, hint in hints(config_type).items():
         kind = get_args(hint)[0] if marks_of(hint) else hint

@@ -6,7 +6,7 @@ imports this.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,12 +45,7 @@ def episode_frames(
         pictures = store.cached_arrays(place, lambda: episode_pictures(episode, config))
     steps = pictures["steps"]
     labels = phases_of(episode, annotation)
-    own = {
-        OWN + name: (np.array([texts[text] for text in values], np.int32) if are_texts(values) else np.asarray(values))[
-            steps
-        ]
-        for name, values in columns(episode, annotation).items()
-    }
+    own = {OWN + name: _numbers(values, texts)[steps] for name, values in columns(episode, annotation).items()}
     return {
         "images": pictures["images"],
         "proprio": episode.proprio[steps].astype(np.float32),
@@ -62,6 +57,11 @@ def episode_frames(
         "held_out": np.full(len(steps), source.held_out),
         **own,
     }
+
+
+def _numbers(values: Sequence[str] | np.ndarray, texts: Mapping[str, int]) -> np.ndarray:
+    """A method's column: texts by their index."""
+    return np.array([texts[text] for text in values], np.int32) if are_texts(values) else np.asarray(values)
 
 
 def episode_pictures(episode: Episode, config: StudentConfig) -> dict[str, np.ndarray]:

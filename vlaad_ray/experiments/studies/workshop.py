@@ -46,6 +46,16 @@ from vlaad_ray.runtime.nodes import fitted
 from vlaad_ray.runtime.placement import Node, Processes, Share, divide_groups
 from vlaad_ray.train import prepare
 
+ONCE_OF_ALL = {
+    "alpha": 1.0,
+    "backbone": "",
+    "checkpoint_every": 1,
+    "direction_weight": 0.05,
+    "lora_rank": 8,
+    "phase_weight": 0.1,
+}
+"""Settings that all trainings had before objectives and students had their own: names of students hold them still."""
+
 Piece = CollectConfig | TrainConfig | EvalConfig
 Trained = tuple[Path, dict[str, Any]]
 """A student: run directory, summary of its training."""
@@ -272,4 +282,6 @@ def _named(words: str, config: Any) -> str:
     if "teacher_config" in settings:  # whichever the teacher, names hold the settings of both kinds that have any
         of_all = {**content(OpenVlaConfig()), **content(RemoteConfig())}
         settings["teacher_config"] = {**of_all, **settings["teacher_config"]}
+    if "method" in settings:
+        settings = {**ONCE_OF_ALL, **settings.pop("network"), **settings.pop("method"), **settings}
     return f"{words}-{config_hash(words=words, settings=json.dumps(settings, sort_keys=True, default=str))}"

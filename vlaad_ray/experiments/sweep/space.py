@@ -44,7 +44,8 @@ def read_axes(config: SweepConfig) -> list[Axis]:
     for axis in axes:
         check_matters(axis, config.train)
         trained = complete(config.train)
-        for holder in (TrainConfig, type(trained.method), type(trained.network)):
+        holders: tuple[Any, ...] = (TrainConfig, type(trained.method), type(trained.network))
+        for holder in holders:
             if axis.name in hints(holder):  # a trial's setting may be what a training's may be
                 check_value(axis.flag, axis.interval or axis.choices, marks_of(hints(holder)[axis.name]))
         if config.search == "grid" and not axis.choices:
