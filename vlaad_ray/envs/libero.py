@@ -22,6 +22,7 @@ import mujoco
 import numpy as np
 
 from vlaad_ray.configs import STEP_BUDGETS, SUITES, EnvConfig, UserError
+from vlaad_ray.envs import egl
 from vlaad_ray.envs.physics import single_pass
 from vlaad_ray.envs.rendering import SceneRenderer
 from vlaad_ray.types import CONTROL_HZ, InitState, Observation
@@ -193,12 +194,16 @@ def check_init_states(suite: str, task: int, indices: tuple[int, ...]) -> None:
 def _import_libero() -> SimpleNamespace:
     """LIBERO's modules as one namespace, without the warnings that robosuite logs while it is imported."""
     logging.disable(logging.WARNING)
+    # robosuite, which draws nothing here, fails unless it finds this digit somewhere in CUDA_VISIBLE_DEVICES.
+    chosen = os.environ.pop(egl.CHOICE, None)
     try:
         from libero.libero import benchmark
         from libero.libero.envs.env_wrapper import ControlEnv
         from robosuite.utils.observables import Observable, sensor
     finally:
         logging.disable(logging.NOTSET)
+        if chosen is not None:
+            os.environ[egl.CHOICE] = chosen
     return SimpleNamespace(
         benchmark=benchmark,
         ControlEnv=ControlEnv,

@@ -51,7 +51,7 @@ def audit(config: AuditConfig, paths: Sequence[Path]) -> dict[str, Any]:
     began = time.monotonic()
     check_places(config, paths)
     record.write_run_record(config.out, config)
-    cluster.connect()
+    cluster.connect(ray_data=True)
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # warns of its progress bars being off
     ray.data.DataContext.get_current().enable_progress_bars = False  # ours instead of one an operator
     rows = (
