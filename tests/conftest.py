@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 # Before any test module imports MuJoCo, Ray or torch: each reads its variable once. Ray's workers inherit them.
 os.environ.setdefault("MUJOCO_GL", "egl")
@@ -30,3 +31,16 @@ def ray_local() -> Iterator[None]:
     cluster.connect(num_cpus=2, include_dashboard=True, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def openvla_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """OpenVLA's layout with tiny random weights in fp32, in three files. Not to be changed."""
+    import torch  # which few tests need
+
+    from vlaad_ray.models.openvla.random_checkpoint import write_random_checkpoint
+
+    directory = tmp_path_factory.mktemp("openvla")
+    write_random_checkpoint(directory, "tiny", torch.float32, shard_bytes=8_500_000)
+    assert len(list(directory.glob("model-*.safetensors"))) == 3
+    return directory

@@ -14,17 +14,18 @@ import torch
 
 from vlaad_ray.configs import BenchPolicyConfig, ExportConfig, UserError
 from vlaad_ray.deploy import convert, exported, loading
+from vlaad_ray.deploy.backends import BACKENDS, Runtime, open_vino
 from vlaad_ray.deploy.backends.graphs import PARTS
 from vlaad_ray.deploy.backends.pytorch import TorchBackend
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.experiments.bench import policy as bench
 from vlaad_ray.experiments.bench.latency import time_calls
-from vlaad_ray.export import agreement, compare, export, real_frames
+from vlaad_ray.export import agreement, compare, decisive, export, real_frames
 from vlaad_ray.models.student import checkpoint
 from vlaad_ray.models.student.clip import ClipConfig, ClipStudent
 from vlaad_ray.models.student.small import SmallConfig, SmallStudent
 from vlaad_ray.models.student.text import CLIP_MARKS, train_tokenizer
-from vlaad_ray.types import Observation
+from vlaad_ray.types import ActionChunk, Observation
 
 torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
 
@@ -84,7 +85,7 @@ def observation(step: int = 0, instruction: str = TEXTS[0]) -> Observation:
 
 
 def logits(policy: StudentPolicy, observations: list[Observation]) -> torch.Tensor:
-    return torch.from_numpy(policy.backend.logits(*policy.prepare(observations)))
+    return torch.from_numpy(policy.backend.output(*policy.prepare(observations)))
 
 
 OBSERVATIONS = [observation(step, text) for step in range(8) for text in TEXTS]
@@ -100,9 +101,10 @@ def test_an_export_answers_as_torch_does_and_is_a_policy_like_any_other(small, d
         given, expected = (policy.infer(observation(1, text)).actions for policy in (ours, torchs))
         # Sums in another order; a value at which two bins change places would show as 1 / 128 or more.
         np.testing.assert_allclose(given, expected, atol=1e-4)
-    name, training = loading.describe(tmp_path)
-    assert name.startswith(f"{checkpoint.checkpoint_name(small)}-openvino-fp32-")
-    assert training == checkpoint.from_pretrained(small).training
+    described = loading.describe(tmp_path)
+    assert described.name.startswith(f"{checkpoint.checkpoint_name(small)}-openvino-fp32-")
+    assert described.training == checkpoint.from_pretrained(small).training
+    assert described.interface == loading.describe(small).interface
 
 
 def test_onnx_answers_as_torch_does_whatever_else_is_in_the_batch(small, graphs):
@@ -138,17 +140,17 @@ def test_lower_precision_keeps_proprioception_and_most_decisions(small, graphs, 
     """Statistics in fp16 would blur the fingers' millimetres (4 % of the bins of a trained student)."""
     _, calibration = real_frames(data, ("agentview", "wrist"), 20, 20)
     policy = StudentPolicy.from_pretrained(small)
-    convert.write_openvino(graphs, tmp_path, precision, [policy.prepare([each]) for each in calibration])
+    open_vino.write_graphs(graphs, tmp_path, precision, [policy.prepare([each]) for each in calibration])
     backend = exported.open_graphs(tmp_path, "openvino", precision, threads=1)
     seen = policy.prepare(OBSERVATIONS)
-    found = agreement(logits(policy, OBSERVATIONS), torch.from_numpy(backend.logits(*seen)))
+    found = agreement(policy.backend.output(*seen), backend.output(*seen), policy.backend.decode)
     # Random weights make close calls everywhere; a trained student is measured by jobs/export.py.
     assert found["greedy_bins"] >= least
     assert found["gripper"] >= least
     images, proprio, text = (each[:1] for each in seen)
     near = proprio + np.float32([0, 0, 0, 0, 0, 0, 0, 1e-3])
-    told_apart = np.abs(backend.logits(images, near, text) - backend.logits(images, proprio, text)).max()
-    expected = np.abs(policy.backend.logits(images, near, text) - policy.backend.logits(images, proprio, text)).max()
+    told_apart = np.abs(backend.output(images, near, text) - backend.output(images, proprio, text)).max()
+    expected = np.abs(policy.backend.output(images, near, text) - policy.backend.output(images, proprio, text)).max()
     assert told_apart == pytest.approx(expected, rel=0.5)
 
 
@@ -165,13 +167,16 @@ def test_torch_in_bf16_really_holds_bf16_but_for_head_and_statistics(small):
 
 
 def test_an_export_that_disagrees_is_an_error_and_does_not_load(small, graphs, data, tmp_path, monkeypatch):
-    def copied(*_: object) -> tuple[StudentPolicy, int]:  # converting takes seconds
+    def spoilt(*_: object) -> tuple[StudentPolicy, int]:  # converting takes seconds
         shutil.copytree(graphs, tmp_path, dirs_exist_ok=True)
-        return StudentPolicy.from_pretrained(tmp_path), 0
+        pretrained = checkpoint.from_pretrained(small)
+        with torch.no_grad():
+            pretrained.student.head[-1].bias += torch.linspace(-9, 9, len(pretrained.student.head[-1].bias))
+        return StudentPolicy(loading.in_torch(pretrained)), 0
 
-    monkeypatch.setattr("vlaad_ray.export.build", copied)
-    with pytest.raises(UserError, match="below the bar of 200 %"):
-        export(ExportConfig(small, data, tmp_path, "onnx", "fp32", frames=20, bar=2))
+    monkeypatch.setattr("vlaad_ray.export.build", spoilt)
+    with pytest.raises(UserError, match=r"% of bins and .* % of gripper commands, below the bar of 99 %"):
+        export(ExportConfig(small, data, tmp_path, "onnx", "fp32", frames=20))
     assert not json.loads((tmp_path / "summary.json").read_text())["accepted"]
     with pytest.raises(UserError, match="is not a vlaad_ray student"):
         StudentPolicy.from_pretrained(tmp_path)
@@ -231,9 +236,53 @@ def test_a_directory_is_not_run_in_what_it_was_not_made_for(small, graphs):
         StudentPolicy.from_pretrained(graphs, dtype="bf16")
 
 
+def test_an_export_of_before_there_was_a_choice_of_robots_is_liberos(graphs, tmp_path):
+    """Exports cost minutes and calibration: those that lack the robot's sizes must go on loading."""
+    shutil.copytree(graphs, tmp_path / "copy")
+    content = json.loads((tmp_path / "copy" / exported.MANIFEST).read_text())
+    for name in ("action_dim", "proprio_dim", "gripper"):
+        del content["interface"][name]
+    edit(tmp_path / "copy", interface=content["interface"])
+    assert loading.describe(tmp_path / "copy") == loading.describe(graphs)
+    StudentPolicy.from_pretrained(tmp_path / "copy").infer(observation())
+
+
+def test_actions_without_bins_are_compared_as_they_are():
+    """A student that answers otherwise than in bins could not be exported: there were no bins to compare."""
+    said = np.zeros((4, 2, 3), np.float32)
+    other = said.copy()
+    other[0, 0, 0] = 0.5
+
+    def decode(output: np.ndarray) -> list[ActionChunk]:
+        return [ActionChunk(each) for each in output]
+
+    found = agreement(said, other, decode, gripper=None)
+    assert found["close"] == pytest.approx(23 / 24)
+    assert found["max_abs_difference"] == 0.5
+    assert decisive(found) == {"actions": found["close"]}
+    assert "gripper" in agreement(said, other, decode, gripper=2)
+
+
+def test_a_backend_from_outside_is_one_line(graphs, tmp_path, monkeypatch):
+    """Its name stood in types and ladders of ifs: a plugin's exports could not be made, named or opened."""
+    shutil.copytree(graphs, tmp_path / "copy")
+    edit(tmp_path / "copy", backend="elsewhere")
+    with pytest.raises(UserError, match="unknown backend 'elsewhere'"):
+        StudentPolicy.from_pretrained(tmp_path / "copy")
+    runtime = Runtime("vlaad_ray.deploy.backends.onnx_runtime", ("fp32",), ("onnxruntime",), "onnx")
+    monkeypatch.setitem(BACKENDS, "elsewhere", runtime)
+    policy = StudentPolicy.from_pretrained(tmp_path / "copy", backend="elsewhere")
+    assert policy.backend.name == "elsewhere-fp32"
+    expected = StudentPolicy.from_pretrained(graphs).infer(observation())
+    np.testing.assert_array_equal(policy.infer(observation()).actions, expected.actions)
+    convert.check_backend("elsewhere", "fp32")
+    with pytest.raises(UserError, match="elsewhere runs fp32 here; int8 needs --backend openvino"):
+        convert.check_backend("elsewhere", "int8")
+
+
 def test_every_part_has_its_own_files():
     """Two parts that shared a file would overwrite each other, and still load."""
-    for backend in exported.BACKENDS:
+    for backend in BACKENDS:
         names = exported.graph_files(backend)
         assert len(set(names)) == len(names) >= len(PARTS)
 

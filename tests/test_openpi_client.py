@@ -11,9 +11,9 @@ from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from websockets.exceptions import InvalidStatus
 
 from vlaad_ray.configs import ActuationConfig, EnvConfig, ServerConfig
-from vlaad_ray.deploy.actuation import Actuated
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.deploy.server import PolicyServer
+from vlaad_ray.deploy.shaping import Shaped, shape
 from vlaad_ray.envs.libero import LiberoEnv
 from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
 from vlaad_ray.types import ActionChunk, EpisodeKey, InitState
@@ -57,7 +57,7 @@ def test_a_whole_episode_on_real_libero_is_the_same_as_without_a_network(policy)
     spec = EpisodeSpec(EpisodeKey("libero_object", 0, InitState("stored", 20), "student", 0, "00000000"), budget=BUDGET)
     env = LiberoEnv("libero_object", 0, EnvConfig(image_size=64))
     actuation = ActuationConfig(gripper_dwell=DWELL)
-    here = run_episode(env, Actuated(policy, actuation), spec)
+    here = run_episode(env, Shaped(policy, shape(None, None, actuation)), spec)
     with PolicyServer(policy, METADATA, ServerConfig(port=0, actuation=actuation)) as server:
         there = run_episode(env, OpenpiExample(server), spec)
         answered = server.counts.answered
@@ -83,3 +83,27 @@ def test_its_key_is_our_token_and_an_error_leaves_it_working(policy, tmp_path):
         answer = client.infer({**element, "observation/wrist_image": pixels})
         assert answer["actions"].shape == (HORIZON, 7)
         assert answer["server_timing"]["infer_ms"] > 0
+
+
+def test_float_pictures_channels_first_and_a_list_as_state_get_the_same_answer(policy):
+    """What openpi's own server takes from the same client: here they raised RuntimeError."""
+    random = np.random.default_rng(0)
+    pictures = {key: random.integers(0, 256, (32, 40, 3), np.uint8) for key in ("image", "wrist_image")}
+    state = random.random(8).astype(np.float32)
+
+    def element(convert, state):
+        return {f"observation/{key}": convert(each) for key, each in pictures.items()} | {
+            "observation/state": state,
+            "prompt": "go",
+        }
+
+    with PolicyServer(policy, METADATA, ServerConfig(port=0, actuation=ActuationConfig(0, 0, 0))) as server:
+        client = WebsocketClientPolicy("127.0.0.1", server.port)
+        expected = client.infer(element(lambda picture: picture, state))["actions"]
+        for convert in (
+            lambda picture: picture.transpose(2, 0, 1),
+            lambda picture: picture / 255,
+            lambda picture: (picture / 255).astype(np.float32).transpose(2, 0, 1),
+        ):
+            for given in (state.astype(np.float64), state.tolist()):
+                np.testing.assert_array_equal(client.infer(element(convert, given))["actions"], expected)

@@ -14,8 +14,8 @@ import ray
 from vlaad_ray import store
 from vlaad_ray.collect import collect, plan_episodes
 from vlaad_ray.configs import CollectConfig, EnvConfig, FleetConfig, NoiseConfig, TeacherConfig, UserError
-from vlaad_ray.evaluate.stage import store_outcome
 from vlaad_ray.rollout.fleet import run_fleet
+from vlaad_ray.rollout.outcome import store_outcome
 from vlaad_ray.teachers import scripted
 from vlaad_ray.teachers.scripted.expert import ScriptedTeacher
 
@@ -119,7 +119,7 @@ def test_a_killed_simulator_is_replaced_and_its_episode_retried(dataset, ray_loc
     config = small_config(tmp_path, tasks="0", fleet=FleetConfig(actors=1))
     specs = plan_episodes(config, TEACHER)
     outcomes = {}
-    finish, mortal = partial(store_outcome, tmp_path), partial(Mortal, tmp_path / "scar")
+    finish, mortal = partial(store_outcome, tmp_path, {}), partial(Mortal, tmp_path / "scar")
     report = run_fleet(specs, config.env, mortal, finish, config.fleet, lambda spec, _: outcomes.update({spec.key: 1}))
     assert report.retried == 1
     assert report.lost == ()
@@ -170,14 +170,14 @@ def test_a_stuck_simulator_is_replaced_and_an_episode_that_always_sticks_is_lost
     config = small_config(tmp_path, tasks="0", placements=0, init_states="0")
     fleet = FleetConfig(actors=1, episode_timeout_s=0.5, max_retries=1)
     specs = plan_episodes(config, TEACHER)
-    report = run_fleet(specs, config.env, ScriptedTeacher, partial(store_outcome, tmp_path), fleet, lambda *_: None)
+    report = run_fleet(specs, config.env, ScriptedTeacher, partial(store_outcome, tmp_path, {}), fleet, lambda *_: None)
     assert report.retried == 1
     assert report.lost == (specs[0].key.name,)
 
 
 def test_a_bug_in_a_policy_stops_the_run_instead_of_counting_as_failed_episodes(ray_local, tmp_path):
     specs = plan_episodes(small_config(tmp_path, tasks="0", placements=0, init_states="0"), TEACHER)
-    finish = partial(store_outcome, tmp_path)
+    finish = partial(store_outcome, tmp_path, {})
     with pytest.raises(TypeError, match="LiberoEnv"):  # a "policy" made by len(env)
         run_fleet(specs, EnvConfig(image_size=32), len, finish, FleetConfig(actors=1), lambda *_: None)
 

@@ -16,7 +16,7 @@ from vlaad_ray.evaluate import stage as evaluate
 from vlaad_ray.rollout import replicas
 from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
 from vlaad_ray.rollout.fleet import check_images
-from vlaad_ray.rollout.replicas import PolicyUnavailable, Replica, placed, question
+from vlaad_ray.rollout.replicas import PolicyUnavailable, Replica, placed, question, unpack
 from vlaad_ray.serving.rhythm import Rhythm
 from vlaad_ray.teachers import TEACHERS, fingerprint
 from vlaad_ray.types import Observation, SharedPolicy, Trained
@@ -43,12 +43,12 @@ def test_waiting_requests_share_a_batch_and_each_gets_its_own_answer(ray_local, 
     answers = [replica.infer.remote(f"client {number}", question(seen(number / 10))) for number in range(8)]
     ray.get(replica.next_seat.remote())  # calls of one caller start in order: all eight wait by now
     (tmp_path / "gate").touch()
-    chunks = ray.get(answers)
+    chunks = [unpack(answer) for answer in ray.get(answers)]
     ray.kill(replica)
-    sizes = Counter(int(phase) for _, phase in chunks)  # each answer says how large its batch was
+    sizes = Counter(int(chunk.phase) for chunk in chunks)  # each answer says how large its batch was
     assert sizes[4] >= 4
     assert all(count % size == 0 and size <= 4 for size, count in sizes.items())
-    assert [np.frombuffer(actions, np.float32)[0] for actions, _ in chunks] == [np.float32(n / 10) for n in range(8)]
+    assert [chunk.actions[0, 0] for chunk in chunks] == [np.float32(n / 10) for n in range(8)]
 
 
 def run_line_episodes(make, count):
@@ -131,9 +131,9 @@ def test_what_is_wrong_with_a_checkpoint_is_said_before_any_simulator_starts(ray
             "no node has 1 CPU and 1 GPU for a replica: the largest has 2 CPUs and no",
         ),
         (ServingConfig(replicas=3), "3 replicas of 1 CPU do not fit: the nodes have room for 2"),
-        (ServingConfig(replicas=0), "--replicas must be 1 or more"),
+        (ServingConfig(replicas=-1), "--replicas must be 0 or more"),
         (ServingConfig(max_batch=0), "--max-batch must be 1 or more"),
-        (ServingConfig(max_wait_ms=-1), "must not be negative"),
+        (ServingConfig(max_wait_ms=-1), "--max-wait-ms must be 0 or more"),
     ],
 )
 def test_a_placement_that_cannot_work_is_refused(ray_local, config, message):

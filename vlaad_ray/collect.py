@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,17 @@ from vlaad_ray.configs import (
     CollectConfig,
     UserError,
     config_hash,
+    named_settings,
     parse_range,
-    teacher_noise_content,
 )
 from vlaad_ray.envs import libero
 from vlaad_ray.rollout.episode import EpisodeSpec
 from vlaad_ray.rollout.fleet import check_images, run_policy
 from vlaad_ray.rollout.noise import check_teacher_noise
 from vlaad_ray.runtime import cli
-from vlaad_ray.runtime.record import software, write_run_record
+from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.teachers import find_teacher
-from vlaad_ray.types import Episode, EpisodeKey, InitState, LocalPolicy, SharedPolicy
+from vlaad_ray.types import Collected, Episode, EpisodeKey, InitState, LocalPolicy, SharedPolicy
 
 CONTENT_VERSION = 2
 """Raise it when the same settings would give other episodes, so that old ones are not taken for them."""
@@ -34,12 +34,13 @@ CONTENT_VERSION = 2
 
 def collect(config: CollectConfig) -> dict[str, Any]:
     """Complete the dataset that `config` describes; return (and write) its summary."""
+    begin(config.out, config, {"--checkpoint": config.teacher_config.checkpoint})
     teacher = find_teacher(config.teacher, config.teacher_config, config.suite, config.execute)
     specs = plan_episodes(config, teacher)
     warnings = check_images(teacher, config.env)
     for warning in warnings:
         cli.console.print(f"[yellow]warning:[/] {warning}")
-    done = store.read_outcomes(config.out)
+    done = store.read_outcomes(config.out, Collected)
     todo = [spec for spec in specs if not _is_done(config.out, spec, done)]
     write_run_record(config.out, config)
     with cli.progress("collect", len(specs)) as advance:
@@ -52,7 +53,7 @@ def collect(config: CollectConfig) -> dict[str, Any]:
             functools.partial(store_episode, config.out, config.keep_failed, facts(config)),
             config.fleet,
             config.serving,
-            lambda spec, outcome: advance("kept" if outcome["kept"] else "failed"),
+            lambda spec, outcome: advance("kept" if outcome.kept else "failed"),
         )
     counts = summarise(config, specs, report.retried, report.lost, report.steps, report.seconds)
     summary = {**counts, "policy": teacher.name, "warnings": warnings}
@@ -76,8 +77,6 @@ def plan_episodes(config: CollectConfig, teacher: LocalPolicy | SharedPolicy) ->
             f"--init-states: {reserved[0]}-{reserved[-1]} are kept for evaluation (20-49); choose from 0-19, "
             "add --placements N for more, or pass --allow-eval-states"
         )
-    if config.image_every < 1:
-        raise UserError(f"--image-every must be 1 or more, not {config.image_every}")
     inits = [InitState("stored", index) for index in stored]
     inits += [InitState("placement", index) for index in range(config.placements)]
     if not tasks or not inits:
@@ -92,7 +91,7 @@ def plan_episodes(config: CollectConfig, teacher: LocalPolicy | SharedPolicy) ->
         noise=config.noise,
         image_every=config.image_every,
         **teacher.settings,
-        **teacher_noise_content(config.teacher_noise),
+        **named_settings(config, "teacher_noise"),
     )
     return [
         EpisodeSpec(
@@ -111,30 +110,30 @@ def facts(config: CollectConfig) -> dict[str, Any]:
     return {"render": config.env.render, "teacher_noise": asdict(config.teacher_noise)}
 
 
-def store_episode(out: Path, keep_failed: bool, extra: dict[str, Any], episode: Episode) -> dict[str, Any]:
+def store_episode(out: Path, keep_failed: bool, extra: dict[str, Any], episode: Episode) -> Collected:
     """On the actor: keep a good episode, then record that it ended. Good means that the goal outlasts the release."""
     kept = episode.success_final
     if kept or keep_failed:
         store.write_episode(out, episode, {**extra, "kept": kept, **software()})
-    outcome = {
-        "suite": episode.key.suite,
-        "task": episode.key.task,
-        "init": episode.key.init.label,
-        "kept": kept,
-        "stored": kept or keep_failed,
-        "success_ever": episode.success_ever,
-        "success_final": episode.success_final,
-        "steps": len(episode),
-    }
+    outcome = Collected(
+        suite=episode.key.suite,
+        task=episode.key.task,
+        init=episode.key.init.label,
+        kept=kept,
+        stored=kept or keep_failed,
+        success_ever=episode.success_ever,
+        success_final=episode.success_final,
+        steps=len(episode),
+    )
     store.write_outcome(out, episode.key.name, outcome)
     return outcome
 
 
-def _is_done(out: Path, spec: EpisodeSpec, outcomes: dict[str, dict[str, Any]]) -> bool:
+def _is_done(out: Path, spec: EpisodeSpec, outcomes: Mapping[str, Collected]) -> bool:
     outcome = outcomes.get(spec.key.name)
     if outcome is None:
         return False
-    return not outcome["stored"] or (out / "episodes" / f"{spec.key.name}.parquet").exists()
+    return not outcome.stored or (out / "episodes" / f"{spec.key.name}.parquet").exists()
 
 
 def summarise(
@@ -146,13 +145,13 @@ def summarise(
     seconds: float,
 ) -> dict[str, Any]:
     """The collection's summary.json (docs/store.md)."""
-    outcomes = store.read_outcomes(config.out)
+    outcomes = store.read_outcomes(config.out, Collected)
     mine = [outcomes[spec.key.name] for spec in specs if spec.key.name in outcomes]
-    kept = [outcome for outcome in mine if outcome["kept"]]
+    kept = [outcome for outcome in mine if outcome.kept]
     per_task: dict[str, dict[str, int]] = {}
     for outcome in mine:
-        counts = per_task.setdefault(str(outcome["task"]), {"kept": 0, "failed": 0})
-        counts["kept" if outcome["kept"] else "failed"] += 1
+        counts = per_task.setdefault(str(outcome.task), {"kept": 0, "failed": 0})
+        counts["kept" if outcome.kept else "failed"] += 1
     return {
         "suite": config.suite,
         "teacher": config.teacher,
@@ -164,7 +163,7 @@ def summarise(
             "lost": len(lost),
         },
         "tasks": per_task,
-        "frames": sum(outcome["steps"] for outcome in kept),
+        "frames": sum(outcome.steps for outcome in kept),
         "new_steps": steps,
         "seconds": seconds,
         "steps_per_second": steps / seconds if steps else 0.0,

@@ -93,6 +93,12 @@ class ActionChunk:
     spread: np.ndarray | None = None
     """[K, 3] standard deviation of each translation, of a policy that knows how sure it is."""
 
+    def first(self, count: int) -> ActionChunk:
+        """The next `count` actions of it; all if there are fewer."""
+        closing = None if self.closing is None else self.closing[:count]
+        spread = None if self.spread is None else self.spread[:count]
+        return ActionChunk(self.actions[:count], self.phase, closing, spread)
+
 
 class Policy(Protocol):
     """Teacher and student alike: one `reset` an episode, then `infer` whenever the last chunk is used up."""
@@ -106,6 +112,10 @@ class Policy(Protocol):
 
 def _as_it_is(observation: Observation) -> Observation:
     return observation
+
+
+def _as_they_answer(policy: Policy) -> Policy:
+    return policy
 
 
 class BatchPolicy(Protocol):
@@ -145,18 +155,21 @@ class LocalPolicy:
 
 @dataclass(frozen=True)
 class SharedPolicy:
-    """A policy too large for that: replicas of it answer the batched requests of all environments."""
+    """A policy too large for that, or for a GPU: replicas of it answer the batched requests of all environments."""
 
     name: str
     load: Callable[[str], BatchPolicy]
     """Called once in each replica's process with the torch device to use."""
-    execute: int
-    """How many actions of a chunk are executed before the policy is asked again."""
+    execute: int | None
+    """How many actions of a chunk are handed out; None: all."""
     prepare: Callable[[Observation], Observation] = _as_it_is
     """Called in the environment's process before an observation is sent. Preprocessing belongs here: the environments
     do it side by side, a replica would do it one by one, and what the policy does not look at stays at home."""
     settings: Mapping[str, object] = field(default_factory=dict)
     trained: Trained = Trained()
+    wrap: Callable[[Policy], Policy] = _as_they_answer
+    """Called in the environment's process with the replica's client: what one environment has of its own goes around
+    it."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +191,7 @@ class Episode:
     success_step: int | None
     """Number of actions after which the goal was first true ("ever"); None if it never was within the budget."""
     success_final: bool
-    """The goal still holds after the gripper has let go and things have settled."""
+    """The goal still holds after the gripper has let go and things have named_settings."""
     budget: int
     """Step budget within which `success_step` had to fall."""
     embodiment: Embodiment = LIBERO
@@ -209,3 +222,40 @@ class Annotation:
     """[T] who said so: "rules", or the VLM's name."""
     flags: tuple[str, ...]
     """[T] why a VLM's answer was not taken as it is; empty where there is nothing to say."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an evaluated episode ended."""
+
+    suite: str
+    task: int
+    init: str
+    """InitState.label."""
+    instruction: str
+    success_ever: bool
+    success_final: bool
+    steps: int
+    """Until the goal was first true; the budget where it never was."""
+    recorded_steps: int
+    """All of the episode's, those after success included."""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    """Name -> what the suite's metrics (evaluate.metrics) say of it, as JSON has it."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """How an episode ended that was to join a dataset."""
+
+    suite: str
+    task: int
+    init: str
+    """InitState.label."""
+    kept: bool
+    """Good enough to learn from."""
+    stored: bool
+    """Its file was written; failed ones may be, too."""
+    success_ever: bool
+    success_final: bool
+    steps: int
+    """Control steps of the whole episode."""

@@ -3,29 +3,30 @@
 from vlaad_ray.configs.bench import (
     BenchAnnotateConfig,
     BenchAuditConfig,
+    BenchEvaluationConfig,
     BenchOpenVlaConfig,
     BenchPolicyConfig,
     BenchRolloutConfig,
     BenchTeacherConfig,
 )
+from vlaad_ray.configs.bounds import (
+    Flat,
+    check_bounds,
+)
 from vlaad_ray.configs.common import (
     EVAL_INIT_STATES,
-    NO_PREFIX,
     STEP_BUDGETS,
     SUITES,
     TAXONOMIES,
     WAIT_FOR_NODES_S,
     ActuationConfig,
-    Elsewhere,
     EnvConfig,
-    Flat,
     FleetConfig,
     NoiseConfig,
     TeacherNoiseConfig,
-    UserError,
     config_hash,
     parse_range,
-    teacher_noise_content,
+    what_a_checkpoint_is,
 )
 from vlaad_ray.configs.deploy import (
     ExportConfig,
@@ -34,12 +35,23 @@ from vlaad_ray.configs.deploy import (
     ServedStudentConfig,
     ServerConfig,
 )
+from vlaad_ray.configs.errors import (
+    UserError,
+    writing,
+)
+from vlaad_ray.configs.names import (
+    STUDIES,
+    Later,
+    Newer,
+    named_settings,
+)
 from vlaad_ray.configs.stages import (
     AnnotateConfig,
     AuditConfig,
     CollectConfig,
     EvalConfig,
     PipelineConfig,
+    ReportConfig,
     TrainConfig,
 )
 from vlaad_ray.configs.studies import (
@@ -64,8 +76,8 @@ from vlaad_ray.configs.vlm import (
 
 __all__ = [
     "EVAL_INIT_STATES",
-    "NO_PREFIX",
     "STEP_BUDGETS",
+    "STUDIES",
     "SUITES",
     "TAXONOMIES",
     "WAIT_FOR_NODES_S",
@@ -74,19 +86,22 @@ __all__ = [
     "AuditConfig",
     "BenchAnnotateConfig",
     "BenchAuditConfig",
+    "BenchEvaluationConfig",
     "BenchOpenVlaConfig",
     "BenchPolicyConfig",
     "BenchRolloutConfig",
     "BenchTeacherConfig",
     "CollectConfig",
-    "Elsewhere",
     "EnvConfig",
     "EvalConfig",
     "ExportConfig",
     "Flat",
     "FleetConfig",
+    "Later",
+    "Newer",
     "NoiseConfig",
     "PipelineConfig",
+    "ReportConfig",
     "ServeClusterConfig",
     "ServeConfig",
     "ServedStudentConfig",
@@ -105,7 +120,10 @@ __all__ = [
     "TuningConfig",
     "UserError",
     "VlmConfig",
+    "check_bounds",
     "config_hash",
+    "named_settings",
     "parse_range",
-    "teacher_noise_content",
+    "what_a_checkpoint_is",
+    "writing",
 ]

@@ -24,13 +24,13 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from vlaad_ray.configs import ServeClusterConfig, UserError
-from vlaad_ray.deploy import access
-from vlaad_ray.deploy.actuation import Actuation
+from vlaad_ray.configs import ServeClusterConfig, UserError, check_bounds
+from vlaad_ray.deploy import access, metrics
 from vlaad_ray.deploy.loading import describe
-from vlaad_ray.deploy.policy import StudentPolicy
-from vlaad_ray.deploy.server import HEALTH, check_server, student_metadata
-from vlaad_ray.deploy.session import Counts, Session
+from vlaad_ray.deploy.metrics import Counts
+from vlaad_ray.deploy.server import HEALTH, METRICS, served_student, student_metadata
+from vlaad_ray.deploy.session import Session
+from vlaad_ray.deploy.shaping import shape
 from vlaad_ray.runtime import cluster
 from vlaad_ray.runtime.nodes import fitted
 from vlaad_ray.runtime.placement import Processes, divide
@@ -49,14 +49,24 @@ class StudentReplica:
 
     def __init__(self, config: ServeClusterConfig):
         student, device = config.student, "cuda" if config.gpus_per_replica > 0 else "cpu"
-        self._policy = StudentPolicy.from_pretrained(student.checkpoint, student.execute or None, device, student.dtype)
+        self._policy, self._execute = served_student(student, device), student.execute or None
         self._metadata = protocol.pack(student_metadata(student, config.server, self._policy))
         self._config, self._token = config.server, access.read_token(config.server)
         self._batcher: Batcher | None = None
         self._connections, self._counts = 0, Counts()
 
     def __serve_build_asgi_app__(self) -> Starlette:
-        return Starlette(routes=[WebSocketRoute("/", self._enter), Route(HEALTH, _health)])
+        routes = [WebSocketRoute("/", self._enter), Route(HEALTH, _health), Route(METRICS, self._metrics)]
+        return Starlette(routes=routes)
+
+    async def _metrics(self, request: Request) -> Response:
+        """What this replica has done: the next request may come to another one, hence the label."""
+        if not access.may_enter(request.headers.getlist("authorization"), self._token):
+            return PlainTextResponse(access.REFUSED, HTTPStatus.UNAUTHORIZED, access.CHALLENGE)
+        batches, waiting = (self._batcher.batches, self._batcher.waiting) if self._batcher is not None else (0, 0)
+        name = serve.get_replica_context().replica_id.unique_id
+        text = metrics.exposition(self._counts, batches, waiting, self._connections, name)
+        return Response(text, media_type=metrics.CONTENT_TYPE)
 
     async def _enter(self, connection: WebSocket) -> None:
         """Let a client in, or answer with an HTTP status instead of the handshake."""
@@ -86,8 +96,8 @@ class StudentReplica:
             thread = ThreadPoolExecutor(1)
             self._batcher = Batcher(self._policy.infer_batch, self._config.max_batch, rhythm, thread)
         await connection.accept()
-        actuation = Actuation(self._config.actuation)
-        session = Session(connection.client, self._batcher, self._policy.cameras, actuation, self._counts)
+        shaping = shape(self._execute, self._config.ensemble, self._config.actuation)
+        session = Session(connection.client, self._batcher, self._policy.cameras, shaping, self._counts)
         try:
             await connection.send_bytes(self._metadata)
             while (message := await connection.receive())["type"] == "websocket.receive":
@@ -103,9 +113,8 @@ class StudentReplica:
 
 def deployment(config: ServeClusterConfig) -> serve.Application:
     """The replicas as Ray Serve wants them. Raises UserError for what cannot be served."""
-    check_server(config.server)
-    if config.replicas < 1 or config.gpus_per_replica < 0 or config.cpus_per_replica < 0:
-        raise UserError("--replicas must be 1 or more, --gpus-per-replica and --cpus-per-replica not negative")
+    check_bounds(config)
+    shape(config.student.execute or None, config.server.ensemble, config.server.actuation)  # refuses what cannot be
     describe(config.student.checkpoint)
     access.read_token(config.server)
     return serve.deployment(

@@ -1,5 +1,6 @@
 """Serve a policy over openpi's websocket protocol, so that whatever speaks it drives a student of ours unchanged.
 
+vlaad server --checkpoint RUN/checkpoint --port 8000
 python -m vlaad_ray.deploy.server --checkpoint RUN/checkpoint --port 8000
 """
 
@@ -22,23 +23,26 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from vlaad_ray.configs import ServeConfig, ServedStudentConfig, ServerConfig, UserError
-from vlaad_ray.deploy import access
-from vlaad_ray.deploy.actuation import Actuation
+from vlaad_ray import __version__
+from vlaad_ray.configs import ServeConfig, ServedStudentConfig, ServerConfig, UserError, check_bounds
+from vlaad_ray.deploy import access, metrics
 from vlaad_ray.deploy.loading import describe
-from vlaad_ray.deploy.policy import StudentPolicy
-from vlaad_ray.deploy.session import Counts, ServablePolicy, Session
+from vlaad_ray.deploy.metrics import Counts
+from vlaad_ray.deploy.policy import StudentPolicy, check_execute
+from vlaad_ray.deploy.session import ServablePolicy, Session
+from vlaad_ray.deploy.shaping import shape
 from vlaad_ray.serving import protocol
 from vlaad_ray.serving.batcher import Batcher
 from vlaad_ray.serving.rhythm import Rhythm
 
-HEALTH, STATS = "/healthz", "/stats"
+HEALTH, STATS, METRICS = "/healthz", "/stats", "/metrics"
 
 
 class PolicyServer:
     """Answers any number of clients, those that ask together in one batch, from when the context begins to its end.
 
-    `GET /healthz` says OK, to anybody; `GET /stats` what has been done, as JSON, to who has the token.
+    `GET /healthz` says OK, to anybody; `GET /stats` what has been done, as JSON, and `GET /metrics` the same for
+    Prometheus, to who has the token.
     """
 
     def __init__(
@@ -46,10 +50,16 @@ class PolicyServer:
         policy: ServablePolicy,
         metadata: Mapping[str, Any],
         config: ServerConfig = ServerConfig(port=0),  # noqa: B008  it is frozen
+        execute: int | None = None,
     ):
-        """`metadata`: sent to each client that connects; {} or what tells policies apart. Raises UserError."""
-        check_server(config)
+        """`metadata`: sent to each client that connects; {} or what tells policies apart. Raises UserError.
+
+        `execute`: actions that a client gets of each answer; None: all.
+        """
+        check_bounds(config)
+        shape(execute, config.ensemble, config.actuation)  # refuses what cannot be before anybody connects
         self._policy, self._metadata, self._config = policy, protocol.pack(metadata), config
+        self._execute = execute
         self._token = access.read_token(config)
         family, address = access.resolve(config.host, config.port)
         try:
@@ -111,17 +121,25 @@ class PolicyServer:
             response.headers.update(access.CHALLENGE)
             return response
         clients = len(connection.server.connections)
+        counts, batches, waiting = self.counts, self._batcher.batches, self._batcher.waiting
         if request.path == STATS:
-            batcher = self._batcher
-            stats = {**asdict(self.counts), "batches": batcher.batches, "waiting": batcher.waiting, "clients": clients}
+            stats = {
+                **{"answered": counts.answered, "refused": counts.refused, "failed": counts.failed},
+                **{"batches": batches, "waiting": waiting, "clients": clients},
+            }
             return connection.respond(HTTPStatus.OK, json.dumps(stats) + "\n")
+        if request.path == METRICS:
+            response = connection.respond(HTTPStatus.OK, metrics.exposition(counts, batches, waiting, clients))
+            del response.headers["Content-Type"]
+            response.headers["Content-Type"] = metrics.CONTENT_TYPE
+            return response
         if clients >= self._config.max_connections:
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, f"{clients} clients are connected\n")
         return None
 
     async def _converse(self, connection: ServerConnection) -> None:
-        actuation = Actuation(self._config.actuation)
-        session = Session(connection.remote_address, self._batcher, self._policy.cameras, actuation, self.counts)
+        shaping = shape(self._execute, self._config.ensemble, self._config.actuation)
+        session = Session(connection.remote_address, self._batcher, self._policy.cameras, shaping, self.counts)
         try:
             await connection.send(self._metadata)
             async for message in connection:
@@ -133,44 +151,45 @@ class PolicyServer:
             session.close()
 
 
-def check_server(config: ServerConfig) -> None:
-    for flag, value in (("--max-connections", config.max_connections), ("--max-batch", config.max_batch)):
-        if value < 1:
-            raise UserError(f"{flag} must be 1 or more, not {value}")
-    if not 0 <= config.port < 2**16:
-        raise UserError(f"--port must be 0 to 65535, not {config.port}")
-    Actuation(config.actuation)  # refuses negative settings before anybody connects
-    if config.max_wait_ms < 0:
-        raise UserError("--max-wait-ms must not be negative")
+def served_student(student: ServedStudentConfig, device: str) -> StudentPolicy:
+    """It answers with whole chunks: each client's shaping hands out its part. Raises UserError."""
+    policy = StudentPolicy.from_pretrained(student.checkpoint, device=device, dtype=student.dtype)
+    check_execute(student.execute or None, policy.execute)
+    return policy
 
 
 def student_metadata(student: ServedStudentConfig, server: ServerConfig, policy: StudentPolicy) -> dict[str, Any]:
     """What a client is told: enough to tell served students apart, and what they expect."""
     return {
-        "policy": describe(student.checkpoint)[0],
+        "policy": describe(student.checkpoint).name,
         "render": policy.training.get("render"),
         "image_size": 0,
         "cameras": [protocol.IMAGE_KEYS[camera] for camera in policy.cameras],
-        "actions": policy.execute,
+        "actions": student.execute or policy.execute,
+        "ensemble": server.ensemble,
         **asdict(server.actuation),
     }
 
 
-def main(config: ServeConfig) -> None:
+def run(config: ServeConfig) -> None:
     """Serve until SIGTERM or Ctrl-C."""
+    check_bounds(config)
     logging.basicConfig(format="%(asctime)s %(message)s")
     student = config.student
-    policy = StudentPolicy.from_pretrained(student.checkpoint, student.execute or None, config.device, student.dtype)
+    policy = served_student(student, config.device)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     metadata = student_metadata(student, config.server, policy)
-    with PolicyServer(policy, metadata, config.server) as server:
+    with PolicyServer(policy, metadata, config.server, student.execute or None) as server:
         print(f"serving {student.checkpoint} at {server.url}", flush=True)
         server.wait()
 
 
 if __name__ == "__main__":
+    if "--version" in sys.argv:
+        print(f"vlaad-ray {__version__}")
+        sys.exit(0)
     try:
-        main(tyro.cli(ServeConfig))
+        run(tyro.cli(ServeConfig))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

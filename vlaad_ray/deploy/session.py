@@ -6,12 +6,12 @@ import logging
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from vlaad_ray.deploy.actuation import Actuation
+from vlaad_ray.deploy.metrics import Counts
+from vlaad_ray.deploy.shaping import Shaping
 from vlaad_ray.serving import protocol
 from vlaad_ray.serving.batcher import BAD_OBSERVATION, Batcher
 from vlaad_ray.types import ACTION_DIM, BatchPolicy
@@ -24,24 +24,13 @@ class ServablePolicy(BatchPolicy, Protocol):
     """Those whose images must come with each request."""
 
 
-@dataclass
-class Counts:
-    """What a server has done since it started."""
-
-    answered: int = 0
-    refused: int = 0
-    """Messages that were no request."""
-    failed: int = 0
-    """Requests over which the policy failed, or to which it gave something that is no action."""
-
-
 class Session:
-    """What is a client's own: its Actuation, and the instruction it is for. Nothing else is kept between requests."""
+    """What is a client's own: its Shaping, and the instruction it is for. Nothing else is kept between requests."""
 
-    def __init__(self, name: object, batcher: Batcher, cameras: Sequence[str], actuation: Actuation, counts: Counts):
-        """`name`: for the log. `actuation`: a new one."""
+    def __init__(self, name: object, batcher: Batcher, cameras: Sequence[str], shaping: Shaping, counts: Counts):
+        """`name`: for the log. `shaping`: a new one."""
         self._name, self._batcher, self._cameras, self._counts = name, batcher, cameras, counts
-        self._actuation = actuation
+        self._shaping = shaping
         self._client, self._instruction = uuid.uuid4().hex, ""
         self._refused = 0
         self._began = self._previous = 0.0
@@ -70,11 +59,12 @@ class Session:
             self._counts.failed += 1
             return str(error)
         if observation.instruction != self._instruction:
-            self._actuation.reset()
+            self._shaping.reset()
             self._instruction = observation.instruction
-        actions = self._actuation.apply(observation.proprio, chunk)
-        self._counts.answered += 1
-        timing = {"infer_ms": 1000 * (time.monotonic() - self._began)}
+        actions = self._shaping.apply(observation, chunk).actions
+        seconds = time.monotonic() - self._began
+        self._counts.answer(seconds)
+        timing = {"infer_ms": 1000 * seconds}
         if self._previous:
             timing["prev_total_ms"] = 1000 * self._previous
         return protocol.pack({protocol.ACTIONS: actions, "server_timing": timing})

@@ -23,6 +23,7 @@ import numpy as np
 
 from vlaad_ray.configs import STEP_BUDGETS, SUITES, EnvConfig, UserError
 from vlaad_ray.envs import egl
+from vlaad_ray.envs.imports import tame_robosuite
 from vlaad_ray.envs.physics import single_pass
 from vlaad_ray.envs.rendering import SceneRenderer
 from vlaad_ray.types import CONTROL_HZ, InitState, Observation
@@ -178,6 +179,14 @@ def load_benchmark(suite: str) -> Any:
         return _import_libero().benchmark.get_benchmark(suite)()
 
 
+def check_starts(suite: str, tasks: tuple[int, ...], states: tuple[int, ...]) -> None:
+    """Raises UserError for a suite, a task of it or a stored init state that there is not."""
+    load_benchmark(suite)
+    for task in tasks:
+        check_task(suite, task)
+        check_init_states(suite, task, states)
+
+
 def check_task(suite: str, task: int) -> None:
     count = load_benchmark(suite).n_tasks
     if not 0 <= task < count:
@@ -193,6 +202,7 @@ def check_init_states(suite: str, task: int, indices: tuple[int, ...]) -> None:
 @functools.cache
 def _import_libero() -> SimpleNamespace:
     """LIBERO's modules as one namespace, without the warnings that robosuite logs while it is imported."""
+    tame_robosuite()
     logging.disable(logging.WARNING)
     # robosuite, which draws nothing here, fails unless it finds this digit somewhere in CUDA_VISIBLE_DEVICES.
     chosen = os.environ.pop(egl.CHOICE, None)

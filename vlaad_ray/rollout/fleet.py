@@ -6,7 +6,6 @@ they do with a finished episode; both are plain functions here.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections import defaultdict, deque
@@ -28,13 +27,13 @@ from vlaad_ray.runtime.placement import Node, NoRoom, Processes, check, divide, 
 from vlaad_ray.types import Episode, LocalPolicy, Policy, SharedPolicy
 
 MakePolicy = Callable[[LiberoEnv], Policy]
-Finish = Callable[[Episode], dict[str, Any]]
+Finish = Callable[[Episode], Any]
 """Runs on the actor with the finished episode: stores what must stay, returns a small record for the driver."""
 
 
 @dataclass(frozen=True)
 class FleetReport:
-    outcomes: dict[str, dict[str, Any]]
+    outcomes: dict[str, Any]
     """Episode name -> what `finish` returned."""
     retried: int
     """Times that a simulator died, diverged, got stuck or lost its teacher and was replaced."""
@@ -56,7 +55,8 @@ class EpisodeWorker:
     def ready(self) -> None:
         """Returns once the actor has its resources and its process runs."""
 
-    def run(self, spec: EpisodeSpec) -> dict[str, Any]:
+    def run(self, spec: EpisodeSpec) -> tuple[Any, int]:
+        """What `finish` returned, and how many control steps the episode has."""
         key = spec.key
         if self._env is None or (self._env.suite, self._env.task) != (key.suite, key.task):
             if self._env is not None:
@@ -65,7 +65,7 @@ class EpisodeWorker:
             self._policy = self._make_policy(self._env)
         assert self._policy is not None
         episode = run_episode(self._env, self._policy, spec)
-        return {**self._finish(episode), "control_steps": len(episode), "worker_pid": os.getpid()}
+        return self._finish(episode), len(episode)
 
 
 @dataclass(eq=False)
@@ -88,7 +88,7 @@ def run_policy(
     finish: Finish,
     config: FleetConfig,
     serving: ServingConfig,
-    on_outcome: Callable[[EpisodeSpec, dict[str, Any]], None],
+    on_outcome: Callable[[EpisodeSpec, Any], None],
 ) -> FleetReport:
     """`run_fleet` with the policy where it belongs: in every simulator's process, or in replicas for all of them."""
     if not specs:
@@ -117,7 +117,7 @@ def run_fleet(
     make_policy: MakePolicy,
     finish: Finish,
     config: FleetConfig,
-    on_outcome: Callable[[EpisodeSpec, dict[str, Any]], None],
+    on_outcome: Callable[[EpisodeSpec, Any], None],
     replicas: Processes | None = None,
 ) -> FleetReport:
     """Run every episode once, in any order, over `config.actors` actors, beside the `replicas` that they ask.
@@ -134,7 +134,7 @@ def run_fleet(
     for spec in specs:
         queues[spec.key.suite, spec.key.task].append(spec)
     tries: dict[str, int] = defaultdict(int)
-    outcomes: dict[str, dict[str, Any]] = {}
+    outcomes: dict[str, Any] = {}
     lost: list[str] = []
     retried = steps = 0
 
@@ -189,7 +189,7 @@ def run_fleet(
             ended = seat.spec
             seat.spec = seat.reference = None
             try:
-                outcome = ray.get(reference)
+                answer = ray.get(reference)
             except RayActorError as error:
                 if error.actor_init_failed:  # by an exception: a bug
                     raise
@@ -205,9 +205,9 @@ def run_fleet(
                 continue
             seat.stillborn = 0
             if ended is not None:
-                outcomes[ended.key.name] = outcome
-                steps += outcome["control_steps"]
-                on_outcome(ended, outcome)
+                outcomes[ended.key.name], length = answer
+                steps += length
+                on_outcome(ended, outcomes[ended.key.name])
         for seat in list(seats):
             if seat.spec is not None and time.monotonic() - seat.since > config.episode_timeout_s:
                 give_up(seat, seat.spec, f"stuck for over {config.episode_timeout_s:.0f} s")

@@ -1,19 +1,18 @@
-"""What every job does on the terminal: parse a config, call one stage, show the result; and progress bars."""
+"""What every job does on the terminal: call one stage, show the result; and progress bars."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import UserError, check_bounds
 
 console = Console(highlight=False)
 
@@ -26,19 +25,10 @@ class HasOut(Protocol):
 Config = TypeVar("Config", bound=HasOut)
 
 
-def run_job(
-    config_type: type[Config],
-    stage: Callable[[Config], dict[str, Any]],
-    show: Callable[[Any], Table],
-    args: Sequence[str] | None = None,
-) -> None:
-    """Run one stage from the command line (or other `args`): its flags are the fields of `config_type`."""
-    run_stage(tyro.cli(config_type, args=args), stage, show)
-
-
 def run_stage(config: Config, stage: Callable[[Config], dict[str, Any]], show: Callable[[Any], Table]) -> None:
     """Run a stage and show its summary."""
     with users_errors():
+        check_bounds(config)
         summary = stage(config)
     console.print(show(summary))
     console.print(f"Results: {config.out / 'summary.json'}")

@@ -37,15 +37,13 @@ from vlaad_ray.store.episodes import (
     list_episodes,
     read_embodiment,
     read_episode,
-    read_evaluation,
     read_key,
     read_metadata,
-    read_outcomes,
     read_pictures,
     write_episode,
-    write_outcome,
 )
 from vlaad_ray.store.files import cached_arrays, read_json, replacing, write_json
+from vlaad_ray.store.outcomes import read_evaluation, read_outcomes, write_outcome
 
 __all__ = [
     "ANSWER_SCHEMA",

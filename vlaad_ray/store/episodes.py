@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from vlaad_ray.store.files import read_json, write_json
+from vlaad_ray.configs import UserError
 from vlaad_ray.store.parquet import (
     SCHEMA_VERSION,
     corrupt,
@@ -62,7 +62,12 @@ def decode_image(data: bytes) -> np.ndarray:
 
 
 def write_episode(root: Path, episode: Episode, extra: Mapping[str, Any]) -> Path:
-    """Store an episode. `extra` (render mode, versions …) joins the footer beside the episode's own facts."""
+    """Store an episode. `extra` (render mode, versions …) joins the footer beside the episode's own facts.
+
+    Raises UserError for one without steps, or with a number that is none: nothing could be learned from it.
+    """
+    if (trouble := unusable(episode.proprio, episode.actions, episode.executed)) is not None:
+        raise UserError(f"episode {episode.key.name} is not stored: {trouble}")
     steps = len(episode)
     names = pa.DictionaryArray.from_arrays
     zeros = pa.array(np.zeros(steps, np.int32))
@@ -111,6 +116,8 @@ def copy_with_actions(path: Path, root: Path, actions: np.ndarray, extra: Mappin
     footer = read_footer(path, "episode")
     schema = episode_schema(read_embodiment(footer))
     table = read_table(path, schema.names).cast(schema)
+    if (trouble := unusable(matrix(table, "proprio"), actions, matrix(table, "executed"))) is not None:
+        raise UserError(f"episode {path.stem} is not copied: {trouble}")
     columns = {name: table[name].combine_chunks() for name in schema.names}
     columns["action"] = fixed_size(actions)
     return write_table(
@@ -118,6 +125,17 @@ def copy_with_actions(path: Path, root: Path, actions: np.ndarray, extra: Mappin
         pa.table(columns, schema=schema),
         {**footer, "content_hash": content_hash(columns), **extra},
     )
+
+
+def unusable(proprio: np.ndarray, actions: np.ndarray, executed: np.ndarray) -> str | None:
+    """What makes an episode [T, …] one that nothing can be learned from; None for a sound one."""
+    if not len(actions):
+        return "it has no steps"
+    for name, values in (("proprio", proprio), ("action", actions), ("executed", executed)):
+        if not (finite := np.isfinite(values).all(axis=1)).all():
+            step = int(np.argmin(finite))
+            return f"{name} at step {step} is {values[step].tolist()}"
+    return None
 
 
 def content_hash(columns: Mapping[str, pa.Array]) -> str:
@@ -146,19 +164,25 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def read_episode(path: Path, images: bool = True) -> Episode:
-    """Load an episode; images as decoded [H, W, 3] uint8, or none at all with `images=False`."""
+    """Load an episode; images as decoded [H, W, 3] uint8, or none at all with `images=False`.
+
+    Raises UserError for a file that is corrupt, a number that is none included.
+    """
     footer = read_footer(path, "episode")
     embodiment = read_embodiment(footer)
     cameras = embodiment.cameras if images else ()
     table = read_table(path, ["proprio", "action", "executed", "teacher_phase", *cameras])
     if table.num_rows != footer["steps"]:
         raise corrupt(path, f"{table.num_rows} rows where its footer says {footer['steps']}")
+    proprio, actions, executed = (matrix(table, name) for name in ("proprio", "action", "executed"))
+    if (trouble := unusable(proprio, actions, executed)) is not None:
+        raise corrupt(path, trouble)
     return Episode(
         key=read_key(footer["key"]),
         instruction=footer["instruction"],
-        proprio=matrix(table, "proprio"),
-        actions=matrix(table, "action"),
-        executed=matrix(table, "executed"),
+        proprio=proprio,
+        actions=actions,
+        executed=executed,
         phases=tuple(table["teacher_phase"].to_pylist()),
         images={camera: tuple(_decode_or_none(path, data) for data in table[camera].to_pylist()) for camera in cameras},
         success_step=footer["success_step"],
@@ -184,24 +208,6 @@ def read_embodiment(footer: Mapping[str, Any]) -> Embodiment:
 
 def read_key(value: Mapping[str, Any]) -> EpisodeKey:
     return EpisodeKey(**{**value, "init": InitState(**value["init"])})
-
-
-def write_outcome(root: Path, name: str, outcome: Mapping[str, Any]) -> Path:
-    """The record that an episode ended. Written last: an episode without it is run again."""
-    return write_json(root / "outcomes" / f"{name}.json", dict(outcome))
-
-
-def read_outcomes(root: Path) -> dict[str, dict[str, Any]]:
-    """Episode name -> its outcome."""
-    return {path.stem: read_json(path) for path in sorted((root / "outcomes").glob("[!.]*.json"))}
-
-
-def read_evaluation(root: Path) -> dict[str, dict[str, Any]]:
-    """The outcomes that an evaluation's summary speaks of: its folder may hold those of other settings, too."""
-    if not (root / "summary.json").exists():
-        return {}
-    outcomes = read_outcomes(root)
-    return {name: outcomes[name] for name in read_json(root / "summary.json")["episodes"]}
 
 
 def _decode_or_none(path: Path, data: bytes | None) -> np.ndarray | None:

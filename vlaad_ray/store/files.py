@@ -12,24 +12,30 @@ from typing import Any
 
 import numpy as np
 
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import UserError, writing
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed onto it when the block ends well and removed when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A temporary path beside `path`, renamed onto it when the block ends well and removed when it does not.
+
+    Raises UserError where nothing can be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> Path:
+    """Raises ValueError for NaN and infinity, which JSON does not have."""
+    text = json.dumps(value, indent=2, default=str, allow_nan=False) + "\n"
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, default=str) + "\n")
+        temporary.write_text(text)
     return path
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from vlaad_ray.configs import TeacherConfig, UserError
+from vlaad_ray.configs import TeacherConfig, UserError, what_a_checkpoint_is
 from vlaad_ray.teachers.scripted.expert import ScriptedTeacher
 from vlaad_ray.types import BatchPolicy, LocalPolicy, SharedPolicy, Trained
 
@@ -29,6 +29,8 @@ def openvla(config: TeacherConfig, suite: str, execute: int) -> SharedPolicy:
     """An OpenVLA checkpoint, one action a query. Its published checkpoints know exact images of 256 pixels only."""
     if config.checkpoint is None:
         raise UserError("--teacher openvla needs --checkpoint DIR, an OpenVLA checkpoint as on the Hugging Face hub")
+    if not config.checkpoint.is_dir():
+        raise UserError(f"--checkpoint: {config.checkpoint} is not there; {what_a_checkpoint_is(config.checkpoint)}")
     if execute > 1:
         raise UserError(f"--execute {execute}: openvla answers with one action")
     from vlaad_ray.models.openvla.checkpoint import read_checkpoint
@@ -73,8 +75,6 @@ def find_teacher(name: str, config: TeacherConfig, suite: str, execute: int) -> 
     """The teacher called `name`. Raises UserError for an unknown one, or what it says of its config."""
     if name not in TEACHERS:
         raise UserError(f"unknown teacher {name!r}; choose one of {', '.join(TEACHERS)}")
-    if execute < 0:
-        raise UserError(f"--execute must be 0 or more, not {execute}")
     return TEACHERS[name](config, suite, execute)
 
 

@@ -64,7 +64,7 @@ def survey(data: Path, annotations: Path | None, validation_fraction: float, dir
     `directions`: their texts are trained on too.
     """
     footers = {path: store.read_metadata(path) for path in store.list_episodes(data)}
-    successes = {path: footer for path, footer in footers.items() if footer["success_final"] and footer["steps"]}
+    successes = {path: footer for path, footer in footers.items() if footer["success_final"]}
     if not successes:
         raise UserError(f"{data} holds no successful episode ({len(footers)} failed ones); collect more")
     labels = _annotations_of(successes, annotations) if annotations else {}

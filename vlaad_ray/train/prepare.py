@@ -22,6 +22,12 @@ ACTIVATION_BYTES = 110
 where 0.14 to 0.19 were measured."""
 
 
+def reads(config: TrainConfig) -> dict[str, Path | None]:
+    """Flag -> the directory that training reads there."""
+    backbone = None if config.backbone in ("", RANDOM) else Path(config.backbone)
+    return {"--data": config.data, "--annotations": config.annotations, "--backbone": backbone}
+
+
 def absolute(backbone: str) -> str:
     """A directory's whole path, as workers run elsewhere; any other word as it is."""
     return str(Path(backbone).resolve()) if backbone not in ("", RANDOM) and Path(backbone).is_dir() else backbone

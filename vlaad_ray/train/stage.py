@@ -41,7 +41,7 @@ from vlaad_ray.models.student.model import StudentConfig
 from vlaad_ray.models.student.presets import PRESETS
 from vlaad_ray.models.student.text import TextTokenizer
 from vlaad_ray.runtime import cli, cluster
-from vlaad_ray.runtime.record import software, write_run_record
+from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.train import prepare, resume, workers
 from vlaad_ray.train.data import EpisodeSource, Survey, episode_frames, gather, survey
 from vlaad_ray.train.fit import Progress, Setup, Worker, fit, make_optimiser
@@ -59,12 +59,15 @@ RESUMABLE = (
     "frame_cache",
 )
 """Settings that may differ when a run is continued (the content of data and backbone may not, wherever they lie)."""
+REPLACED = ("ray", "backbone", "checkpoint")
+"""Folders of OUT that a new run makes anew."""
 PLACEMENT_GROUP = "placement_group"
 """Reported with every epoch: what the workers hold, which whoever stops a run from outside must free."""
 
 
 def train(config: TrainConfig, callbacks: Sequence[UserCallback] = ()) -> dict[str, Any]:
     """Train, or continue, or show what is finished; return (and write) the summary. `callbacks` are Ray Train's."""
+    begin(config.out, config, prepare.reads(config), REPLACED)
     config = dataclasses.replace(
         config,
         data=config.data.resolve(),
@@ -121,21 +124,6 @@ def check(config: TrainConfig) -> None:
         )
     if PRESETS[config.student] == "small" and config.backbone:
         raise UserError("--student small has no backbone; leave --backbone out, or choose --student vlaad_158m")
-    if config.lora_rank < 1:
-        raise UserError(f"--lora-rank must be 1 or more, not {config.lora_rank}")
-    if min(config.phase_weight, config.direction_weight) <= 0:
-        raise UserError(
-            "--phase-weight and --direction-weight must be above 0 (without them: --objective dual_path or bc)"
-        )
-    for flag, value in (("epochs", config.epochs), ("batch-size", config.batch_size)):
-        if value < 1:
-            raise UserError(f"--{flag} must be 1 or more, not {value}")
-    if config.workers < 0:
-        raise UserError(f"--workers must not be negative: {config.workers}")
-    if config.checkpoint_every < 1 or config.chunk < 1:
-        raise UserError("--checkpoint-every and --chunk must be 1 or more")
-    if not 0 <= config.validation_fraction < 1:
-        raise UserError(f"--validation-fraction must lie in 0 to below 1, not {config.validation_fraction}")
 
 
 def run_identity(config: TrainConfig, facts: Survey) -> dict[str, Any]:
@@ -292,7 +280,7 @@ def training_record(config: TrainConfig, facts: Survey) -> dict[str, Any]:
 def write_metrics(out: Path, progress: Progress) -> None:
     """metrics.jsonl afresh each epoch, so that it never holds an epoch twice after a resume."""
     with store.replacing(out / "metrics.jsonl") as temporary:
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in progress.history))
+        temporary.write_text("".join(json.dumps(record, allow_nan=False) + "\n" for record in progress.history))
 
 
 def epoch_line(record: Mapping[str, Any], epochs: int) -> str:

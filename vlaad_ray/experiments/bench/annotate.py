@@ -21,12 +21,12 @@ from typing import Any
 from rich.table import Table
 
 from vlaad_ray import store
-from vlaad_ray.annotate import engines, questions
+from vlaad_ray.annotate import asking, engines, questions
 from vlaad_ray.annotate.engines import Engine
 from vlaad_ray.annotate.questions import Work
 from vlaad_ray.configs import AnnotateConfig, BenchAnnotateConfig, UserError
 from vlaad_ray.runtime import cli, cluster
-from vlaad_ray.runtime.record import software, write_run_record
+from vlaad_ray.runtime.record import begin, software, write_run_record
 
 EVERY_QUESTION = 10**6
 """More tries than any answer has had: whatever is planned counts as open."""
@@ -41,6 +41,7 @@ BATCHES_IN_FLIGHT = 8
 
 def bench_annotate(config: BenchAnnotateConfig) -> dict[str, Any]:
     """Questions a thousand frames, and answers a second against vLLM's own."""
+    begin(config.out, config, {"--data": config.data})
     write_run_record(config.out, config)
     cluster.connect()
     paths = store.list_episodes(config.data)
@@ -101,9 +102,9 @@ def pipeline_rate(rows: Sequence[dict[str, Any]], config: BenchAnnotateConfig, e
     end, where batches finish together or the engine runs empty.
     """
     arrived = []
-    for row in engines.ask(rows, config.vlm, engine, attempt=0):
-        if row["error"]:
-            raise RuntimeError(f"the engine failed on a question of the benchmark: {row['error']}")
+    for row in asking.ask(rows, config.vlm, engine, attempt=0):
+        if row["problem"]:
+            raise RuntimeError(f"the engine failed on a question of the benchmark: {row['text']}")
         arrived.append(time.monotonic())
     edge = BATCHES_IN_FLIGHT * engine.batch_size
     first, last = edge - 1, len(arrived) - edge - 1

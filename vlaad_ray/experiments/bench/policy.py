@@ -21,13 +21,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from vlaad_ray import export, store
 from vlaad_ray.configs import BenchPolicyConfig, TrainConfig, UserError
 from vlaad_ray.deploy import exported
+from vlaad_ray.deploy.backends import BACKENDS
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.experiments.bench.latency import StudentRequest, TeacherRequest, random_observations
 from vlaad_ray.models.student.checkpoint import Pretrained, checkpoint_name, from_pretrained, save_pretrained
 from vlaad_ray.models.student.presets import PRESETS
 from vlaad_ray.models.student.small import SmallStudent
 from vlaad_ray.runtime import cli
-from vlaad_ray.runtime.record import software, write_run_record
+from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.train import prepare
 from vlaad_ray.types import Observation
 
@@ -56,6 +57,11 @@ NOISE_FRAMES = 32
 
 def bench_policy(config: BenchPolicyConfig) -> dict[str, Any]:
     """Each measurement is a process of its own, one after the other."""
+    begin(
+        config.out,
+        config,
+        {"--policy": None if config.policy in PRESETS else Path(config.policy), "--data": config.data},
+    )
     names = config.backends or at_hand()
     if unknown := [name for name in names if name not in NEEDS]:
         raise UserError(f"--backends: {unknown[0]!r} is none of {', '.join(NEEDS)}")
@@ -134,7 +140,7 @@ def measure(
     """Export if need be, then time and, with frames at hand, compare with torch in fp32."""
     runtime, _, precision = name.partition("-")
     directory, device, dtype = checkpoint, "cpu", None
-    if runtime in exported.BACKENDS:
+    if runtime in BACKENDS:
         directory = config.out / (name if config.data is None else f"{name}-calibrated")
         if not exported.is_export(directory) or exported.read_manifest(directory).source != checkpoint_name(checkpoint):
             samples = calibration if precision == "int8" else ()

@@ -24,15 +24,18 @@ from ray.exceptions import RayTaskError
 from vlaad_ray import annotate, collect, evaluate, store, train
 from vlaad_ray.annotate.rules import rules_hash
 from vlaad_ray.configs import (
+    STUDIES,
     ActuationConfig,
     AnnotateConfig,
     CollectConfig,
     EvalConfig,
+    ServingConfig,
     StudyBudget,
     TeacherNoiseConfig,
     TrainConfig,
     UserError,
     config_hash,
+    named_settings,
     parse_range,
 )
 from vlaad_ray.configs.studies import Gripper
@@ -168,7 +171,7 @@ class Workshop:
             execute=0 if isinstance(policy, Path) else budget.teacher_execute,
             videos=videos,
             teacher_config=budget.teacher_config,
-            serving=budget.serving,
+            serving=ServingConfig() if isinstance(policy, Path) else budget.serving,
             teacher_noise=TeacherNoiseConfig(flip_rate=flip_rate),
             env=budget.env,
             fleet=budget.fleet,
@@ -267,5 +270,6 @@ def check_objective(objective: str) -> None:
 
 def _named(words: str, config: Any) -> str:
     """`words` and a hash of all settings that change what is made."""
-    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in MACHINE}
+    named = named_settings(config, generation=STUDIES)
+    settings = {name: value for name, value in named.items() if name not in MACHINE}
     return f"{words}-{config_hash(words=words, settings=json.dumps(settings, sort_keys=True, default=str))}"

@@ -34,7 +34,7 @@ from vlaad_ray.rollout.fleet import actor_count
 from vlaad_ray.runtime import cli, cluster
 from vlaad_ray.runtime.nodes import fitted
 from vlaad_ray.runtime.placement import Processes, divide_groups
-from vlaad_ray.runtime.record import software, write_run_record
+from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.train import prepare
 from vlaad_ray.train import stage as train
 from vlaad_ray.train.workers import SPARE_CPUS
@@ -46,6 +46,7 @@ METRIC = "validation/near"
 
 def sweep(config: SweepConfig) -> dict[str, Any]:
     """Run the sweep, or what is left of it, or show it if it is finished; return (and write) the summary."""
+    begin(config.out, config, prepare.reads(config.train))
     axes = read_axes(config)
     check(config)
     config = replace(config, train=absolute(config.train))
@@ -101,12 +102,8 @@ def check(config: SweepConfig) -> None:
     trained = config.train
     if trained.validation_fraction <= 0:
         raise UserError("a sweep compares trials on held-out episodes: --validation-fraction must be above 0")
-    if config.trials < 1 or config.concurrent < 0:
-        raise UserError("--trials must be 1 or more, --concurrent 0 or more")
     if config.early_stopping and trained.max_minutes is not None:
         raise UserError("early stopping compares trials epoch by epoch: --no-early-stopping, or no --max-minutes")
-    if config.early_stopping and (config.grace_epochs < 1 or config.reduction < 2):
-        raise UserError("--grace-epochs must be 1 or more, --reduction 2 or more")
     if config.search == "bayesian" and config.goal != "accuracy" and config.early_stopping:
         raise UserError(
             "a trial that is stopped early has no success for the search to learn from: --no-early-stopping"

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import UserError, what_a_checkpoint_is
 from vlaad_ray.models.student.model import Student
 from vlaad_ray.models.student.presets import PRESETS, network
 from vlaad_ray.models.student.text import TextTokenizer, load_tokenizer
@@ -54,7 +54,7 @@ def save_pretrained(directory: Path, student: Student, tokenizer: TextTokenizer,
         "student": asdict(student.config),
         "training": dict(training),
     }
-    (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    (directory / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
 
 
 def from_pretrained(directory: Path) -> Pretrained:
@@ -91,7 +91,8 @@ def read_config(directory: Path) -> dict[str, Any]:
     path = directory / CONFIG
     if not path.is_file():
         raise UserError(
-            f"{path} does not exist; pass a student checkpoint directory (jobs/train.py writes OUT/checkpoint)"
+            f"{path} does not exist; pass a student checkpoint, as jobs/train.py writes it to OUT/checkpoint: "
+            f"{what_a_checkpoint_is(directory)}"
         )
     try:
         config = json.loads(path.read_text())
@@ -114,18 +115,39 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    """Raises UserError for a tensor with a number that is none, and where nothing can be written."""
+    check_finite(path, tensors)
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        path.unlink(missing_ok=True)
+        raise UserError(
+            f"cannot write {path}: {str(error).splitlines()[0]}; make room, then rerun the same command"
+        ) from None
+
+
+def check_finite(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise UserError naming a tensor of the file at `path` that holds NaN or infinity. 0.05 s for vlaad_158m."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue
+        # Least and greatest are NaN where any is, and take a sixth of the time that isfinite takes.
+        if not torch.isfinite(torch.stack(torch.aminmax(tensor))).all():
+            raise UserError(f"{path}: {name} holds NaN or infinity, weights that are broken; train again, see --lr")
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Raises UserError for a file that is missing, corrupt, or holds a number that is none."""
     if not path.is_file():
         raise UserError(f"{path} is missing; copy the whole checkpoint directory")
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{path} is corrupt ({str(error).splitlines()[0]}); copy or train the checkpoint again"
         ) from None
+    check_finite(path, tensors)
+    return tensors
 
 
 @contextmanager
