@@ -46,6 +46,7 @@ from vlaad_ray.pipeline import run_pipeline
 from vlaad_ray.quality.stage import audit
 from vlaad_ray.runtime.record import check_place, write_run_record
 from vlaad_ray.train import train
+from vlaad_ray.types import Outcome
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,7 +75,8 @@ def outputs(tmp_path_factory):
     }.items():
         write_run_record(root / name, config)
     (root / "run" / "metrics.jsonl").write_text("{}\n")
-    store.write_outcome(root / "evaluation", "an-episode", {"success_ever": True})
+    outcome = Outcome("libero_object", 0, "s0020", "pick", True, True, steps=80, recorded_steps=90)
+    store.write_outcome(root / "evaluation", "an-episode", outcome)
     (root / "clip").mkdir()
     (root / "clip" / "config.json").write_text('{"model_type": "clip"}\n')
     return root
