@@ -138,7 +138,7 @@ def test_another_render_mode_than_in_training_is_reported(checkpoint):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"policy": "no/such/dir"}, "neither a teacher \\(scripted, openvla, remote\\) nor a checkpoint; give"),
+        ({"policy": "no/such/dir"}, "neither a teacher \\(scripted, openvla, remote.*\\) nor a checkpoint; give"),
         ({"init_states": "40-60"}, "init state 60 of libero_object task 0 does not exist"),
         ({"tasks": ""}, "nothing to evaluate"),
     ],

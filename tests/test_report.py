@@ -16,9 +16,10 @@ import pytest
 from vlaad_ray import store
 from vlaad_ray.annotate import records, rules
 from vlaad_ray.configs import AnnotateConfig, EvalConfig, UserError
+from vlaad_ray.envs import find_suite
 from vlaad_ray.evaluate import outcomes as evaluate
 from vlaad_ray.evaluate import video
-from vlaad_ray.evaluate.metrics import LIBERO, find_metrics
+from vlaad_ray.evaluate.metrics import find_metrics
 from vlaad_ray.report import charts, page, write_report
 from vlaad_ray.rollout.outcome import store_outcome
 from vlaad_ray.runtime.record import write_run_record
@@ -62,7 +63,7 @@ def write_evaluation(run: Path, folder: str, policy: str, successes: list[bool],
         task, state = divmod(i, len(successes) // 2)
         key = EpisodeKey("libero_object", task, InitState("stored", 20 + state), policy, 0, "1" * 8)
         episode = Episode(**{**vars(make_episode(0)), "key": key, "success_step": 55 if success else None})
-        store_outcome(out, find_metrics(LIBERO), episode)
+        store_outcome(out, find_metrics(find_suite("libero_object").metrics), episode)
         if i in (0, len(successes) - 1):
             frames = [video.frame({"agentview": np.full((32, 32, 3), 4 * t, np.uint8)}, f"{t}") for t in range(10)]
             video.write_mp4(out / "videos" / f"{key.name}.mp4", frames, fps=10)
