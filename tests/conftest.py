@@ -17,6 +17,7 @@ os.environ.pop("VLAAD_TOKEN", None)
 
 import pytest
 import ray
+import s3_server
 
 from vlaad_ray.runtime import cluster
 
@@ -30,3 +31,10 @@ def ray_local() -> Iterator[None]:
     cluster.connect(num_cpus=2, include_dashboard=True, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[s3_server.Server]:
+    """An S3 on this machine, in the environment of this process and of those that it starts from now on."""
+    with s3_server.serving() as server:
+        yield server

@@ -31,6 +31,10 @@ from vlaad_ray.configs.deploy import (
     ServedStudentConfig,
     ServerConfig,
 )
+from vlaad_ray.configs.places import (
+    Location,
+    location,
+)
 from vlaad_ray.configs.stages import (
     AnnotateConfig,
     AuditConfig,
@@ -79,6 +83,7 @@ __all__ = [
     "ExportConfig",
     "Flat",
     "FleetConfig",
+    "Location",
     "NoiseConfig",
     "PipelineConfig",
     "ServeClusterConfig",
@@ -100,6 +105,7 @@ __all__ = [
     "UserError",
     "VlmConfig",
     "config_hash",
+    "location",
     "parse_range",
     "teacher_noise_content",
 ]

@@ -6,14 +6,14 @@ import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from vlaad_ray.store.files import read_json, write_json
+from vlaad_ray.configs import Location
+from vlaad_ray.files import children, in_parallel, read_json, write_json
 from vlaad_ray.store.parquet import (
     SCHEMA_VERSION,
     corrupt,
@@ -55,7 +55,7 @@ def decode_image(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def write_episode(root: Path, episode: Episode, extra: Mapping[str, Any]) -> Path:
+def write_episode(root: Location, episode: Episode, extra: Mapping[str, Any]) -> Location:
     """Store an episode. `extra` (render mode, versions …) joins the footer beside the episode's own facts."""
     steps = len(episode)
     names = pa.DictionaryArray.from_arrays
@@ -97,13 +97,13 @@ def write_episode(root: Path, episode: Episode, extra: Mapping[str, Any]) -> Pat
     )
 
 
-def copy_with_actions(path: Path, root: Path, actions: np.ndarray, extra: Mapping[str, Any]) -> Path:
+def copy_with_actions(path: Location, root: Location, actions: np.ndarray, extra: Mapping[str, Any]) -> Location:
     """Store a copy of an episode file under `root` with other `actions` [T, 7] and `extra` in its footer.
 
     Everything else stays as it is, pictures byte for byte; the content hash is that of the copy.
     """
-    footer = read_footer(path, "episode")
-    table = read_table(path, EPISODE_SCHEMA.names).cast(EPISODE_SCHEMA)
+    footer, table = read_table(path, "episode", EPISODE_SCHEMA.names)
+    table = table.cast(EPISODE_SCHEMA)
     columns = {name: table[name].combine_chunks() for name in EPISODE_SCHEMA.names}
     columns["action"] = fixed_size(actions)
     return write_table(
@@ -128,21 +128,20 @@ def content_hash(columns: Mapping[str, pa.Array]) -> str:
     return digest.hexdigest()
 
 
-def list_episodes(root: Path) -> list[Path]:
+def list_episodes(root: Location) -> list[Location]:
     """Every episode file of a dataset, by name. An empty or missing dataset is the user's error."""
     return list_tables(root, "episodes", "collect it with jobs/collect.py")
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
+def read_metadata(path: Location) -> dict[str, Any]:
     """The footer of an episode file: key, instruction, success, render mode, content hash …"""
     return read_footer(path, "episode")
 
 
-def read_episode(path: Path, images: bool = True) -> Episode:
+def read_episode(path: Location, images: bool = True) -> Episode:
     """Load an episode; images as decoded [H, W, 3] uint8, or none at all with `images=False`."""
-    footer = read_footer(path, "episode")
     cameras = CAMERAS if images else ()
-    table = read_table(path, ["proprio", "action", "executed", "teacher_phase", *cameras])
+    footer, table = read_table(path, "episode", ["proprio", "action", "executed", "teacher_phase", *cameras])
     if table.num_rows != footer["steps"]:
         raise corrupt(path, f"{table.num_rows} rows where its footer says {footer['steps']}")
     return Episode(
@@ -159,10 +158,10 @@ def read_episode(path: Path, images: bool = True) -> Episode:
     )
 
 
-def read_pictures(path: Path, camera: str) -> dict[int, bytes]:
+def read_pictures(path: Location, camera: str) -> dict[int, bytes]:
     """Step -> the encoded picture of one camera, where there is one; not decoded, so possibly corrupt."""
-    read_footer(path, "episode")
-    pictures = read_table(path, [camera])[camera].to_pylist()
+    _, table = read_table(path, "episode", [camera])
+    pictures = table[camera].to_pylist()
     return {step: data for step, data in enumerate(pictures) if data is not None}
 
 
@@ -170,17 +169,22 @@ def read_key(value: Mapping[str, Any]) -> EpisodeKey:
     return EpisodeKey(**{**value, "init": InitState(**value["init"])})
 
 
-def write_outcome(root: Path, name: str, outcome: Mapping[str, Any]) -> Path:
+def write_outcome(root: Location, name: str, outcome: Mapping[str, Any]) -> Location:
     """The record that an episode ended. Written last: an episode without it is run again."""
     return write_json(root / "outcomes" / f"{name}.json", dict(outcome))
 
 
-def read_outcomes(root: Path) -> dict[str, dict[str, Any]]:
-    """Episode name -> its outcome."""
-    return {path.stem: read_json(path) for path in sorted((root / "outcomes").glob("[!.]*.json"))}
+def read_outcomes(root: Location, known: Mapping[str, dict[str, Any]] | None = None) -> dict[str, dict[str, Any]]:
+    """Episode name -> its outcome. Of `known` ones, read before, it is only checked that they are still there."""
+    known = known or {}
+    paths = children(root / "outcomes", ".json")
+    new = [path for path in paths if path.stem not in known]
+    read = dict(zip((path.stem for path in new), in_parallel(read_json, new), strict=True))
+    found = {**known, **read}
+    return {path.stem: found[path.stem] for path in paths}
 
 
-def read_evaluation(root: Path) -> dict[str, dict[str, Any]]:
+def read_evaluation(root: Location) -> dict[str, dict[str, Any]]:
     """The outcomes that an evaluation's summary speaks of: its folder may hold those of other settings, too."""
     if not (root / "summary.json").exists():
         return {}
@@ -188,7 +192,12 @@ def read_evaluation(root: Path) -> dict[str, dict[str, Any]]:
     return {name: outcomes[name] for name in read_json(root / "summary.json")["episodes"]}
 
 
-def _decode_or_none(path: Path, data: bytes | None) -> np.ndarray | None:
+def stored_episodes(root: Location) -> set[str]:
+    """Names of the episodes that a dataset holds, possibly none."""
+    return {path.stem for path in children(root / "episodes", ".parquet")}
+
+
+def _decode_or_none(path: Location, data: bytes | None) -> np.ndarray | None:
     if data is None:
         return None
     try:

@@ -3,35 +3,50 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from upath import UPath
 
-from vlaad_ray.configs import UserError
-from vlaad_ray.store.files import replacing
+from vlaad_ray.configs import Location, UserError
+from vlaad_ray.files import asking, children, opened, read_bytes, replacing
 
 SCHEMA_VERSION = 1
 FOOTER_KEY = b"vlaad_ray"
+TAIL = 2**16
+"""Bytes asked for to get at a footer: an episode's takes a tenth of them."""
 
 
-def write_table(path: Path, table: pa.Table, footer: Mapping[str, Any]) -> Path:
+def write_table(path: Location, table: pa.Table, footer: Mapping[str, Any]) -> Location:
     table = table.replace_schema_metadata({FOOTER_KEY: json.dumps(footer).encode()})
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
     return path
 
 
-def read_footer(path: Path, kind: str) -> dict[str, Any]:
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise corrupt(path, str(error)) from None
+def read_footer(path: Location, kind: str) -> dict[str, Any]:
+    """The facts of a file of ours: one request to a store. Raises UserError for any other file."""
+    with _reading(path):
+        source = path if isinstance(path, Path) else pa.BufferReader(_tail(path))
+        return _facts(path, kind, pq.read_schema(source))
+
+
+def read_table(path: Location, kind: str, columns: Sequence[str]) -> tuple[dict[str, Any], pa.Table]:
+    """(facts, these columns) of a file of ours; of one in a store only these are fetched. Raises UserError likewise."""
+    with _reading(path), pq.ParquetFile(path if isinstance(path, Path) else opened(path), pre_buffer=True) as parquet:
+        facts = _facts(path, kind, parquet.schema_arrow)
+        if missing := set(columns) - set(parquet.schema_arrow.names):
+            raise corrupt(path, f"no column {min(missing)}")
+        return facts, parquet.read(columns=list(columns))
+
+
+def _facts(path: Location, kind: str, schema: pa.Schema) -> dict[str, Any]:
+    metadata = schema.metadata or {}
     if FOOTER_KEY not in metadata:
         raise UserError(f"{path} was not written by vlaad_ray (no footer of ours); remove it from the directory")
     footer = json.loads(metadata[FOOTER_KEY])
@@ -45,24 +60,37 @@ def read_footer(path: Path, kind: str) -> dict[str, Any]:
     return footer
 
 
-def read_table(path: Path, columns: list[str]) -> pa.Table:
+@contextmanager
+def _reading(path: Location) -> Iterator[None]:
     try:
-        return pq.read_table(path, columns=columns)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise corrupt(path, str(error)) from None
+        with asking(path):
+            try:
+                yield
+            except (FileNotFoundError, PermissionError):
+                raise
+            except (pa.ArrowInvalid, OSError) as error:
+                raise corrupt(path, str(error)) from None
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
 
 
-def corrupt(path: Path, why: str) -> UserError:
+def _tail(path: UPath) -> bytes:
+    """The end of a file, with the whole footer in it, and nearly always in the first try."""
+    tail = bytes(path.fs.cat_file(path.path, start=-TAIL))
+    footer = int.from_bytes(tail[-8:-4], "little") + 8
+    return tail if footer <= len(tail) or len(tail) < TAIL else read_bytes(path)
+
+
+def corrupt(path: Location, why: str) -> UserError:
     first_line = why.splitlines()[0] if why else "unreadable"
     return UserError(f"{path} is corrupt ({first_line}); delete it and rerun the job that wrote it")
 
 
-def list_tables(root: Path, folder: str, remedy: str) -> list[Path]:
-    if not root.is_dir():
-        raise UserError(f"{root} is not a directory; {remedy}")
-    paths = sorted((root / folder).glob("[!.]*.parquet"))
+def list_tables(root: Location, folder: str, remedy: str) -> list[Location]:
+    paths = children(root / folder, ".parquet")
     if not paths:
-        raise UserError(f"{root} holds no {folder}; {remedy}")
+        wrong = f"holds no {folder}" if root.is_dir() else "is not a directory"
+        raise UserError(f"{root} {wrong}; {remedy}")
     return paths
 
 
