@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -14,6 +13,7 @@ from vlaad_ray import store
 from vlaad_ray.configs import (
     EVAL_INIT_STATES,
     CollectConfig,
+    Location,
     UserError,
     config_hash,
     parse_range,
@@ -111,7 +111,7 @@ def facts(config: CollectConfig) -> dict[str, Any]:
     return {"render": config.env.render, "teacher_noise": asdict(config.teacher_noise)}
 
 
-def store_episode(out: Path, keep_failed: bool, extra: dict[str, Any], episode: Episode) -> dict[str, Any]:
+def store_episode(out: Location, keep_failed: bool, extra: dict[str, Any], episode: Episode) -> dict[str, Any]:
     """On the actor: keep a good episode, then record that it ended. Good means that the goal outlasts the release."""
     kept = episode.success_final
     if kept or keep_failed:
@@ -130,7 +130,7 @@ def store_episode(out: Path, keep_failed: bool, extra: dict[str, Any], episode: 
     return outcome
 
 
-def _is_done(out: Path, spec: EpisodeSpec, outcomes: dict[str, dict[str, Any]]) -> bool:
+def _is_done(out: Location, spec: EpisodeSpec, outcomes: dict[str, dict[str, Any]]) -> bool:
     outcome = outcomes.get(spec.key.name)
     if outcome is None:
         return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from rich.table import Table
 
 from vlaad_ray import store
-from vlaad_ray.configs import ExportConfig, UserError
+from vlaad_ray.configs import ExportConfig, Location, UserError
 from vlaad_ray.deploy import exported
 from vlaad_ray.deploy.backends.graphs import Precision
 from vlaad_ray.deploy.convert import Sample, check_backend, convert
@@ -73,8 +72,8 @@ def export(config: ExportConfig) -> dict[str, Any]:
 
 
 def build(
-    checkpoint: Path,
-    out: Path,
+    checkpoint: Location,
+    out: Location,
     backend: GraphFormat,
     precision: Precision,
     calibration: Sequence[Observation],
@@ -87,13 +86,13 @@ def build(
     return StudentPolicy.from_pretrained(out), sum((out / name).stat().st_size for name in manifest.files)
 
 
-def calibration_samples(checkpoint: Path, observations: Sequence[Observation]) -> list[Sample]:
+def calibration_samples(checkpoint: Location, observations: Sequence[Observation]) -> list[Sample]:
     """What the network sees of each."""
     policy = StudentPolicy.from_pretrained(checkpoint)
     return [policy.prepare([each]) for each in observations]
 
 
-def compare(checkpoint: Path, policy: StudentPolicy, observations: Sequence[Observation]) -> dict[str, Any]:
+def compare(checkpoint: Location, policy: StudentPolicy, observations: Sequence[Observation]) -> dict[str, Any]:
     """How far `policy` answers as torch in fp32 does, frame by frame, on its own way from pixels to logits."""
     reference = StudentPolicy.from_pretrained(checkpoint)
     batches = [observations[start : start + BATCH] for start in range(0, len(observations), BATCH)]
@@ -121,7 +120,7 @@ def agreement(expected: torch.Tensor, given: torch.Tensor) -> dict[str, float]:
 
 
 def real_frames(
-    data: Path, cameras: Sequence[str], compared: int, calibration: int
+    data: Location, cameras: Sequence[str], compared: int, calibration: int
 ) -> tuple[list[Observation], list[Observation]]:
     """Frames spread over a dataset: (`compared` of them, `calibration` others). No episode gives to both.
 
@@ -137,7 +136,9 @@ def real_frames(
     )
 
 
-def _frames(data: Path, paths: Sequence[Path], cameras: Sequence[str], wanted: int, flag: str) -> list[Observation]:
+def _frames(
+    data: Location, paths: Sequence[Location], cameras: Sequence[str], wanted: int, flag: str
+) -> list[Observation]:
     found: list[Observation] = []
     for number, path in enumerate(paths):
         if len(found) >= wanted:

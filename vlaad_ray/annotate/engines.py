@@ -27,7 +27,7 @@ from PIL import Image
 from vlaad_ray import store
 from vlaad_ray.annotate import prompts, windows
 from vlaad_ray.annotate.windows import Window
-from vlaad_ray.configs import UserError, VlmConfig
+from vlaad_ray.configs import Location, UserError, VlmConfig
 
 CAMERA = "agentview"
 SERVER_RETRIES, SERVER_BACK_OFF_S = 3, 1.0
@@ -126,7 +126,7 @@ def model_revision(model: str, config: VlmConfig) -> str:
 # -------------------------------------------------------------------------------------------------------------- rows
 
 
-def request_row(request: str, path: Path, window: Window, instruction: str) -> dict[str, Any]:
+def request_row(request: str, path: Location, window: Window, instruction: str) -> dict[str, Any]:
     """A question as a row of a Ray dataset: scalars only, since Arrow changes nested dicts."""
     question = {**vars(window), "frames": list(window.frames), "instruction": instruction}
     return {"request": request, "path": str(path), "question": json.dumps(question)}
@@ -160,7 +160,7 @@ def picture_uri(data: bytes, pixels: int) -> str:
 
 
 @functools.lru_cache(maxsize=CACHED_EPISODES)  # questions come episode by episode
-def _pictures(path: Path) -> dict[int, bytes]:
+def _pictures(path: Location) -> dict[int, bytes]:
     return store.read_pictures(path, CAMERA)
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from vlaad_ray import store
 from vlaad_ray.annotate import engines, prompts, rules, windows
 from vlaad_ray.annotate.windows import Window
-from vlaad_ray.configs import AnnotateConfig, UserError, VlmConfig
+from vlaad_ray.configs import AnnotateConfig, Location, UserError, VlmConfig
 from vlaad_ray.runtime import cli
 from vlaad_ray.semantics import phases
 from vlaad_ray.types import CAMERAS
@@ -27,7 +27,7 @@ from vlaad_ray.types import CAMERAS
 class Work:
     """One episode's questions, and how far they are."""
 
-    path: Path
+    path: Location
     episode: str
     suite: str
     task: int
@@ -49,7 +49,7 @@ class Work:
         ]
 
 
-def plan(paths: Sequence[Path], config: AnnotateConfig, revision: str) -> tuple[list[Work], list[str]]:
+def plan(paths: Sequence[Location], config: AnnotateConfig, revision: str) -> tuple[list[Work], list[str]]:
     """The work on every episode, in order, and what was wrong with files that cannot be read."""
     plan_one = functools.partial(plan_file, config=config, revision=revision)
     rows = ray.data.from_items([{"path": str(path)} for path in paths]).map(plan_one).iter_rows()
@@ -98,7 +98,7 @@ def request_key(content_hash: str, window: Window, revision: str, vlm: VlmConfig
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def known_answers(out: Path, episode: str) -> dict[str, dict[str, Any]]:
+def known_answers(out: Location, episode: str) -> dict[str, dict[str, Any]]:
     """Answers from earlier runs, those to other questions too. A file that cannot be read is made anew."""
     try:
         return {row["request"]: row for row in store.read_answers(out, episode)}

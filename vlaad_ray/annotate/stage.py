@@ -19,7 +19,7 @@ import ray.data
 from vlaad_ray import store
 from vlaad_ray.annotate import records, rules, vlm
 from vlaad_ray.annotate.identity import existing, origin
-from vlaad_ray.configs import AnnotateConfig, UserError
+from vlaad_ray.configs import AnnotateConfig, Location, UserError
 from vlaad_ray.runtime import cli, cluster, record
 
 NAMED_IN_ERROR = 5
@@ -58,7 +58,7 @@ def annotate(config: AnnotateConfig) -> dict[str, Any]:
     return summary
 
 
-def annotate_by_rules(paths: Sequence[Path], config: AnnotateConfig) -> list[dict[str, Any]]:
+def annotate_by_rules(paths: Sequence[Location], config: AnnotateConfig) -> list[dict[str, Any]]:
     """A record for each episode: records.count, or the error that the file is to blame for."""
     rows = (
         ray.data.from_items([{"path": str(path)} for path in paths])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from vlaad_ray.configs.common import Flat
+from vlaad_ray.configs.places import Location
 from vlaad_ray.configs.vlm import VlmConfig
 
 
@@ -14,7 +15,7 @@ from vlaad_ray.configs.vlm import VlmConfig
 class BenchRolloutConfig:
     """Control steps per second and core, against LIBERO's own loop in the same run."""
 
-    out: Path = Path("runs/bench/rollout")
+    out: Location = Path("runs/bench/rollout")
     """Where summary.json goes."""
     suites: tuple[str, ...] = ("libero_object", "libero_spatial", "libero_goal", "libero_10")
     """Suites to measure; the headline ratio is the worst of them."""
@@ -30,9 +31,9 @@ class BenchRolloutConfig:
 class BenchAnnotateConfig:
     """Answers a second through Ray Data against vLLM alone, and questions a thousand frames."""
 
-    data: Path
+    data: Location
     """Dataset directory with real episodes."""
-    out: Path = Path("runs/bench/annotate")
+    out: Location = Path("runs/bench/annotate")
     """Where summary.json goes."""
     questions: int = 640
     """At most this many, the same for both."""
@@ -46,9 +47,9 @@ class BenchAnnotateConfig:
 class BenchAuditConfig:
     """What the audit of a VLM's answers sees when the answers are true but for a known share of lies."""
 
-    data: Path
+    data: Location
     """Dataset directory with real episodes."""
-    out: Path = Path("runs/bench/audit")
+    out: Location = Path("runs/bench/audit")
     """Where summary.json and the annotations of each run go."""
     rates: tuple[float, ...] = (0, 5, 15, 40)
     """Lies in per cent of the answers, one run each."""
@@ -60,7 +61,7 @@ class BenchAuditConfig:
 class BenchOpenVlaConfig:
     """OpenVLA's latency, throughput and memory, with random weights in its true shape, batched against one by one."""
 
-    out: Path = Path("runs/bench/openvla")
+    out: Location = Path("runs/bench/openvla")
     """Where summary.json goes."""
     size: Literal["full", "tiny"] = "full"
     """full: OpenVLA-7B. tiny: shows on any machine that the path works, not how fast."""
@@ -81,9 +82,9 @@ class BenchPolicyConfig:
 
     policy: str = "vlaad_158m"
     """A preset (small, vlaad_158m), which gets random weights, or a checkpoint directory."""
-    out: Path = Path("runs/bench/policy")
+    out: Location = Path("runs/bench/policy")
     """Where summary.json and the exported policies go."""
-    data: Path | None = None
+    data: Location | None = None
     """Dataset directory: frames to calibrate int8 on, and to compare all backends with torch. Without it int8 is
     calibrated on noise (as good for timing) and nothing is compared."""
     backends: tuple[str, ...] = ()
@@ -112,7 +113,7 @@ class BenchTeacherConfig:
     The teacher sleeps as long as a model would compute; clients sleep as long as a simulator would.
     """
 
-    out: Path = Path("runs/bench/teacher")
+    out: Location = Path("runs/bench/teacher")
     """Where summary.json goes."""
     environments: tuple[int, ...] = (2, 8, 32)
     """Numbers of environments to measure."""

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Literal
 
 from vlaad_ray.configs.common import ActuationConfig, Flat
+from vlaad_ray.configs.places import Location
 
 
 @dataclass(frozen=True)
 class ServedStudentConfig:
     """Which student answers, and how."""
 
-    checkpoint: Path
+    checkpoint: Location
     """Checkpoint directory, as jobs/train.py wrote it, or what jobs/export.py made of one."""
     execute: int = 0
     """Actions in an answer; 0: all K of the student's. Clients must execute all of them before they ask again, or set
@@ -51,11 +52,11 @@ class ExportConfig:
     An export that doesn't agree is an error and does not load.
     """
 
-    checkpoint: Path
+    checkpoint: Location
     """Checkpoint directory, as jobs/train.py wrote it."""
-    data: Path
+    data: Location
     """Dataset directory, as jobs/collect.py wrote it: frames to compare on, and others to calibrate int8."""
-    out: Path
+    out: Location
     """Where the exported policy goes, with summary.json."""
     backend: Literal["onnx", "openvino"] = "openvino"
     precision: Literal["fp32", "bf16", "int8"] = "bf16"

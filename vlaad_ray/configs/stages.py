@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from vlaad_ray.configs.common import (
@@ -14,6 +13,7 @@ from vlaad_ray.configs.common import (
     NoiseConfig,
     TeacherNoiseConfig,
 )
+from vlaad_ray.configs.places import Location
 from vlaad_ray.configs.teachers import ServingConfig, TeacherConfig
 from vlaad_ray.configs.vlm import VlmConfig
 
@@ -25,7 +25,7 @@ class CollectConfig:
     Rerunning the same command completes what is missing and repeats nothing.
     """
 
-    out: Path
+    out: Location
     """Dataset directory (shared by all nodes on a cluster)."""
     suite: str = "libero_object"
     """libero_object, libero_spatial, libero_goal, libero_10 or libero_90."""
@@ -62,9 +62,9 @@ class AnnotateConfig:
     Rerunning the same command annotates what is missing and repeats nothing. The dataset itself is never written to.
     """
 
-    data: Path
+    data: Location
     """Dataset directory, as jobs/collect.py wrote it."""
-    out: Path
+    out: Location
     """Annotation directory (shared by all nodes on a cluster)."""
     annotator: Literal["rules", "vlm"] = "rules"
     """rules: on proprioception. vlm: a VLM within the rules' phases, audited against the robot's own motion."""
@@ -81,11 +81,11 @@ class TrainConfig:
     --config FILE takes settings from a sweep's best.json or another run's config.json; flags beside it win.
     """
 
-    data: Path
+    data: Location
     """Dataset directory, as jobs/collect.py wrote it."""
-    out: Path
+    out: Location
     """Run directory: metrics.jsonl, summary.json, config.json and checkpoint/ (shared by all nodes on a cluster)."""
-    annotations: Path | None = None
+    annotations: Location | None = None
     """Annotation directory, as jobs/annotate.py wrote it. bc needs none."""
     student: Literal["small", "vlaad_158m"] = "small"
     """Preset of the network (docs/students.md): small from scratch on CPU, or CLIP ViT-B/16 with LoRA."""
@@ -137,7 +137,7 @@ class TrainConfig:
     gpus_per_worker: float = 0.0
     checkpoint_every: int = 1
     """Epochs between checkpoints to resume from."""
-    frame_cache: Path | None = None
+    frame_cache: Location | None = None
     """Keep decoded pictures here for other runs on the same data (two cameras of 96 px: 55 kB a frame)."""
 
 
@@ -151,7 +151,7 @@ class EvalConfig:
     policy: str
     """A teacher's name (scripted, openvla, remote), a checkpoint directory written by jobs/train.py, or what
     jobs/export.py made of one."""
-    out: Path
+    out: Location
     """Where results go."""
     suite: str = "libero_object"
     """libero_object, libero_spatial, libero_goal, libero_10 or libero_90."""
@@ -175,7 +175,7 @@ class EvalConfig:
     """Steps until success must have been reached; 0: the field's own (280 object, 220 spatial, 300 goal, 520 10)."""
     videos: int = 2
     """Successes and failures, this many each, to record as MP4 afterwards."""
-    compare_to: Path | None = None
+    compare_to: Location | None = None
     """Another evaluation's --out: paired comparison on the shared init states (exact McNemar test)."""
     teacher_config: Flat[TeacherConfig] = TeacherConfig()
     serving: Flat[ServingConfig] = ServingConfig()
@@ -189,15 +189,15 @@ class EvalConfig:
 class AuditConfig:
     """Measure the noise in what a teacher asks for: in a dataset, or live. The dataset itself is never written to."""
 
-    out: Path
+    out: Location
     """Where summary.json, episodes.json and noise.html go; with --teacher, its episodes too (data/)."""
-    data: Path | None = None
+    data: Location | None = None
     """Dataset directory, as jobs/collect.py wrote it."""
     teacher: str | None = None
     """Or a teacher to run: scripted, openvla (--checkpoint) or remote (--url)."""
     longest: int = 3
     """A gripper command of up to this many steps that is then taken back counts as self-revoking."""
-    repair: Path | None = None
+    repair: Location | None = None
     """Also write a copy of the dataset here, with the gripper targets that were meant."""
     suite: str = "libero_object"
     """Of a live teacher, as all below."""
@@ -223,7 +223,7 @@ class PipelineConfig:
     Rerunning the same command continues where it stopped.
     """
 
-    out: Path
+    out: Location
     """Run directory: data/, annotations/, train/, eval_teacher/, eval_student/, summary.json, report.html."""
     suite: str = "libero_object"
     tasks: str = "0"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from vlaad_ray.configs.common import TAXONOMIES, EnvConfig, Flat, FleetConfig, NoiseConfig
+from vlaad_ray.configs.places import Location
 from vlaad_ray.configs.teachers import ServingConfig, TeacherConfig
 
 Gripper = Literal["steady", "raw"]
@@ -19,9 +20,9 @@ class StudyBudget:
     Rerunning the same command continues; studies with the same --out share data, runs and evaluations.
     """
 
-    out: Path = Path("runs/studies")
+    out: Location = Path("runs/studies")
     """Data, annotations, runs and evaluations of all studies, each in a directory named by what determines it."""
-    results: Path | None = None
+    results: Location | None = None
     """Where NAME.md, NAME.json and NAME.png go; None: OUT/results."""
     minutes: float | None = None
     """Begin nothing new after this much; what was measured is written, the rest is listed as not run."""

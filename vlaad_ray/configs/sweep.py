@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from vlaad_ray.configs.common import EnvConfig, Flat, FleetConfig
+from vlaad_ray.configs.places import Location
 from vlaad_ray.configs.stages import TrainConfig
 
 
@@ -86,5 +86,5 @@ class SweepConfig:
     tuning: TuningConfig = TuningConfig()
 
     @property
-    def out(self) -> Path:
+    def out(self) -> Location:
         return self.train.out

@@ -11,7 +11,7 @@ from typing import Literal
 class TeacherConfig:
     """Where a teacher's weights are and how they are run. The scripted teacher needs none of this."""
 
-    checkpoint: Path | None = None
+    checkpoint: Location | None = None
     """openvla: directory with config.json, *.safetensors and dataset_statistics.json (readable on all nodes)."""
     unnorm_key: str | None = None
     """openvla: data set whose statistics un-normalise the actions; None: the suite's own."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 
@@ -52,7 +51,7 @@ class VlmConfig:
     on_contradiction: Literal["replace", "drop", "keep"] = "replace"
     """replace: the rule label takes the place of a contradicted one. drop: no description for these frames.
     keep: the VLM's words stay. Frames are flagged each time."""
-    decisions: Path | None = None
+    decisions: Location | None = None
     """JSON exported from the contact sheet: a person's accepted and rejected answers, which overrule the audit."""
     sheet: int = 40
     """Answers on the contact sheet: this many of the worst contradictions, and as many drawn at random from all.

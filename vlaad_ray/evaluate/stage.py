@@ -15,6 +15,7 @@ from vlaad_ray.configs import (
     STEP_BUDGETS,
     ActuationConfig,
     EvalConfig,
+    Location,
     UserError,
     config_hash,
     parse_range,
@@ -128,7 +129,7 @@ def resolve_policy(config: EvalConfig) -> tuple[LocalPolicy | SharedPolicy, dict
 
 
 def load_student(
-    directory: Path,
+    directory: Location,
     execute: int,
     actuation: ActuationConfig,
     ensemble: float | None,
@@ -180,7 +181,7 @@ def check_training(specs: Sequence[EpisodeSpec], training: Mapping[str, Any]) ->
     return [f"{len(seen)} of {len(specs)} episodes start from init states that the student was trained on"]
 
 
-def store_outcome(out: Path, episode: Episode) -> dict[str, Any]:
+def store_outcome(out: Location, episode: Episode) -> dict[str, Any]:
     """On the actor: record how an episode ended."""
     meant = meant_gripper(episode.actions[:, -1])
     outcome = {
@@ -223,7 +224,7 @@ def summarise(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def read_results(out: Path) -> list[dict[str, Any]]:
+def read_results(out: Location) -> list[dict[str, Any]]:
     """The outcomes of another evaluation."""
     outcomes = list(store.read_evaluation(out).values())
     if not outcomes:
@@ -262,7 +263,7 @@ def record_videos(
     return [str(path.relative_to(config.out)) for path in paths.values()]
 
 
-def store_video(folder: Path, episode: Episode) -> dict[str, Any]:
+def store_video(folder: Location, episode: Episode) -> dict[str, Any]:
     """On the actor: write the recorded frames as MP4."""
     word = "success" if episode.success_ever else "failure"
     frames = []

@@ -20,7 +20,7 @@ import ray.data
 from rich.table import Table
 
 from vlaad_ray import store
-from vlaad_ray.configs import AuditConfig, UserError
+from vlaad_ray.configs import AuditConfig, Location, UserError
 from vlaad_ray.runtime import cli, cluster, record
 from vlaad_ray.semantics import phases, smoothness
 from vlaad_ray.stats import ratio_interval
@@ -43,7 +43,7 @@ Counts = Counter[str]
 """Sums over frames: frames, revoked, reversals, meant_reversals, stalled; of each jerk its squares, and how many."""
 
 
-def audit(config: AuditConfig, paths: Sequence[Path]) -> dict[str, Any]:
+def audit(config: AuditConfig, paths: Sequence[Location]) -> dict[str, Any]:
     """Measure the episode files at `paths`; return (and write) what summary.json holds (docs/noise.md).
 
     Unreadable files are counted and named in the summary. Raises UserError when no file can be read.
@@ -77,7 +77,7 @@ def audit(config: AuditConfig, paths: Sequence[Path]) -> dict[str, Any]:
     return summary
 
 
-def check_places(config: AuditConfig, paths: Sequence[Path]) -> None:
+def check_places(config: AuditConfig, paths: Sequence[Location]) -> None:
     """Raises UserError if an output would land in the dataset itself or mix with other episodes."""
     if config.longest < 1:
         raise UserError(f"--longest must be 1 or more, not {config.longest}")
@@ -94,7 +94,7 @@ def check_places(config: AuditConfig, paths: Sequence[Path]) -> None:
             )
 
 
-def audit_file(row: dict[str, Any], longest: int, repair: Path | None) -> dict[str, Any]:
+def audit_file(row: dict[str, Any], longest: int, repair: Location | None) -> dict[str, Any]:
     """One episode file -> {"record": JSON}: its counts, or the error that the file is to blame for.
 
     JSON, because Arrow turns dicts with different keys into one with all of them.
@@ -157,7 +157,9 @@ def measure(episode: Episode, longest: int) -> dict[str, Any]:
     }
 
 
-def write_repaired(path: Path, repair: Path, episode: Episode, footer: dict[str, Any], longest: int) -> dict[str, int]:
+def write_repaired(
+    path: Location, repair: Location, episode: Episode, footer: dict[str, Any], longest: int
+) -> dict[str, int]:
     """Store the episode with the gripper that was meant; say how much that changed, in steps and in the rules' phases.
 
     The executed actions stay what they were, and so do images.

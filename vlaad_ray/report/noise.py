@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vlaad_ray import store
+from vlaad_ray.configs import Location
 from vlaad_ray.report import charts, page
 from vlaad_ray.report.charts import Frame, Series
 from vlaad_ray.semantics import phases, smoothness
@@ -20,7 +21,7 @@ BINS = (0.0, 0.002, 0.01, 0.02, 0.05, 0.1, 0.2, 1.0)
 WIDTH, LEFT, RIGHT = 1040.0, 76.0, 1030.0
 
 
-def sections(out: Path) -> list[str]:
+def sections(out: Location) -> list[str]:
     """From OUT/summary.json and OUT/episodes.json, as jobs/audit.py wrote them."""
     summary, episodes = store.read_json(out / "summary.json"), store.read_json(out / "episodes.json")
     counted = summary["episodes"]
@@ -61,7 +62,7 @@ def histogram(episodes: Sequence[Mapping[str, Any]]) -> str:
     return page.bars(dict(zip(names, counts.astype(float).tolist(), strict=True)), "episodes")
 
 
-def gripper(path: Path, longest: int) -> str:
+def gripper(path: Location, longest: int) -> str:
     """SVG: phases by the rules, gripper target with its self-revoked steps as dots, and finger width."""
     episode = store.read_episode(path, images=False)
     target = episode.actions[:, 6]

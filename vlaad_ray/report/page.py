@@ -102,7 +102,7 @@ def bars(values: Mapping[str, float], unit: str, colours: Mapping[str, str] | No
     return f'<div class="bars">{"".join(parts)}</div>'
 
 
-def video(path: Path, page: Path, caption: str, may_embed: bool) -> str:
+def video(path: Location, page: Location, caption: str, may_embed: bool) -> str:
     """A player; a small film lies in the page itself, others are linked relative to it."""
     if may_embed:
         address = "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 from html import escape
-from pathlib import Path
 
 import numpy as np
 
 from vlaad_ray import store
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import Location, UserError
 from vlaad_ray.report import charts, page
 from vlaad_ray.report.charts import Frame, Series
 from vlaad_ray.types import CONTROL_HZ, Annotation, Episode
@@ -19,7 +18,7 @@ WIDTH, LEFT, RIGHT = 1040.0, 76.0, 1030.0
 BAND_HEIGHT, CURVE_HEIGHT = 22.0, 74.0
 
 
-def timeline(run: Path) -> str:
+def timeline(run: Location) -> str:
     """The first annotated episode of the run."""
     title = "One episode"
     source = (

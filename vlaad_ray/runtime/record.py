@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlaad_ray import store
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import Location, UserError
 
 PACKAGES = (
     "vlaad-ray",
@@ -32,7 +32,7 @@ PACKAGES = (
 )
 
 
-def write_run_record(out: Path, config: Any) -> Path:
+def write_run_record(out: Location, config: Any) -> Location:
     """Write out/config.json. `config` is a stage's frozen dataclass."""
     return store.write_json(
         out / "config.json",

@@ -10,13 +10,12 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vlaad_ray import store
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import Location, UserError
 from vlaad_ray.models.student.model import StudentConfig
 from vlaad_ray.models.student.preprocess import actions_to_bins, chunk_targets, stack_cameras
 
@@ -30,8 +29,8 @@ class EpisodeSource:
     """One episode to train on."""
 
     number: int
-    path: Path
-    annotation: Path | None
+    path: Location
+    annotation: Location | None
     steps: int
     held_out: bool
 
@@ -58,7 +57,9 @@ class Survey:
         return sum(source.steps for source in self.sources)
 
 
-def survey(data: Path, annotations: Path | None, validation_fraction: float, directions: bool = False) -> Survey:
+def survey(
+    data: Location, annotations: Location | None, validation_fraction: float, directions: bool = False
+) -> Survey:
     """Read everything but images. Only episodes that ever succeeded count; if asked for, each must be annotated.
 
     `directions`: their texts are trained on too.
@@ -113,7 +114,7 @@ def episode_frames(
     texts: Mapping[str, int],
     phases: Mapping[str, int],
     config: StudentConfig,
-    cache: Path | None = None,
+    cache: Location | None = None,
 ) -> dict[str, np.ndarray]:
     """One episode -> the columns of Frames for its F <= T frames that have all the images, decoded or from `cache`."""
     episode = store.read_episode(source.path, images=False)
@@ -144,7 +145,7 @@ def episode_frames(
     }
 
 
-def episode_pictures(path: Path, config: StudentConfig) -> dict[str, np.ndarray]:
+def episode_pictures(path: Location, config: StudentConfig) -> dict[str, np.ndarray]:
     """Decode one episode -> `images` [F, C, S, S, 3] uint8 as the student sees them, and their `steps` [F] int32."""
     episode = store.read_episode(path)
     steps, pictures = [], []
@@ -201,7 +202,7 @@ def gather(batches: Iterable[Mapping[str, np.ndarray]], capacity: int) -> Frames
     return Frames(**columns, training=order[~held_out], validation=order[held_out])
 
 
-def _annotations_of(episodes: Iterable[Path], annotations: Path) -> dict[Path, Path]:
+def _annotations_of(episodes: Iterable[Location], annotations: Location) -> dict[Location, Location]:
     by_name = {path.stem: path for path in store.list_annotations(annotations)}
     missing = [path.stem for path in episodes if path.stem not in by_name]
     if missing:
@@ -212,19 +213,22 @@ def _annotations_of(episodes: Iterable[Path], annotations: Path) -> dict[Path, P
     return {path: by_name[path.stem] for path in episodes}
 
 
-def _held_out(episodes: Mapping[Path, Mapping[str, Any]], fraction: float) -> set[Path]:
+def _held_out(episodes: Mapping[Location, Mapping[str, Any]], fraction: float) -> set[Location]:
     """The first `fraction` of each task's episodes by hash of their name: the same whatever else is in the dataset."""
     tasks = defaultdict(list)
     for path, footer in episodes.items():
         tasks[footer["key"]["suite"], footer["key"]["task"]].append(path)
-    chosen: set[Path] = set()
+    chosen: set[Location] = set()
     for paths in tasks.values():
         chosen.update(sorted(paths, key=lambda path: _hash(path.stem))[: round(fraction * len(paths))])
     return chosen
 
 
 def _provenance(
-    data: Path, annotations: Path | None, episodes: Mapping[Path, Mapping[str, Any]], labels: Mapping[Path, Path]
+    data: Location,
+    annotations: Location | None,
+    episodes: Mapping[Location, Mapping[str, Any]],
+    labels: Mapping[Location, Location],
 ) -> dict[str, Any]:
     init_states: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for footer in episodes.values():

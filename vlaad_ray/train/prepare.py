@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from vlaad_ray.configs import TrainConfig, UserError
+from vlaad_ray.configs import Location, TrainConfig, UserError
 from vlaad_ray.models.student.model import Student, StudentConfig
 from vlaad_ray.models.student.presets import PRESETS
 from vlaad_ray.models.student.small import SmallConfig, SmallStudent
@@ -36,7 +36,9 @@ def backbone_identity(config: TrainConfig) -> str:
     return backbone.fingerprint(backbone.locate(config.backbone))
 
 
-def design(config: TrainConfig, texts: Sequence[str], folder: Path) -> tuple[TrainConfig, StudentConfig, TextTokenizer]:
+def design(
+    config: TrainConfig, texts: Sequence[str], folder: Location
+) -> tuple[TrainConfig, StudentConfig, TextTokenizer]:
     """The student's config and tokenizer, and the training config, its backbone resolved to files.
 
     A random backbone is written to folder/backbone, unless it is there already. Raises UserError where the settings

@@ -33,7 +33,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from rich.table import Table
 
 from vlaad_ray import store
-from vlaad_ray.configs import TrainConfig, UserError
+from vlaad_ray.configs import Location, TrainConfig, UserError
 from vlaad_ray.methods.vlaad.learner import Learner
 from vlaad_ray.methods.vlaad.losses import loss_weights
 from vlaad_ray.models.student import checkpoint
@@ -193,7 +193,7 @@ def run_workers(
     return result.checkpoint
 
 
-def frame_dataset(facts: Survey, student_config: StudentConfig, cache: Path | None = None) -> ray.data.Dataset:
+def frame_dataset(facts: Survey, student_config: StudentConfig, cache: Location | None = None) -> ray.data.Dataset:
     """One row a frame, decoded in parallel, in the order of the episodes."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
@@ -222,7 +222,7 @@ def decode_episode(
     texts: Mapping[str, int],
     phases: Mapping[str, int],
     student_config: StudentConfig,
-    cache: Path | None,
+    cache: Location | None,
 ) -> dict[str, np.ndarray]:
     return episode_frames(sources[int(row["number"][0])], texts, phases, student_config, cache)
 
@@ -297,7 +297,7 @@ def training_record(config: TrainConfig, facts: Survey) -> dict[str, Any]:
     return record
 
 
-def write_metrics(out: Path, progress: Progress) -> None:
+def write_metrics(out: Location, progress: Progress) -> None:
     """metrics.jsonl afresh each epoch, so that it never holds an epoch twice after a resume."""
     with store.replacing(out / "metrics.jsonl") as temporary:
         temporary.write_text("".join(json.dumps(record) + "\n" for record in progress.history))
@@ -349,7 +349,7 @@ def table(summary: Mapping[str, Any]) -> Table:
     return cli.key_value_table("Student", {**rows, "checkpoint": summary["checkpoint"]})
 
 
-def refuse_other_run(out: Path, identity: Mapping[str, Any]) -> None:
+def refuse_other_run(out: Location, identity: Mapping[str, Any]) -> None:
     before = store.read_json(out / "run.json")
     now = json.loads(json.dumps(identity, default=str))
     differing = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]

@@ -15,7 +15,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -24,7 +23,7 @@ from vlaad_ray import store
 from vlaad_ray.annotate import engines, questions
 from vlaad_ray.annotate.engines import Engine
 from vlaad_ray.annotate.questions import Work
-from vlaad_ray.configs import AnnotateConfig, BenchAnnotateConfig, UserError
+from vlaad_ray.configs import AnnotateConfig, BenchAnnotateConfig, Location, UserError
 from vlaad_ray.runtime import cli, cluster
 from vlaad_ray.runtime.record import software, write_run_record
 
@@ -86,7 +85,7 @@ def bench_annotate(config: BenchAnnotateConfig) -> dict[str, Any]:
     return summary
 
 
-def plan(paths: Sequence[Path], config: BenchAnnotateConfig, every: int) -> list[Work]:
+def plan(paths: Sequence[Location], config: BenchAnnotateConfig, every: int) -> list[Work]:
     """The questions on every episode, nothing of which has been answered."""
     vlm = replace(config.vlm, every=every)
     never_written = config.out / "no_answers"
@@ -142,7 +141,7 @@ def _chat(
     return (len(prompts) - warm) / (time.monotonic() - began)
 
 
-def random_model(directory: Path) -> Path:
+def random_model(directory: Location) -> Location:
     """A Qwen2.5-VL with random weights, large enough that its engine, not what surrounds it, sets the pace on CPUs."""
     from vlaad_ray.annotate.random_checkpoint import Size, write_checkpoint
 

@@ -6,7 +6,6 @@ import dataclasses
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -15,7 +14,7 @@ from vlaad_ray import stats, store
 from vlaad_ray.annotate import annotate, engines, questions, rules
 from vlaad_ray.annotate.questions import Work
 from vlaad_ray.annotate.windows import span
-from vlaad_ray.configs import AnnotateConfig, BenchAuditConfig, VlmConfig
+from vlaad_ray.configs import AnnotateConfig, BenchAuditConfig, Location, VlmConfig
 from vlaad_ray.experiments.bench import liar
 from vlaad_ray.experiments.bench.liar import Liar, Truth
 from vlaad_ray.runtime import cluster
@@ -52,7 +51,7 @@ def measure(rate: float, config: BenchAuditConfig) -> dict[str, Any]:
     }
 
 
-def know(paths: Sequence[Path], config: AnnotateConfig) -> tuple[dict[str, Truth], dict[str, str]]:
+def know(paths: Sequence[Location], config: AnnotateConfig) -> tuple[dict[str, Truth], dict[str, str]]:
     """Question's digest -> the truth about it, and -> the request under which its answer is stored."""
     truths: dict[str, Truth] = {}
     requests: dict[str, str] = {}

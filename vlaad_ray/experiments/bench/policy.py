@@ -19,7 +19,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from vlaad_ray import export, store
-from vlaad_ray.configs import BenchPolicyConfig, TrainConfig, UserError
+from vlaad_ray.configs import BenchPolicyConfig, Location, TrainConfig, UserError
 from vlaad_ray.deploy import exported
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.experiments.bench.latency import StudentRequest, TeacherRequest, random_observations
@@ -101,7 +101,7 @@ def at_hand() -> tuple[str, ...]:
     )
 
 
-def find_checkpoint(config: BenchPolicyConfig) -> Path:
+def find_checkpoint(config: BenchPolicyConfig) -> Location:
     """The checkpoint directory that was named, or one of a preset with random weights, made here."""
     if config.policy not in PRESETS:
         return Path(config.policy)
@@ -116,7 +116,7 @@ def find_checkpoint(config: BenchPolicyConfig) -> Path:
     return directory
 
 
-def frames(config: BenchPolicyConfig, checkpoint: Path) -> tuple[list[Observation], list[Observation]]:
+def frames(config: BenchPolicyConfig, checkpoint: Location) -> tuple[list[Observation], list[Observation]]:
     """(to compare on, to calibrate on)."""
     if config.data is None:
         return [], random_observations(NOISE_FRAMES, config.image_size)
@@ -126,7 +126,7 @@ def frames(config: BenchPolicyConfig, checkpoint: Path) -> tuple[list[Observatio
 
 def measure(
     name: str,
-    checkpoint: Path,
+    checkpoint: Location,
     config: BenchPolicyConfig,
     compared: Sequence[Observation],
     calibration: Sequence[Observation],

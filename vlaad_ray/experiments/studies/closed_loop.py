@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from vlaad_ray.configs import Location
 from vlaad_ray.evaluate.stage import FLIP_WINDOW, read_results
 from vlaad_ray.stats import format_success, paired, ratio_interval, success_summary
 
@@ -15,7 +15,7 @@ FLIPS_OF_A_GRASP = 2
 """The gripper closes on a thing and opens: what an episode needs where one thing is to be moved."""
 
 
-def outcomes(evaluations: Mapping[int, Path]) -> list[dict[str, Any]]:
+def outcomes(evaluations: Mapping[int, Location]) -> list[dict[str, Any]]:
     """Seed -> directory of its evaluation; all episodes, each with its seed."""
     return [{**outcome, "seed": seed} for seed, out in evaluations.items() for outcome in read_results(out)]
 

@@ -27,7 +27,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_placement_group
 
 from vlaad_ray import annotate, store
-from vlaad_ray.configs import AnnotateConfig, SweepConfig, TrainConfig, UserError, parse_range
+from vlaad_ray.configs import AnnotateConfig, Location, SweepConfig, TrainConfig, UserError, parse_range
 from vlaad_ray.experiments.sweep import plot, results
 from vlaad_ray.experiments.sweep.space import Axis, domains, read_axes
 from vlaad_ray.experiments.sweep.trial import DEFAULT_PHASES, run_trial, trial_config, trial_name
@@ -81,7 +81,9 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
 
 def absolute(config: TrainConfig) -> TrainConfig:
     """Trials run in other directories than the command."""
-    paths: dict[str, Any] = {name: value.resolve() for name, value in vars(config).items() if isinstance(value, Path)}
+    paths: dict[str, Any] = {
+        name: value.resolve() for name, value in vars(config).items() if isinstance(value, Location)
+    }
     return replace(config, backbone=prepare.absolute(config.backbone), **paths)
 
 
@@ -125,7 +127,7 @@ def check_tuning_split(config: SweepConfig) -> None:
             )
 
 
-def annotate_taxonomies(config: SweepConfig, axes: list[Axis]) -> dict[int, Path]:
+def annotate_taxonomies(config: SweepConfig, axes: list[Axis]) -> dict[int, Location]:
     """Annotations by the rules for every number of phases that a trial may ask for, unless some were given."""
     if config.train.objective == "bc" or config.train.annotations is not None:
         return {}
@@ -163,7 +165,7 @@ def spread(config: SweepConfig) -> SweepConfig:
     )
 
 
-def run_trials(config: SweepConfig, axes: list[Axis], annotations: Mapping[int, Path]) -> ResultGrid:
+def run_trials(config: SweepConfig, axes: list[Axis], annotations: Mapping[int, Location]) -> ResultGrid:
     """Start Ray Tune, or restore it: trials that ended stay as they are, one that had begun continues."""
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, sweep=config, annotations=dict(annotations)), {"cpu": TRIAL_CPUS}
@@ -300,7 +302,7 @@ def warnings(axes: list[Axis], config: SweepConfig) -> list[str]:
     return []
 
 
-def write(config: SweepConfig, annotations: Mapping[int, Path], summary: dict[str, Any]) -> None:
+def write(config: SweepConfig, annotations: Mapping[int, Location], summary: dict[str, Any]) -> None:
     """best.json, trials.md, trials.png, and summary.json last."""
     settings = dataclasses.asdict(trial_config(config, annotations, summary["best"]["settings"]))
     del settings["out"]  # for the user to say
