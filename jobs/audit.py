@@ -1,63 +1,6 @@
-"""How noisy is a dataset, or a teacher? Self-revoking gripper targets, reversals, jerk, stalls; what to filter; repair.
+"""`vlaad audit` from a checkout: ray job submit --working-dir . -- python jobs/audit.py …"""
 
-python jobs/audit.py --data DATA --out DIR                                   a dataset that exists
-python jobs/audit.py --data DATA --out DIR --repair DATA2                    and a copy with steady gripper targets
-python jobs/audit.py --teacher scripted --suite libero_goal --episodes 50 --out DIR     a teacher, live
-"""
-
-from typing import Any
-
-from rich.markup import escape
-
-from vlaad_ray import collect, report, store
-from vlaad_ray.configs import EVAL_INIT_STATES, AuditConfig, CollectConfig, Location, UserError, parse_range
-from vlaad_ray.quality import audit
-from vlaad_ray.runtime import cli
-from vlaad_ray.teachers import find_teacher
-
-
-def run_audit(config: AuditConfig) -> dict[str, Any]:
-    """Collect if a teacher is to be audited; audit; draw the page."""
-    if (config.data is None) == (config.teacher is None):
-        raise UserError("give either --data DIR (a dataset) or --teacher NAME (a teacher to run), not both or neither")
-    paths = store.list_episodes(config.data) if config.data is not None else live_episodes(config)
-    summary = audit.audit(config, paths)
-    for line in summary["verdict"]:
-        cli.console.print(f"[bold]{escape(line)}[/]")
-    cli.console.print(f"Page: {report.write_noise(config.out)}")
-    return summary
-
-
-def live_episodes(config: AuditConfig) -> list[Location]:
-    """Let the teacher act, failures included, into OUT/data; the episode files."""
-    assert config.teacher is not None
-    tasks = parse_range(config.tasks, "--tasks")
-    if config.episodes < 1 or not tasks:
-        raise UserError("nothing to audit: give --tasks and --episodes 1 or more")
-    per_task = -(-config.episodes // len(tasks))
-    stored = min(per_task, EVAL_INIT_STATES.start)
-    collection = CollectConfig(
-        out=config.out / "data",
-        suite=config.suite,
-        tasks=config.tasks,
-        init_states=f"0-{stored - 1}",
-        placements=per_task - stored,
-        teacher=config.teacher,
-        execute=config.execute,
-        seed=config.seed,
-        image_every=config.image_every,
-        keep_failed=True,
-        teacher_config=config.teacher_config,
-        serving=config.serving,
-        teacher_noise=config.teacher_noise,
-        env=config.env,
-        fleet=config.fleet,
-    )
-    collect.collect(collection)
-    teacher = find_teacher(config.teacher, config.teacher_config, config.suite, config.execute)
-    names = {spec.key.name for spec in collect.plan_episodes(collection, teacher)}
-    return [path for path in store.list_episodes(collection.out) if path.stem in names]
-
+from vlaad_ray.main import main
 
 if __name__ == "__main__":
-    cli.run_job(AuditConfig, run_audit, audit.show)
+    main("audit")

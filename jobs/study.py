@@ -1,32 +1,6 @@
-"""The paper's claims put to the test, on your own teacher; each leaves a table, a plot and the raw numbers.
+"""`vlaad study` from a checkout: ray job submit --working-dir . -- python jobs/study.py …"""
 
-python jobs/study.py distillation       the student against its teacher on three suites
-python jobs/study.py noise              does semantics beat plain cloning when the teacher flips its gripper?
-python jobs/study.py phases             3 to 13 phases: how even, and what for the student?
-python jobs/study.py alpha              weight of the path without description, by suite
-python jobs/study.py alpha --tasks 0 --epochs 2 --placements 0 --eval-init-states 20-22    small, to see it work
-"""
-
-import importlib
-from collections.abc import Callable
-from typing import Any
-
-import tyro
-
-from vlaad_ray.configs import StudyAlphaConfig, StudyDistillationConfig, StudyNoiseConfig, StudyPhasesConfig
-from vlaad_ray.runtime.cli import console, users_errors
-
-CONFIGS: dict[str, Callable[..., Any]] = {
-    "phases": StudyPhasesConfig,
-    "noise": StudyNoiseConfig,
-    "alpha": StudyAlphaConfig,
-    "distillation": StudyDistillationConfig,
-}
+from vlaad_ray.main import main
 
 if __name__ == "__main__":
-    config = tyro.extras.subcommand_cli_from_dict(CONFIGS)
-    (name,) = (name for name, kind in CONFIGS.items() if type(config) is kind)
-    with users_errors():
-        page = importlib.import_module(f"vlaad_ray.experiments.studies.{name}").study(config)
-    console.print(page.read_text(), markup=False)
-    console.print(f"Results: {page}")
+    main("study")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 # Before any test module imports MuJoCo, Ray or torch: each reads its variable once. Ray's workers inherit them.
 os.environ.setdefault("MUJOCO_GL", "egl")
@@ -38,3 +39,16 @@ def s3() -> Iterator[s3_server.Server]:
     """An S3 on this machine, in the environment of this process and of those that it starts from now on."""
     with s3_server.serving() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def openvla_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """OpenVLA's layout with tiny random weights in fp32, in three files. Not to be changed."""
+    import torch  # which few tests need
+
+    from vlaad_ray.models.openvla.random_checkpoint import write_random_checkpoint
+
+    directory = tmp_path_factory.mktemp("openvla")
+    write_random_checkpoint(directory, "tiny", torch.float32, shard_bytes=8_500_000)
+    assert len(list(directory.glob("model-*.safetensors"))) == 3
+    return directory

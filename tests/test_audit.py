@@ -1,9 +1,7 @@
 """The audit over stored episodes: what it counts, says and writes, and that it never harms the dataset."""
 
-import importlib.util
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import fakes
 import numpy as np
@@ -12,9 +10,8 @@ import pytest
 
 from vlaad_ray import store
 from vlaad_ray.configs import AuditConfig, EnvConfig, FleetConfig, TeacherNoiseConfig, UserError
+from vlaad_ray.experiments.teacher_audit import run_audit
 from vlaad_ray.quality import audit
-
-ROOT = Path(__file__).parents[1]
 
 
 def episode(number, flips=()):
@@ -38,18 +35,11 @@ def contents(root):
     return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def job(name):
-    spec = importlib.util.spec_from_file_location(f"job_{name}", ROOT / "jobs" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_an_audit_counts_names_the_corrupt_file_and_leaves_the_dataset_alone(dataset, ray_local, tmp_path):
     (dataset / "episodes" / "zz-torn.parquet").write_bytes(store.list_episodes(dataset)[0].read_bytes()[:-300])
     before = contents(dataset)
     config = AuditConfig(data=dataset, out=tmp_path / "out")
-    summary = job("audit").run_audit(config)
+    summary = run_audit(config)
     assert summary["episodes"] == {"audited": 4, "failed": 0, "corrupt": 1}
     assert "zz-torn.parquet is corrupt" in summary["errors"][0]
     assert any("zz-torn" in line for line in summary["verdict"])
@@ -150,7 +140,7 @@ def test_a_teacher_is_audited_live_with_its_failures_and_only_by_its_own_episode
         env=EnvConfig(image_size=32),
         fleet=FleetConfig(actors=1),
     )
-    summary = job("audit").run_audit(config)
+    summary = run_audit(config)
     assert summary["source"] == "teacher scripted"
     assert summary["episodes"]["audited"] == 2
     assert summary["injected_flip_rate"] == pytest.approx(0.1)

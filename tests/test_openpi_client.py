@@ -83,3 +83,27 @@ def test_its_key_is_our_token_and_an_error_leaves_it_working(policy, tmp_path):
         answer = client.infer({**element, "observation/wrist_image": pixels})
         assert answer["actions"].shape == (HORIZON, 7)
         assert answer["server_timing"]["infer_ms"] > 0
+
+
+def test_float_pictures_channels_first_and_a_list_as_state_get_the_same_answer(policy):
+    """What openpi's own server takes from the same client: here they raised RuntimeError."""
+    random = np.random.default_rng(0)
+    pictures = {key: random.integers(0, 256, (32, 40, 3), np.uint8) for key in ("image", "wrist_image")}
+    state = random.random(8).astype(np.float32)
+
+    def element(convert, state):
+        return {f"observation/{key}": convert(each) for key, each in pictures.items()} | {
+            "observation/state": state,
+            "prompt": "go",
+        }
+
+    with PolicyServer(policy, METADATA, ServerConfig(port=0, actuation=ActuationConfig(0, 0, 0))) as server:
+        client = WebsocketClientPolicy("127.0.0.1", server.port)
+        expected = client.infer(element(lambda picture: picture, state))["actions"]
+        for convert in (
+            lambda picture: picture.transpose(2, 0, 1),
+            lambda picture: picture / 255,
+            lambda picture: (picture / 255).astype(np.float32).transpose(2, 0, 1),
+        ):
+            for given in (state.astype(np.float64), state.tolist()):
+                np.testing.assert_array_equal(client.infer(element(convert, given))["actions"], expected)

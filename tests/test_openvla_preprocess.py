@@ -6,9 +6,12 @@ import hashlib
 import math
 
 import numpy as np
+import pytest
 import torch
 
+from vlaad_ray.configs import UserError
 from vlaad_ray.models.openvla import preprocess, random_checkpoint
+from vlaad_ray.models.openvla.settings import parse_normalisation
 from vlaad_ray.teachers.openvla import normalise
 
 
@@ -84,10 +87,52 @@ def test_prepared_image_is_tensorflows() -> None:
 
 
 def test_channels_are_stacked_tower_by_tower() -> None:
-    """By hand: a pixel of 128, 64, 255, normalised with the published means and deviations."""
+    """By hand: a pixel of 128, 64, 255, normalised with the means and deviations of the published processor."""
     image = torch.tensor([128, 64, 255], dtype=torch.uint8).expand(1, 2, 2, 3)
-    means, stds = random_checkpoint.PREPROCESSOR_JSON["means"], random_checkpoint.PREPROCESSOR_JSON["stds"]
-    pixels = normalise(image, preprocess.Normalisation(means, stds))
+    pixels = normalise(image, parse_normalisation(random_checkpoint.PREPROCESSOR_JSON, "test"))
     assert pixels.shape == (1, 6, 2, 2)
     expected = [0.076957, -0.912647, 2.643478, 0.003922, -0.498039, 1.0]
     np.testing.assert_allclose(pixels[0, :, 1, 1], expected, atol=2e-6)
+
+
+def test_a_checkpoint_stores_means_as_they_are_and_what_is_computed_with_rounded() -> None:
+    """The authors' conversion script makes tensors of ImageNet's and SigLIP's values under a default dtype of bf16. A
+    test checkpoint with the same numbers in both fields would not show which of them is read.
+    """
+    stored = random_checkpoint.PREPROCESSOR_JSON
+    imagenet = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    for tower, (mean, std) in enumerate((imagenet, ([0.5] * 3, [0.5] * 3))):
+        assert (stored["means"][tower], stored["stds"][tower]) == (mean, std)
+        computed_with = stored["tvf_normalize_params"][tower]
+        assert computed_with["mean"] == torch.tensor(mean).bfloat16().tolist()
+        assert computed_with["std"] == torch.tensor(std).bfloat16().tolist()
+
+
+def test_stored_normalisation_counts_before_means_and_stds() -> None:
+    """Means instead of what was stored move pixels by up to 0.008, and on images that matter other tokens win."""
+    stored = {**random_checkpoint.PREPROCESSOR_JSON, "means": [[0.1] * 3] * 2, "stds": [[0.9] * 3] * 2}
+    rounded = ((0.484375, 0.455078125, 0.40625), (0.228515625, 0.2236328125, 0.224609375))
+    assert parse_normalisation(stored, "test") == preprocess.Normalisation(
+        (rounded[0], (0.5, 0.5, 0.5)), (rounded[1], (0.5, 0.5, 0.5))
+    )
+    del stored["tvf_normalize_params"]
+    assert parse_normalisation(stored, "test") == preprocess.Normalisation(
+        ((0.1, 0.1, 0.1),) * 2, ((0.9, 0.9, 0.9),) * 2
+    )
+
+
+@pytest.mark.parametrize("number", ["0.5", None, math.nan, [0.5]])
+def test_statistics_of_pixels_that_are_no_numbers_are_refused(number: object) -> None:
+    rows = [[0.5, 0.5, 0.5], [0.5, number, 0.5]]
+    for stored in (
+        {"means": rows, "stds": rows},
+        {"tvf_normalize_params": [{"mean": row, "std": row} for row in rows]},
+    ):
+        with pytest.raises(UserError, match="must hold three numbers for each of two towers"):
+            parse_normalisation(stored, "test")
+
+
+def test_a_deviation_of_zero_is_refused() -> None:
+    """It would fill the image with infinities, and the policy would still answer."""
+    with pytest.raises(UserError, match="deviations above 0"):
+        parse_normalisation({"means": [[0.5] * 3] * 2, "stds": [[0.5] * 3, [0.5, 0.0, 0.5]]}, "test")

@@ -1,7 +1,8 @@
-"""What users type and machines read: extras, make targets, cluster files, commands in the documentation."""
+"""What users and machines read: extras, make targets, cluster files, the documentation."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib.metadata
 import importlib.util
@@ -12,6 +13,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+import kuberay
 import pytest
 import tyro
 import yaml
@@ -19,7 +22,7 @@ from ray.autoscaler._private import util as cluster_launcher
 from ray.serve.schema import ServeDeploySchema
 
 import vlaad_ray
-from vlaad_ray import configs
+from vlaad_ray import configs, main
 from vlaad_ray.deploy import access, ray_serve
 
 ROOT = Path(__file__).parent.parent
@@ -31,7 +34,9 @@ PINS = dict(
     if "==" in requirement
 )
 DOCUMENTS = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("cluster/*.md")])
-JOBS = sorted((ROOT / "jobs").glob("*.py"))
+
+DOCKERFILE = (ROOT / "cluster/Dockerfile").read_text()
+IMAGE_USER = 1000
 
 MACHINE_FIELDS = {field.name for field in dataclasses.fields(configs.FleetConfig)} | {
     "out",
@@ -44,44 +49,6 @@ MACHINE_FIELDS = {field.name for field in dataclasses.fields(configs.FleetConfig
 
 def load_yaml(name: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((ROOT / "cluster" / name).read_text()))
-
-
-def job_config(script: Path) -> Any:
-    """The config dataclass that a job takes its flags from, or a dict of them by subcommand."""
-    source = script.read_text()
-    by_subcommand = dict(re.findall(r'"(\w+)": (\w+Config)', source))
-    if by_subcommand:
-        return {name: getattr(configs, config) for name, config in by_subcommand.items()}
-    (name,) = set(re.findall(r"(?:run_job\(|tyro\.cli\()(\w+)", source))
-    return getattr(configs, name)
-
-
-def parse(command: str) -> Any:
-    """Parse a `python jobs/x.py …` command as the job would; SystemExit if it would be refused."""
-    words = shlex.split(command, comments=True)
-    script = ROOT / "jobs" / Path(words[1]).name
-    config = job_config(script)
-    if isinstance(config, dict):
-        return tyro.extras.subcommand_cli_from_dict(config, args=words[2:])
-    args = words[2:]
-    if "--config" in args:  # stands for flags: those that have no default, at least
-        at = args.index("--config")
-        args = ["--data", "DATA", *args[:at], *args[at + 2 :]]
-    return tyro.cli(config, args=args)
-
-
-def documented_commands() -> list[str]:
-    """Commands in code blocks, in backticks and in job docstrings; those with a placeholder (… or a|b) are left out."""
-    commands = []
-    for path in [*DOCUMENTS, *JOBS]:
-        for line in path.read_text().replace("\\\n", " ").splitlines():
-            block = re.search(r"^\s*(?:ray job submit .* -- )?(python jobs/\w+\.py .*)", line)
-            found = re.findall(r"`(python jobs/\w+\.py [^`]*)`", line)
-            if block:  # two spaces set a remark apart
-                found = [re.split(r"  +", block[1])[0]]
-            complete = [command for command in found if not re.search(r"…|\||\.\.\.", command)]
-            commands += [f"{path.relative_to(ROOT)}: {command}" for command in complete]
-    return commands
 
 
 def test_extras_are_those_that_users_are_told_of() -> None:
@@ -118,25 +85,14 @@ def test_make_without_a_target_explains_itself() -> None:
         assert f"make {target} " in shown
 
 
-@pytest.mark.parametrize("command", documented_commands())
-def test_documented_command_parses(command: str) -> None:
-    """Documentation rots when a flag is renamed."""
-    parse(command.partition(": ")[2])
-
-
-@pytest.mark.parametrize("script", JOBS, ids=lambda script: script.stem)
-def test_no_job_shadows_a_package(script: Path) -> None:
-    """`python jobs/x.py` puts jobs/ first on the path: `import x` anywhere, for a package x, would find the job."""
-    spec = importlib.util.find_spec(script.stem)
-    assert spec is None or Path(spec.origin or "").parent == ROOT / "jobs"
-
-
 def check_ray_cluster(cluster: dict[str, Any], claim: str) -> None:
     """What would only show when the cluster is wanted."""
     assert cluster["rayVersion"] == PINS["ray"], "KubeRay chooses the autoscaler's image by rayVersion"
     for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
         pod = group["template"]["spec"]
         (container,) = pod["containers"]
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert [pod["securityContext"][each] for each in ("runAsUser", "runAsGroup", "fsGroup")] == [IMAGE_USER] * 3
         assert container["image"] == f"vlaad-ray:{vlaad_ray.__version__}"
         assert container["resources"]["limits"] == container["resources"]["requests"]
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
@@ -147,10 +103,22 @@ def check_ray_cluster(cluster: dict[str, Any], claim: str) -> None:
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
 
 
+@pytest.mark.parametrize(("name", "kind"), [("rayjob.yaml", "RayJob"), ("rayservice.yaml", "RayService")])
+def test_kuberay_knows_every_field(name: str, kind: str) -> None:
+    """Kubernetes drops a field that it does not know without a word."""
+    document = load_yaml(name)[-1]
+    jsonschema.validate(document, kuberay.schema(kind))
+    cluster = next(value for key, value in document["spec"].items() if key.startswith("rayCluster"))
+    cluster["headGroupSpec"]["template"]["spec"]["securityContexts"] = {}
+    with pytest.raises(jsonschema.ValidationError, match="securityContexts"):
+        jsonschema.validate(document, kuberay.schema(kind))
+
+
 def test_rayjob_is_complete() -> None:
     claim, job = load_yaml("rayjob.yaml")
-    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["enableInTreeAutoscaling"] and cluster["autoscalerOptions"]["version"] == "v2"
+    assert job["spec"]["activeDeadlineSeconds"] >= 3600, "without one a job that hangs holds its nodes for ever"
     check_ray_cluster(cluster, claim["metadata"]["name"])
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"], "all nodes write into --out"
     assert any(group["minReplicas"] > 0 for group in cluster["workerGroupSpecs"]), "the fleet counts the CPUs it sees"
@@ -158,7 +126,6 @@ def test_rayjob_is_complete() -> None:
 
 def test_rayservice_is_complete_and_wants_a_token() -> None:
     (service,) = load_yaml("rayservice.yaml")
-    assert (service["apiVersion"], service["kind"]) == ("ray.io/v1", "RayService")
     cluster = service["spec"]["rayClusterConfig"]
     check_ray_cluster(cluster, load_yaml("rayjob.yaml")[0]["metadata"]["name"])
     settings = ServeDeploySchema.model_validate(yaml.safe_load(service["spec"]["serveConfigV2"]))
@@ -187,7 +154,8 @@ def test_rayjob_entrypoint_sets_machines_only() -> None:
     """Hyperparameters in YAML would make a cluster's results differ from a laptop's."""
     _, job = load_yaml("rayjob.yaml")
     entrypoint = job["spec"]["entrypoint"]
-    config = parse(entrypoint)
+    _, name, *args = shlex.split(entrypoint)
+    config = main.parse(name, args)
     assert config.out.is_relative_to("/shared")
     flags = {word.lstrip("-").replace("-", "_") for word in shlex.split(entrypoint) if word.startswith("--")}
     assert flags <= MACHINE_FIELDS
@@ -202,12 +170,34 @@ def test_cluster_launcher_accepts_its_file() -> None:
     assert config["docker"]["image"] == f"vlaad-ray:{vlaad_ray.__version__}"
 
 
+def test_cluster_launcher_runs_what_the_file_says_and_nothing_of_its_own() -> None:
+    """Ray's defaults for AWS install another Ray, and boto3 without a version, each time that a node starts."""
+    (config,) = load_yaml("autoscaler.yaml")
+    prepared = cluster_launcher.prepare_config(copy.deepcopy(config))
+    commands = {key: value for key, value in prepared.items() if key.endswith("_commands")}
+    assert {"setup_commands", "head_setup_commands", "worker_setup_commands"} <= commands.keys()
+    assert commands == {key: config[key] for key in commands}
+    (extras,) = re.findall(r"^ARG EXTRAS=(.+)$", DOCKERFILE, re.MULTILINE)
+    assert "aws" in extras.split(","), "the head asks AWS for nodes through boto3, which is in the image then"
+
+
+def test_image_runs_as_an_ordinary_user_on_a_base_of_one_version() -> None:
+    (base,) = re.findall(r"^FROM (\S+)$", DOCKERFILE, re.MULTILINE)
+    assert re.fullmatch(r"python:3\.1[123]\.\d+-slim-[a-z]+", base), "a tag that moves makes another image each time"
+    users = re.findall(r"^USER (\S+)$", DOCKERFILE, re.MULTILINE)
+    assert users[-1:] == [f"{IMAGE_USER}:{IMAGE_USER}"], "by number: Kubernetes cannot tell that a name is not root"
+    assert DOCKERFILE.rindex("\nUSER") > DOCKERFILE.rindex("\nRUN")
+    environment = dict(re.findall(r"([A-Z_]+)=(\S+)", DOCKERFILE[DOCKERFILE.index("\nENV") :]))
+    assert environment["HOME"] == "/home/vlaad", "the cluster launcher takes /root where the image does not say"
+    for cache in ("NUMBA_CACHE_DIR", "MPLCONFIGDIR", "XDG_CACHE_HOME"):
+        assert environment[cache].startswith("/tmp/"), "all else may be read-only"
+
+
 def test_image_copies_files_that_exist_and_installs_the_libraries_that_setup_does() -> None:
-    dockerfile = (ROOT / "cluster/Dockerfile").read_text()
-    for sources in re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE):
+    for sources in re.findall(r"^COPY (.+) \S+$", DOCKERFILE, re.MULTILINE):
         assert [source for source in sources.split() if not (ROOT / source).exists()] == []
     (libraries,) = re.findall(r'^libraries="(.+)"', (ROOT / "scripts/setup.sh").read_text(), re.MULTILINE)
-    assert set(libraries.split()) <= set(dockerfile.split())
+    assert set(libraries.split()) <= set(DOCKERFILE.split())
 
 
 def test_pinned_versions_are_the_installed_ones() -> None:

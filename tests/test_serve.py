@@ -3,6 +3,7 @@
 import contextlib
 import shlex
 import socket
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import synthetic
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
+from prometheus_client.parser import text_string_to_metric_families
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -104,6 +106,31 @@ def test_a_bad_message_gets_a_line_and_an_oversized_one_ends_its_connection_alon
             bad.recv(20)
         good.send(protocol.pack(protocol.pack_observation(seen(1))))
         assert protocol.unpack(good.recv(20))["actions"].shape == (5, 7)
+
+
+def test_prometheus_reads_what_each_replica_has_done(port):
+    """Requests are dealt out, also Prometheus' own: each replica tells its own figures, under its own label."""
+
+    def scrape(token):
+        url = f"http://127.0.0.1:{port}/metrics"
+        headers = {"Authorization": f"Api-Key {token}"}
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=20) as response:
+            return response.headers["Content-Type"], response.read().decode()
+
+    with knock(port) as connection:
+        connection.recv(20)
+        connection.send("no request")
+        connection.recv(20)
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            scrape(TOKEN + "x")
+        refused: dict[str, float] = {}
+        while len(refused) < 2:
+            kind, text = scrape(TOKEN)
+            assert kind == "text/plain; version=0.0.4; charset=utf-8"
+            families = {family.name: family.samples[0] for family in text_string_to_metric_families(text)}
+            sample = families["vlaad_refused"]
+            refused[sample.labels["replica"]] = sample.value
+    assert sum(refused.values()) >= 1
 
 
 def test_a_full_replica_turns_clients_away(port):

@@ -18,11 +18,12 @@ import pytest
 import synthetic
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from vlaad_ray.configs import ActuationConfig, ServerConfig, UserError
-from vlaad_ray.deploy import access
+from vlaad_ray.deploy import access, metrics
 from vlaad_ray.deploy.server import PolicyServer
 from vlaad_ray.serving import protocol
 from vlaad_ray.serving.batcher import Batcher
@@ -96,8 +97,8 @@ def get(server, path, token=None):
         return error.code, error.read().decode()
 
 
-def stats(server):
-    return json.loads(get(server, "/stats")[1])
+def stats(server, token=None):
+    return json.loads(get(server, "/stats", token)[1])
 
 
 def test_clients_that_wait_together_share_a_batch_and_each_gets_its_own_answer():
@@ -116,6 +117,43 @@ def test_clients_that_wait_together_share_a_batch_and_each_gets_its_own_answer()
             assert (protocol.unpack(connection.recv(20))["actions"][:, :6] == number).all()
         assert policy.sizes == [1, 8]
         assert stats(server) == {"answered": 9, "refused": 0, "failed": 0, "batches": 2, "waiting": 0, "clients": 9}
+
+
+def test_prometheus_reads_what_the_server_has_done(monkeypatch):
+    """There was nothing for it to read. Who may see /stats may see this, in the format that its own parser takes."""
+    monkeypatch.setenv("VLAAD_TOKEN", TOKEN)
+    with serving() as server, client(server, TOKEN) as connection:
+        for message in (request(0.5), request(0.5), "no request", request(9.0)):
+            ask(connection, message)
+        assert get(server, "/metrics")[0] == get(server, "/metrics", TOKEN + "x")[0] == 401
+        status, text = get(server, "/metrics", TOKEN)
+        assert status == 200
+        done = stats(server, TOKEN)
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    values = {name: family.samples[0].value for name, family in families.items() if family.type != "histogram"}
+    assert values == {f"vlaad_{name}": value for name, value in done.items()}
+    assert (done["answered"], done["refused"], done["failed"]) == (2, 1, 1)
+    assert {family.type for family in families.values()} == {"counter", "gauge", "histogram"}
+    buckets = [sample for sample in families["vlaad_answer_seconds"].samples if sample.name.endswith("_bucket")]
+    numbers = [sample.value for sample in buckets]
+    assert numbers == sorted(numbers) and numbers[-1] == 2
+    assert [sample.labels["le"] for sample in buckets] == [*map(str, metrics.BOUNDS), "+Inf"]
+
+
+def test_an_answer_is_counted_under_the_bound_that_it_kept():
+    counts = metrics.Counts()
+    for seconds in (0.005, 0.0051, 7.0):
+        counts.answer(seconds)
+    text = metrics.exposition(counts, batches=3, waiting=0, clients=0, replica="one")
+    for line in (
+        'vlaad_answer_seconds_bucket{replica="one",le="0.005"} 1',
+        'vlaad_answer_seconds_bucket{replica="one",le="0.01"} 2',
+        'vlaad_answer_seconds_bucket{replica="one",le="5.0"} 2',
+        'vlaad_answer_seconds_bucket{replica="one",le="+Inf"} 3',
+        'vlaad_answer_seconds_count{replica="one"} 3',
+        'vlaad_batches_total{replica="one"} 3',
+    ):
+        assert line in text.splitlines()
 
 
 def test_answers_tell_how_long_they_took_as_those_of_openpi_do():
@@ -204,10 +242,44 @@ def test_each_client_rests_by_itself_and_is_nudged_by_itself():
         ({"observation/state": np.full(8, 1e300)}, "'observation/state' must be [8] finite numbers"),
         ({"observation/state": np.zeros((1, 8))}, "'observation/state' must be [8] finite numbers, got [1, 8] float64"),
         ({"observation/state": None}, "'observation/state' must be [8] finite numbers, got NoneType"),
-        ({"observation/image": np.full((16, 16, 3), np.nan)}, "'observation/image' must be [H, W, 3] uint8, got"),
-        ({"observation/image": PIXELS[..., :1]}, "'observation/image' must be [H, W, 3] uint8, got [16, 16, 1]"),
-        ({"observation/image": PIXELS[:0]}, "'observation/image' must be [H, W, 3] uint8, got [0, 16, 3]"),
-        ({"observation/wrist_image": "x"}, "'observation/wrist_image' must be [H, W, 3] uint8, got str"),
+        ({"observation/state": [0.0] * 7}, "'observation/state' must be [8] finite numbers, got a list of 7"),
+        (
+            {"observation/state": [0.0] * 7 + ["0"]},
+            "'observation/state' must be [8] finite numbers, got a list of other",
+        ),
+        (
+            {"observation/state": [0.0] * 7 + [None]},
+            "'observation/state' must be [8] finite numbers, got a list of other",
+        ),
+        ({"observation/state": [[0.0]] * 8}, "'observation/state' must be [8] finite numbers, got a list of other"),
+        ({"observation/state": [0.0] * 7 + [np.nan]}, "'observation/state' must be [8] finite numbers, got [0.0, "),
+        (
+            {"observation/state": np.full(8, -1.23456789e200)},
+            "'observation/state' must be [8] finite numbers, got [-1.2",
+        ),
+        (
+            {"observation/image": np.full((16, 16, 3), np.nan)},
+            "uint8 or floats in [0, 1], got [16, 16, 3] float64 of nan",
+        ),
+        (
+            {"observation/image": PIXELS.astype(np.float32)},
+            "uint8 or floats in [0, 1], got [16, 16, 3] float32 of 0 to 255",
+        ),
+        ({"observation/image": PIXELS / 127.5 - 1}, "uint8 or floats in [0, 1], got [16, 16, 3] float64 of -1 to 1"),
+        (
+            {"observation/image": np.full((16, 16, 3), 6e4, np.float16)},
+            "uint8 or floats in [0, 1], got [16, 16, 3] float16",
+        ),
+        ({"observation/image": PIXELS.astype(np.uint32)}, "uint8 or floats in [0, 1], got [16, 16, 3] uint32"),
+        ({"observation/image": PIXELS.tolist()}, "uint8 or floats in [0, 1], got a list of 16"),
+        ({"observation/image": PIXELS[None]}, "uint8 or floats in [0, 1], got [1, 16, 16, 3] uint8"),
+        ({"observation/image": PIXELS[:3]}, "got [3, 16, 3] uint8: channels first or last?"),
+        (
+            {"observation/image": PIXELS[..., :1]},
+            "'observation/image' must be [H, W, 3] or [3, H, W], uint8 or floats in",
+        ),
+        ({"observation/image": PIXELS[:0]}, "uint8 or floats in [0, 1], got [0, 16, 3]"),
+        ({"observation/wrist_image": "x"}, "'observation/wrist_image' must be [H, W, 3] or [3, H, W], uint8 or floats"),
         ({"observation/wrist_imag": PIXELS}, "'observation/wrist_imag' is no camera's key; those are observation/"),
         ({"prompt": " "}, "'prompt' must be the instruction, of 1 to 2000 characters, got an empty one"),
         ({"prompt": "x" * 3000}, "'prompt' must be the instruction, of 1 to 2000 characters, got text of 3000"),

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vlaad_ray import collect, store
-from vlaad_ray.annotate import annotate, engines, rules
+from vlaad_ray.annotate import annotate, chat_server, engines, rules
 from vlaad_ray.annotate.random_checkpoint import write_checkpoint
 from vlaad_ray.configs import AnnotateConfig, BenchAuditConfig, CollectConfig, EnvConfig, UserError, VlmConfig
 from vlaad_ray.experiments.bench import lies as bench_audit
@@ -155,27 +155,35 @@ def test_a_running_server_annotates_like_an_engine(data, vllm_server, tmp_path):
 
 
 class Misbehaving:
-    """A server that answers some questions with garbage, with errors, or at the second try only."""
+    """A server that answers some questions with garbage, with errors, or at the second try only.
 
-    def __init__(self, behave):
+    `behave` says with which status and what: the text of an answer or error, a message, or the body as it is.
+    """
+
+    def __init__(self, behave, models=b'{"data": [{"id": "fake"}]}'):
         self.behave, self.tries = behave, {}
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
-                self.reply(200, {"data": [{"id": "fake"}]})
+                self.reply(200, models)
 
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 question = json.dumps(json.loads(body)["messages"])
                 outer.tries[question] = outer.tries.get(question, 0) + 1
-                status, text = outer.behave(list(outer.tries).index(question), outer.tries[question], question)
+                status, said = outer.behave(list(outer.tries).index(question), outer.tries[question], question)
                 usage = {"prompt_tokens": 7, "completion_tokens": 3}
-                reply = {"choices": [{"message": {"content": text}}], "usage": usage}
-                self.reply(status, reply if status == 200 else {"error": {"message": text}})
+                message = said if isinstance(said, dict) else {"content": said}
+                if isinstance(said, bytes):
+                    self.reply(status, said)
+                elif status == 200:
+                    self.reply(status, {"choices": [{"message": message}], "usage": usage})
+                else:
+                    self.reply(status, {"error": {"message": said}})
 
             def reply(self, status, content):
-                data = json.dumps(content).encode()
+                data = content if isinstance(content, bytes) else json.dumps(content).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(data)))
                 self.send_header("Content-Type", "application/json")
@@ -233,6 +241,55 @@ def test_faults_are_counted_and_no_row_is_lost(data, tmp_path):
         assert all(written.descriptions[t] == ruled.descriptions[t] for t in kept)
 
 
+def every_known_form(index, tries, question):
+    answer = good(question)
+    forms = (
+        [{"type": "text", "text": answer}],
+        f"```json\n{answer}\n```",
+        f"<think>hm {{}}</think>{answer}",
+        {"content": None, "reasoning_content": answer},
+        f"Here it is: {answer} Anything else?",
+    )
+    return 200, forms[index % len(forms)]
+
+
+def test_what_servers_are_known_to_send_is_understood(data, tmp_path):
+    """Content as a list of parts lost the whole job; JSON in a code fence was "not JSON", for all answers."""
+    few = some(data, tmp_path / "data", 3)
+    with Misbehaving(every_known_form) as url:
+        summary = annotate(config_for(few, tmp_path / "out", "fake", server=url))
+    assert summary["valid"] == summary["vlm_calls"] == summary["questions"] > 5
+    assert summary["first_words"] == {}
+
+
+def every_form_of_no_answer(index, tries, question):
+    forms = (
+        good(question),
+        {"content": None, "refusal": "I can't\n[/help] with that"},
+        b'{"choices": []}',
+        b'{"error": {"message": "out of memory", "code": 500}}',
+        b"<html>Bad gateway</html>",
+        {"content": f"\ud83d {good(question)[:9]}"},
+        b"null",
+    )
+    return 200, forms[index % len(forms)]
+
+
+def test_what_holds_no_answer_costs_its_own_frames_only_and_its_first_words_are_shown(data, tmp_path, capsys):
+    few = some(data, tmp_path / "data", 3)
+    with Misbehaving(every_form_of_no_answer) as url:
+        summary = annotate(config_for(few, tmp_path / "out", "fake", server=url, max_retries=0))
+    asked = summary["questions"]
+    assert asked > 7
+    assert summary["valid"] == len(range(0, asked, 7))
+    assert summary["flagged"]["refused"] == len(range(1, asked, 7))
+    assert summary["flagged"]["not JSON"] == len(range(5, asked, 7))
+    assert summary["flagged"]["server error"] == asked - sum(len(range(first, asked, 7)) for first in (0, 1, 5))
+    assert summary["first_words"]["refused"] == "I can't [/help] with that"
+    assert summary["faults"]["engine_failures"] == 0
+    assert "not usable (refused): I can't [/help] with that" in capsys.readouterr().out
+
+
 def corrupt_first_picture(path):
     """As a bad disk would: the file stays a valid Parquet file, one picture in it is half there."""
     table = pq.read_table(path)
@@ -247,10 +304,11 @@ def test_when_nothing_is_usable_the_job_fails_and_rule_labels_stay(data, tmp_pat
     few = some(data, tmp_path / "data", 2)
     command = [sys.executable, "jobs/annotate.py", "--data", str(few), "--out", str(tmp_path / "out")]
     command += ["--annotator", "vlm", "--model", "fake", "--max-retries", "0", "--server"]
-    with Misbehaving(lambda *_: (200, "no")) as url:
+    with Misbehaving(lambda *_: (200, "no, it is a secret")) as url:
         done = subprocess.run([*command, url], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.returncode == 2
     assert "error: not one of" in done.stderr and "keep their rule labels" in done.stderr
+    assert "not JSON: 'no, it is a secret'" in done.stderr and "--max-tokens" not in done.stderr
     for path in store.list_episodes(few):
         ruled = rules.by_rules(store.read_episode(path, images=False), 9)
         assert store.read_annotation(store.annotation_path(tmp_path / "out", path.stem)).descriptions == (
@@ -258,9 +316,18 @@ def test_when_nothing_is_usable_the_job_fails_and_rule_labels_stay(data, tmp_pat
         )
 
 
-def test_a_server_that_is_not_there_is_told_before_any_work(data, tmp_path):
+@pytest.mark.parametrize("server", ["http://127.0.0.1:9/v1", "127.0.0.1:9/v1", "nonsense"])
+def test_a_server_that_is_not_there_is_told_before_any_work(data, tmp_path, server):
     with pytest.raises(UserError, match="does not answer like an OpenAI-compatible server"):
-        annotate(config_for(data, tmp_path, "any", server="http://127.0.0.1:9/v1"))
+        annotate(config_for(data, tmp_path, "any", server=server))
+
+
+@pytest.mark.parametrize("models", [b"null", b'{"data": null}', b'{"models": []}', b"[]", b"<html>\n</html>", b""])
+def test_a_server_without_a_list_of_models_is_told_with_what_it_says(models):
+    """Some of these ended in a traceback."""
+    with Misbehaving(None, models) as url, pytest.raises(UserError, match="with a list of models; it says: ") as error:
+        chat_server.check(VlmConfig(server=url), "any")
+    assert "\n" not in str(error.value)
 
 
 def test_the_audit_finds_the_lies_of_a_server(data, tmp_path):

@@ -107,11 +107,45 @@ def test_images_travel_as_openpi_turns_them():
         ({"prompt": " "}, "prompt"),
         ({"observation/state": np.full(8, np.nan)}, "observation/state"),
         ({"observation/state": np.zeros(7)}, "observation/state"),
-        ({"observation/state": [0.0] * 8}, "observation/state"),
-        ({"observation/image": np.zeros((4, 4, 3), np.float32)}, "observation/image"),
+        ({"observation/state": [0.0] * 9}, "observation/state"),
+        ({"observation/image": np.full((4, 4, 3), 2, np.float32)}, "observation/image"),
         ({"observation/wrist_image": np.zeros((4, 4), np.uint8)}, "observation/wrist_image"),
     ],
 )
 def test_a_bad_observation_is_refused_by_the_name_of_its_key(changes, key):
     with pytest.raises(protocol.MessageError, match=key):
         protocol.unpack_observation({**protocol.pack_observation(observation()), **changes})
+
+
+def libero_policy_of_openpi(image):
+    """The conversion in openpi's own server (src/openpi/policies/libero_policy.py, _parse_image)."""
+    if np.issubdtype(image.dtype, np.floating):
+        image = (255 * image).astype(np.uint8)
+    return image.transpose(1, 2, 0) if image.shape[0] == 3 else image
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64, ">f4"])
+@pytest.mark.parametrize("channels_first", [False, True])
+def test_float_and_channels_first_pictures_are_taken_as_openpis_server_takes_them(dtype, channels_first):
+    """They were refused. Every level of 256 must come back as itself, and anything between as openpi has it."""
+    levels = np.random.default_rng(0).permutation(np.arange(256 * 3) % 256).reshape(16, 16, 3).astype(np.uint8)
+    between = np.random.default_rng(1).random((16, 16, 3))
+    for picture in (levels, between) if dtype != np.uint8 else (levels,):
+        sent = picture.astype(dtype) if picture is between or dtype == np.uint8 else (levels / 255).astype(dtype)
+        sent = np.ascontiguousarray(sent.transpose(2, 0, 1)) if channels_first else sent
+        message = {**protocol.pack_observation(observation()), "observation/image": sent}
+        taken = protocol.unpack_observation(protocol.unpack(protocol.pack(message))).images["agentview"]
+        assert taken.dtype == np.uint8
+        np.testing.assert_array_equal(taken[:, ::-1], libero_policy_of_openpi(sent))
+        if picture is levels:
+            np.testing.assert_array_equal(taken[:, ::-1], levels)
+
+
+@pytest.mark.parametrize("kind", [list, np.float16, np.float32, np.float64, np.int64, np.uint8])
+def test_a_state_is_any_eight_numbers_in_an_array_or_a_list(kind):
+    """openpi's server works with any of them; ours took arrays alone."""
+    state = [0, 1, 2, 3, 4, 5, np.float64(6), 7.0] if kind is list else np.arange(8).astype(kind)
+    message = {**protocol.pack_observation(observation()), "observation/state": state}
+    taken = protocol.unpack_observation(protocol.unpack(protocol.pack(message))).proprio
+    assert taken.dtype == np.float32
+    np.testing.assert_array_equal(taken, np.arange(8))

@@ -20,6 +20,25 @@ CONTROL_HZ = 20
 CAMERAS = ("agentview", "wrist")
 
 
+@dataclass(frozen=True)
+class Embodiment:
+    """What a robot's policy sees and says: the sizes that data, networks and environments have in common."""
+
+    action_dim: int
+    """Numbers in an action, each in [-1, 1]."""
+    proprio_dim: int
+    """Numbers of proprioception; 0: there is none."""
+    cameras: tuple[str, ...]
+    rate_hz: float
+    """Control steps a second."""
+    gripper: int | None
+    """Which number of an action opens (-1) or closes (+1) a gripper; None: there is no gripper."""
+
+
+LIBERO = Embodiment(ACTION_DIM, PROPRIO_DIM, CAMERAS, CONTROL_HZ, gripper=ACTION_DIM - 1)
+"""A Franka arm with OSC_POSE control, as every LIBERO suite has it; data without a word on its robot is of this one."""
+
+
 @dataclass(frozen=True, order=True)
 class InitState:
     """Where an episode starts: a stored LIBERO init state (its index) or a fresh random placement (its number)."""
@@ -162,6 +181,7 @@ class Episode:
     """The goal still holds after the gripper has let go and things have settled."""
     budget: int
     """Step budget within which `success_step` had to fall."""
+    embodiment: Embodiment = LIBERO
 
     def __len__(self) -> int:
         return len(self.actions)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import ray.data
 from ray.exceptions import RayError
 
 from vlaad_ray import store
-from vlaad_ray.annotate import engines, prompts
+from vlaad_ray.annotate import chat_server, engines, prompts, replies
 from vlaad_ray.annotate.prompts import MalformedAnswer
 from vlaad_ray.annotate.questions import Work, settled
 from vlaad_ray.configs import AnnotateConfig, UserError, VlmConfig
@@ -27,6 +29,8 @@ class Spent:
     generated_tokens: int = 0
     engine_failures: int = 0
     """Times that an engine or server broke down in a way that ended a pass."""
+    unusable: Counter[str] = field(default_factory=Counter)
+    """Problem -> how many answers had it."""
     lost: dict[str, str] = field(default_factory=dict)
     """Request -> why it has no answer, good or bad: it will be asked again by the next run."""
 
@@ -55,7 +59,7 @@ def ask_all(works: Sequence[Work], config: AnnotateConfig, engine: engines.Engin
             asked = {request for _, request in left}
             spent.lost = {request: "never answered" for request in asked}
             try:
-                for row in engines.ask(rows, config.vlm, engine, attempt):
+                for row in ask(rows, config.vlm, engine, attempt):
                     work = owner[row["request"]]
                     _take(row, work, config.vlm, attempt, spent)
                     spent.lost.pop(row["request"])
@@ -70,23 +74,46 @@ def ask_all(works: Sequence[Work], config: AnnotateConfig, engine: engines.Engin
                 spent.engine_failures += 1
                 reason = "engine broke down" if not config.vlm.server else "server broke down"
                 spent.lost = dict.fromkeys(spent.lost, reason)
-                cli.console.print(f"{reason} (try {attempt + 1} of {retries + 1}): {_last_line(error)}")
+                cli.console.print(f"{reason} (try {attempt + 1} of {retries + 1}): {_last_line(error)}", markup=False)
                 for work in works:
                     if waiting[work.episode]:
                         store.write_answers(config.out, work.episode, list(work.answers.values()))
     return spent
 
 
+def ask(
+    rows: Sequence[dict[str, Any]], config: VlmConfig, engine: engines.Engine, attempt: int
+) -> Iterator[dict[str, Any]]:
+    """Every question's engines.answer_row, in any order, as they come. attempt: 0, or the number of the retry."""
+    temperature = config.temperature + 0.4 * attempt
+    max_tokens = config.max_tokens * (1 + attempt)  # an answer that was cut off gets more room
+    blocks = max(1, min(len(rows), -(-len(rows) // engine.batch_size)))
+    questions = ray.data.from_items(list(rows), override_num_blocks=blocks)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    source = chat_server if config.server else engines
+    return iter(source.processor(config, engine, temperature, max_tokens)(questions).iter_rows())
+
+
 def _take(row: Mapping[str, Any], work: Work, vlm: VlmConfig, attempt: int, spent: Spent) -> None:
     window = work.questions[row["request"]]
     before = work.answers.get(row["request"])
-    problem = _problem_of_error(row["error"]) if row["error"] else None
+    text, problem = row["text"], row["problem"] or None
     if problem is None:
-        cut_off = row["generated_tokens"] >= vlm.max_tokens * (1 + attempt)
+        cut_off = row["finish"] == "length" or (
+            not row["finish"] and row["generated_tokens"] >= vlm.max_tokens * (1 + attempt)
+        )
+        found = replies.json_object(text)
         try:
-            prompts.parse(row["text"], "length" if cut_off else None, window.kind, vlm.frame)
+            if found is None:
+                raise MalformedAnswer("cut off" if cut_off else "not JSON")
+            prompts.parse(found, "length" if cut_off else None, window.kind, vlm.frame)
+            text = found
         except MalformedAnswer as error:
             problem = str(error)
+    if problem is not None:
+        spent.unusable[problem] += 1
+        if spent.unusable[problem] == 1:
+            cli.console.print(f"not usable ({problem}): {replies.first_words(row['text'])}", markup=False)
     spent.calls += 1
     spent.prompt_tokens += row["prompt_tokens"]
     spent.generated_tokens += row["generated_tokens"]
@@ -94,18 +121,12 @@ def _take(row: Mapping[str, Any], work: Work, vlm: VlmConfig, attempt: int, spen
         **vars(window),
         "frames": list(window.frames),
         "request": row["request"],
-        "text": row["text"],
+        "text": text,
         "problem": problem,
         "attempts": 1 + (before["attempts"] if before else 0),
         "prompt_tokens": row["prompt_tokens"],
         "generated_tokens": row["generated_tokens"],
     }
-
-
-def _problem_of_error(error: str) -> str:
-    if "maximum model length" in error or "max_model_len" in error or "context length" in error:
-        return "prompt too long"
-    return "server error" if error.startswith("server:") else "engine error"
 
 
 def _check_cause(error: Exception, engine: engines.Engine) -> None:

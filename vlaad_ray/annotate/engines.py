@@ -1,40 +1,32 @@
-"""Where answers come from: vLLM engines of our own through Ray Data LLM, or an OpenAI-compatible server that runs.
+"""Answers from vLLM engines of our own, through Ray Data LLM; and the rows in which questions and answers travel.
 
-Either takes the same rows and gives back the same rows, so nothing else knows which of the two is at work.
+A server (chat_server) takes the same rows and gives back the same rows, so nothing else knows which of the two is at
+work.
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import functools
 import hashlib
 import io
 import json
-import logging
 import os
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
-import ray.data
 from PIL import Image
 
 from vlaad_ray import store
 from vlaad_ray.annotate import prompts, windows
+from vlaad_ray.annotate.replies import Reply, failure
 from vlaad_ray.annotate.windows import Window
 from vlaad_ray.configs import Location, UserError, VlmConfig
 
 CAMERA = "agentview"
-SERVER_RETRIES, SERVER_BACK_OFF_S = 3, 1.0
-"""Of one request that a server refuses as overloaded or drops; waits double."""
-BATCHES_AN_ACTOR = 4
-"""Ray Data's default for asynchronous functions."""
-SERVER_TIMEOUT_S = 300
 QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
@@ -164,32 +156,16 @@ def _pictures(path: Location) -> dict[int, bytes]:
     return store.read_pictures(path, CAMERA)
 
 
-def answer_row(row: Mapping[str, Any], text: str, error: str, prompt_tokens: int, generated: int) -> dict[str, Any]:
-    """error: why there is no text. generated: number of tokens in it."""
-    return {
-        "request": row["request"],
-        "text": text,
-        "error": error,
-        "prompt_tokens": int(prompt_tokens),
-        "generated_tokens": int(generated),
-    }
+def answer_row(row: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
+    """What came of a question: the fields of a Reply beside its request."""
+    return {"request": row["request"], **vars(reply)}
 
 
 # ----------------------------------------------------------------------------------------------------------- engines
 
 
-def ask(rows: Sequence[dict[str, Any]], config: VlmConfig, engine: Engine, attempt: int) -> Iterator[dict[str, Any]]:
-    """Every question's answer_row, in any order, as they come. attempt: 0, or the number of the retry."""
-    temperature = config.temperature + 0.4 * attempt
-    max_tokens = config.max_tokens * (1 + attempt)  # an answer that was cut off gets more room
-    blocks = max(1, min(len(rows), -(-len(rows) // engine.batch_size)))
-    questions = ray.data.from_items(list(rows), override_num_blocks=blocks)
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    build = _server_processor if config.server else _vllm_processor
-    return iter(build(config, engine, temperature, max_tokens)(questions).iter_rows())
-
-
-def _vllm_processor(config: VlmConfig, engine: Engine, temperature: float, max_tokens: int) -> Any:
+def processor(config: VlmConfig, engine: Engine, temperature: float, max_tokens: int) -> Any:
+    """Rows of request_row -> rows of answer_row, through vLLM, as a function of Ray datasets."""
     # vLLM and Ray's LLM stages take seconds to import, and annotating by rules needs neither.
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
@@ -230,16 +206,17 @@ def _vllm_processor(config: VlmConfig, engine: Engine, temperature: float, max_t
         }
 
     def postprocess(row: dict[str, Any]) -> dict[str, Any]:
-        return answer_row(row, row["generated_text"], "", row["num_input_tokens"], row["num_generated_tokens"])
+        tokens = row["num_input_tokens"], row["num_generated_tokens"]
+        return answer_row(row, Reply(row["generated_text"], "", "", int(tokens[0]), int(tokens[1])))
 
-    processor = build_processor(
+    through_vllm = build_processor(
         processor_config,
         preprocess=preprocess,
         postprocess=postprocess,
         preprocess_map_kwargs={"num_cpus": 0.5},
         postprocess_map_kwargs={"num_cpus": 0.1},
     )
-    return lambda questions: processor(questions).map(_only_answer, num_cpus=0.1)
+    return lambda questions: through_vllm(questions).map(_only_answer, num_cpus=0.1)
 
 
 def engine_kwargs(engine: Engine) -> dict[str, Any]:
@@ -262,90 +239,5 @@ def _only_answer(row: dict[str, Any]) -> dict[str, Any]:
     """Rows whose inference failed skip the postprocessing: give them the form of the others."""
     error = row.get("__inference_error__") or ""
     if error:
-        return answer_row(row, "", error, 0, 0)
-    return {name: row[name] for name in ("request", "text", "error", "prompt_tokens", "generated_tokens")}
-
-
-def _server_processor(config: VlmConfig, engine: Engine, temperature: float, max_tokens: int) -> Any:
-    from ray.data.llm import HttpRequestProcessorConfig, build_processor
-
-    key = os.environ.get("OPENAI_API_KEY", "")
-    processor_config = HttpRequestProcessorConfig(
-        url=f"{config.server.rstrip('/')}/chat/completions",
-        headers={"Authorization": f"Bearer {key}"} if key else None,
-        # The stage sends the requests of a batch one after another, and an actor works on BATCHES_AN_ACTOR batches at a
-        # time: so batches of one, and as many actors as give the concurrency.
-        batch_size=1,
-        concurrency=(1, -(-config.server_concurrency // BATCHES_AN_ACTOR)),
-        session_factory=_TextPayloadSession,
-        max_retries=SERVER_RETRIES,
-        base_retry_wait_time_in_s=SERVER_BACK_OFF_S,
-        http_request_stage={"enabled": True, "num_cpus": 0.05},
-    )
-
-    def preprocess(row: dict[str, Any]) -> dict[str, Any]:
-        messages, schema = prompt(row, config)
-        payload = {
-            "model": engine.model,
-            "messages": messages,
-            "temperature": temperature,
-            "max_tokens": max_tokens,
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {"name": "answer", "schema": json.loads(schema), "strict": True},
-            },
-        }
-        return {"request": row["request"], "payload": json.dumps(payload)}
-
-    def postprocess(row: dict[str, Any]) -> dict[str, Any]:
-        response = row["http_response"]
-        if not response.get("choices"):
-            return answer_row(row, "", f"server: {json.dumps(response)[:200]}", 0, 0)
-        usage = response.get("usage") or {}
-        text = response["choices"][0]["message"].get("content") or ""
-        return answer_row(row, text, "", usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0)
-
-    return build_processor(
-        processor_config,
-        preprocess=preprocess,
-        postprocess=postprocess,
-        preprocess_map_kwargs={"num_cpus": 0.5},
-        postprocess_map_kwargs={"num_cpus": 0.1},
-    )
-
-
-class _TextPayloadSession:
-    """The HTTP session of Ray's stage, for payloads that are JSON text already.
-
-    As dicts they would pass through Arrow, which gives each the fields of all others; and the stage turns what it gets
-    into JSON, hence the way back here.
-    """
-
-    async def __aenter__(self) -> _TextPayloadSession:
-        import aiohttp
-
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SERVER_TIMEOUT_S))
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._session.close()
-
-    def post(self, url: str, headers: Mapping[str, str], data: str) -> Any:
-        return self._session.post(url, headers=headers, data=json.loads(data))
-
-
-def check_server(config: VlmConfig, model: str) -> None:
-    """Ask the server once for its models, so that a wrong URL, key or model is told before any work. UserError."""
-    url = f"{config.server.rstrip('/')}/models"
-    key = os.environ.get("OPENAI_API_KEY", "")
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
-    try:
-        with contextlib.closing(urllib.request.urlopen(request, timeout=30)) as response:
-            known = [entry["id"] for entry in json.loads(response.read())["data"]]
-    except urllib.error.HTTPError as error:
-        hint = "; set OPENAI_API_KEY" if error.code in (401, 403) else ""
-        raise UserError(f"--server: {url} answers {error.code} {error.reason}{hint}") from None
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"--server: {url} does not answer like an OpenAI-compatible server: {error}") from None
-    if model not in known:
-        raise UserError(f"--model: the server at {config.server} does not know {model!r}; it has {', '.join(known)}")
+        return answer_row(row, failure(error, "engine error"))
+    return {name: row[name] for name in ("request", *Reply.__dataclass_fields__)}

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from vlaad_ray import store
-from vlaad_ray.annotate import asking, check, engines, merge, prompts, questions
+from vlaad_ray.annotate import asking, chat_server, check, engines, merge, prompts, questions, replies
 from vlaad_ray.annotate.asking import Spent
+from vlaad_ray.annotate.questions import Work
 from vlaad_ray.configs import AnnotateConfig, Location
 from vlaad_ray.runtime import cli
 
@@ -32,7 +33,7 @@ def annotate_by_vlm(paths: Sequence[Location], config: AnnotateConfig) -> tuple[
     vlm = config.vlm
     engine = engines.resolve(vlm)
     if vlm.server:
-        engines.check_server(vlm, engine.model)
+        chat_server.check(vlm, engine.model)
     revision = engines.model_revision(engine.model, vlm)
     decisions = merge.read_decisions(vlm.decisions)
     works, errors = questions.plan(paths, config, revision)
@@ -62,6 +63,7 @@ def annotate_by_vlm(paths: Sequence[Location], config: AnnotateConfig) -> tuple[
         "vlm_calls": spent.calls,
         "valid": len(audited),
         "flagged": dict(flagged.most_common()),
+        "first_words": first_words(works),
         "faults": {
             "corrupt_images": sum(work.corrupt for work in works),
             "asked_again": spent.asked_again,
@@ -76,11 +78,24 @@ def annotate_by_vlm(paths: Sequence[Location], config: AnnotateConfig) -> tuple[
     asked_for = sum(bool(window.frames) for work in works for window in work.questions.values())
     if asked_for and not audited:
         common = ", ".join(f"{count} x {reason}" for reason, count in flagged.most_common(3))
+        said = "; ".join(f"{problem}: {words!r}" for problem, words in summary["first_words"].items())
+        advice = "raise --max-tokens" if flagged["cut off"] else "check the model and what it said"
         summary["failure"] = (
             f"not one of {asked_for} answers of {revision} was usable ({common}); all frames in {config.out} keep "
-            "their rule labels; check the model, or raise --max-tokens"
+            f"their rule labels; {advice}{f' ({said})' if said else ''}"
         )
     return counted, summary
+
+
+def first_words(works: Sequence[Work]) -> dict[str, str]:
+    """Problem of answers that are of no use -> how one of them begins."""
+    found: dict[str, str] = {}
+    for work in works:
+        for request in work.questions:
+            answer = work.answers.get(request)
+            if answer is not None and answer["problem"] is not None:
+                found.setdefault(answer["problem"], replies.first_words(answer["text"]))
+    return found
 
 
 def cost(frames: int, spent: Spent, seconds: float, engine: engines.Engine, remote: bool) -> dict[str, Any]:

@@ -10,10 +10,12 @@ from vlaad_ray.configs.bench import (
 )
 from vlaad_ray.configs.common import (
     EVAL_INIT_STATES,
+    NO_PREFIX,
     STEP_BUDGETS,
     SUITES,
     TAXONOMIES,
     ActuationConfig,
+    Elsewhere,
     EnvConfig,
     Flat,
     FleetConfig,
@@ -23,6 +25,7 @@ from vlaad_ray.configs.common import (
     config_hash,
     parse_range,
     teacher_noise_content,
+    what_a_checkpoint_is,
 )
 from vlaad_ray.configs.deploy import (
     ExportConfig,
@@ -41,6 +44,7 @@ from vlaad_ray.configs.stages import (
     CollectConfig,
     EvalConfig,
     PipelineConfig,
+    ReportConfig,
     TrainConfig,
 )
 from vlaad_ray.configs.studies import (
@@ -65,6 +69,7 @@ from vlaad_ray.configs.vlm import (
 
 __all__ = [
     "EVAL_INIT_STATES",
+    "NO_PREFIX",
     "STEP_BUDGETS",
     "SUITES",
     "TAXONOMIES",
@@ -78,6 +83,7 @@ __all__ = [
     "BenchRolloutConfig",
     "BenchTeacherConfig",
     "CollectConfig",
+    "Elsewhere",
     "EnvConfig",
     "EvalConfig",
     "ExportConfig",
@@ -86,6 +92,7 @@ __all__ = [
     "Location",
     "NoiseConfig",
     "PipelineConfig",
+    "ReportConfig",
     "ServeClusterConfig",
     "ServeConfig",
     "ServedStudentConfig",
@@ -108,4 +115,5 @@ __all__ = [
     "location",
     "parse_range",
     "teacher_noise_content",
+    "what_a_checkpoint_is",
 ]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import tyro
@@ -25,8 +27,16 @@ TAXONOMIES = (3, 5, 7, 9, 11, 13)
 
 
 T = TypeVar("T")
-Flat = Annotated[T, tyro.conf.arg(name="")]
+NO_PREFIX = tyro.conf.arg(name="")
+Flat = Annotated[T, NO_PREFIX]
 """A nested config whose flags carry no prefix."""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Annotates a nested config: these fields have no flags, as the job sets them."""
+
+    fields: tuple[str, ...]
 
 
 class UserError(Exception):
@@ -42,6 +52,14 @@ def parse_range(text: str, flag: str = "range") -> tuple[int, ...]:
             raise UserError(f"{flag}: {part!r} is not a range; write it as 0-9, 0,3,7 or 0-4,8")
         numbers.update(range(int(low), int(high or low) + 1))
     return tuple(sorted(numbers))
+
+
+def what_a_checkpoint_is(given: Path | str) -> str:
+    """What --checkpoint and --policy take, for the error that `given` is none; more is said where it may be a hub's."""
+    takes = "give a directory or URI"
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(given)):
+        return f"{takes}; a name on a model hub ({given}) is taken for --backbone and --model alone: download it first"
+    return takes
 
 
 @dataclass(frozen=True)

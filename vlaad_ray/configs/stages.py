@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import tyro
+
 from vlaad_ray.configs.common import (
     ActuationConfig,
     EnvConfig,
@@ -268,3 +270,11 @@ class PipelineConfig:
     """Noise in what the teacher asks for, in collection and in its own evaluation."""
     env: Flat[EnvConfig] = EnvConfig()
     fleet: Flat[FleetConfig] = FleetConfig()
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Write RUN/report.html, whatever stages have run."""
+
+    run: tyro.conf.Positional[Path]
+    """Run directory, as jobs/pipeline.py wrote it."""

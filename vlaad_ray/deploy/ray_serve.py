@@ -25,12 +25,13 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from vlaad_ray.configs import ServeClusterConfig, UserError
-from vlaad_ray.deploy import access
+from vlaad_ray.deploy import access, metrics
 from vlaad_ray.deploy.actuation import Actuation
 from vlaad_ray.deploy.loading import describe
+from vlaad_ray.deploy.metrics import Counts
 from vlaad_ray.deploy.policy import StudentPolicy
-from vlaad_ray.deploy.server import HEALTH, check_server, student_metadata
-from vlaad_ray.deploy.session import Counts, Session
+from vlaad_ray.deploy.server import HEALTH, METRICS, check_server, student_metadata
+from vlaad_ray.deploy.session import Session
 from vlaad_ray.runtime import cluster
 from vlaad_ray.serving import protocol
 from vlaad_ray.serving.batcher import Batcher
@@ -54,7 +55,17 @@ class StudentReplica:
         self._connections, self._counts = 0, Counts()
 
     def __serve_build_asgi_app__(self) -> Starlette:
-        return Starlette(routes=[WebSocketRoute("/", self._enter), Route(HEALTH, _health)])
+        routes = [WebSocketRoute("/", self._enter), Route(HEALTH, _health), Route(METRICS, self._metrics)]
+        return Starlette(routes=routes)
+
+    async def _metrics(self, request: Request) -> Response:
+        """What this replica has done: the next request may come to another one, hence the label."""
+        if not access.may_enter(request.headers.getlist("authorization"), self._token):
+            return PlainTextResponse(access.REFUSED, HTTPStatus.UNAUTHORIZED, access.CHALLENGE)
+        batches, waiting = (self._batcher.batches, self._batcher.waiting) if self._batcher is not None else (0, 0)
+        name = serve.get_replica_context().replica_id.unique_id
+        text = metrics.exposition(self._counts, batches, waiting, self._connections, name)
+        return Response(text, media_type=metrics.CONTENT_TYPE)
 
     async def _enter(self, connection: WebSocket) -> None:
         """Let a client in, or answer with an HTTP status instead of the handshake."""

@@ -1,5 +1,6 @@
 """Serve a policy over openpi's websocket protocol, so that whatever speaks it drives a student of ours unchanged.
 
+vlaad server --checkpoint RUN/checkpoint --port 8000
 python -m vlaad_ray.deploy.server --checkpoint RUN/checkpoint --port 8000
 """
 
@@ -22,23 +23,26 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from vlaad_ray import __version__
 from vlaad_ray.configs import ServeConfig, ServedStudentConfig, ServerConfig, UserError
-from vlaad_ray.deploy import access
+from vlaad_ray.deploy import access, metrics
 from vlaad_ray.deploy.actuation import Actuation
 from vlaad_ray.deploy.loading import describe
+from vlaad_ray.deploy.metrics import Counts
 from vlaad_ray.deploy.policy import StudentPolicy
-from vlaad_ray.deploy.session import Counts, ServablePolicy, Session
+from vlaad_ray.deploy.session import ServablePolicy, Session
 from vlaad_ray.serving import protocol
 from vlaad_ray.serving.batcher import Batcher
 from vlaad_ray.serving.rhythm import Rhythm
 
-HEALTH, STATS = "/healthz", "/stats"
+HEALTH, STATS, METRICS = "/healthz", "/stats", "/metrics"
 
 
 class PolicyServer:
     """Answers any number of clients, those that ask together in one batch, from when the context begins to its end.
 
-    `GET /healthz` says OK, to anybody; `GET /stats` what has been done, as JSON, to who has the token.
+    `GET /healthz` says OK, to anybody; `GET /stats` what has been done, as JSON, and `GET /metrics` the same for
+    Prometheus, to who has the token.
     """
 
     def __init__(
@@ -111,10 +115,18 @@ class PolicyServer:
             response.headers.update(access.CHALLENGE)
             return response
         clients = len(connection.server.connections)
+        counts, batches, waiting = self.counts, self._batcher.batches, self._batcher.waiting
         if request.path == STATS:
-            batcher = self._batcher
-            stats = {**asdict(self.counts), "batches": batcher.batches, "waiting": batcher.waiting, "clients": clients}
+            stats = {
+                **{"answered": counts.answered, "refused": counts.refused, "failed": counts.failed},
+                **{"batches": batches, "waiting": waiting, "clients": clients},
+            }
             return connection.respond(HTTPStatus.OK, json.dumps(stats) + "\n")
+        if request.path == METRICS:
+            response = connection.respond(HTTPStatus.OK, metrics.exposition(counts, batches, waiting, clients))
+            del response.headers["Content-Type"]
+            response.headers["Content-Type"] = metrics.CONTENT_TYPE
+            return response
         if clients >= self._config.max_connections:
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, f"{clients} clients are connected\n")
         return None
@@ -156,7 +168,7 @@ def student_metadata(student: ServedStudentConfig, server: ServerConfig, policy:
     }
 
 
-def main(config: ServeConfig) -> None:
+def run(config: ServeConfig) -> None:
     """Serve until SIGTERM or Ctrl-C."""
     logging.basicConfig(format="%(asctime)s %(message)s")
     student = config.student
@@ -169,8 +181,11 @@ def main(config: ServeConfig) -> None:
 
 
 if __name__ == "__main__":
+    if "--version" in sys.argv:
+        print(f"vlaad-ray {__version__}")
+        sys.exit(0)
     try:
-        main(tyro.cli(ServeConfig))
+        run(tyro.cli(ServeConfig))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -6,12 +6,12 @@ import logging
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from vlaad_ray.deploy.actuation import Actuation
+from vlaad_ray.deploy.metrics import Counts
 from vlaad_ray.serving import protocol
 from vlaad_ray.serving.batcher import BAD_OBSERVATION, Batcher
 from vlaad_ray.types import ACTION_DIM, BatchPolicy
@@ -22,17 +22,6 @@ log = logging.getLogger(__name__)
 class ServablePolicy(BatchPolicy, Protocol):
     cameras: Sequence[str]
     """Those whose images must come with each request."""
-
-
-@dataclass
-class Counts:
-    """What a server has done since it started."""
-
-    answered: int = 0
-    refused: int = 0
-    """Messages that were no request."""
-    failed: int = 0
-    """Requests over which the policy failed, or to which it gave something that is no action."""
 
 
 class Session:
@@ -73,8 +62,9 @@ class Session:
             self._actuation.reset()
             self._instruction = observation.instruction
         actions = self._actuation.apply(observation.proprio, chunk)
-        self._counts.answered += 1
-        timing = {"infer_ms": 1000 * (time.monotonic() - self._began)}
+        seconds = time.monotonic() - self._began
+        self._counts.answer(seconds)
+        timing = {"infer_ms": 1000 * seconds}
         if self._previous:
             timing["prev_total_ms"] = 1000 * self._previous
         return protocol.pack({protocol.ACTIONS: actions, "server_timing": timing})

@@ -20,6 +20,7 @@ from vlaad_ray.configs import (
     config_hash,
     parse_range,
     teacher_noise_content,
+    what_a_checkpoint_is,
 )
 from vlaad_ray.deploy import loading
 from vlaad_ray.deploy.actuation import Actuated
@@ -113,7 +114,10 @@ def resolve_policy(config: EvalConfig) -> tuple[LocalPolicy | SharedPolicy, dict
     directory = Path(config.policy)
     if not directory.is_dir():
         names = ", ".join(TEACHERS)
-        raise UserError(f"--policy: {config.policy!r} is neither a teacher ({names}) nor a checkpoint directory")
+        raise UserError(
+            f"--policy: {config.policy!r} is neither a teacher ({names}) nor a checkpoint; "
+            f"{what_a_checkpoint_is(config.policy)}"
+        )
     name, training = loading.describe(directory)
     execute = config.execute or STUDENT_EXECUTES
     settings: dict[str, Any] = {"execute": execute, **asdict(config.actuation)}

@@ -1,13 +1,12 @@
-"""What every job does on the terminal: parse a config, call one stage, show the result; and progress bars."""
+"""What every job does on the terminal: call one stage, show the result; and progress bars."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
-import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -23,16 +22,6 @@ class HasOut(Protocol):
 
 
 Config = TypeVar("Config", bound=HasOut)
-
-
-def run_job(
-    config_type: type[Config],
-    stage: Callable[[Config], dict[str, Any]],
-    show: Callable[[Any], Table],
-    args: Sequence[str] | None = None,
-) -> None:
-    """Run one stage from the command line (or other `args`): its flags are the fields of `config_type`."""
-    run_stage(tyro.cli(config_type, args=args), stage, show)
 
 
 def run_stage(config: Config, stage: Callable[[Config], dict[str, Any]], show: Callable[[Any], Table]) -> None:

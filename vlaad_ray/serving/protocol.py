@@ -7,7 +7,9 @@ b"dtype": …}, byte for byte as openpi-client 0.1.2 writes them (openpi_client.
 
 Observations have the keys of openpi's LIBERO example (examples/libero/main.py): `observation/image` and
 `observation/wrist_image` [H, W, 3] uint8, turned by 180 degrees against the simulator's (bottom-up) images, which is
-upright but mirrored; `observation/state` [8], our proprioception; `prompt`, the instruction.
+upright but mirrored; `observation/state` [8], our proprioception; `prompt`, the instruction. As openpi's own server
+does (openpi, policies/libero_policy.py), ours also takes pictures of floats in [0, 1], of which it makes 255 x, cut off
+to an integer; pictures with their channels first; and a state of any numbers, in an array or a list.
 """
 
 from __future__ import annotations
@@ -83,30 +85,46 @@ def _prompt(value: object) -> str:
 
 
 def _state(value: object) -> np.ndarray:
-    if not isinstance(value, np.ndarray) or value.shape != (PROPRIO_DIM,):
-        raise MessageError(f"{STATE!r} must be [{PROPRIO_DIM}] finite numbers, got {describe(value)}")
+    """[8] float32, from an array of any numbers or a list of them."""
+    what = f"{STATE!r} must be [{PROPRIO_DIM}] finite numbers"
+    numbers = value if isinstance(value, list) else []
+    if any(isinstance(each, bool) or not isinstance(each, int | float | np.number) for each in numbers):
+        raise MessageError(f"{what}, got a list of other things")
+    array = np.array(numbers, np.float64) if isinstance(value, list) else value
+    if not isinstance(array, np.ndarray) or array.shape != (PROPRIO_DIM,):
+        raise MessageError(f"{what}, got {describe(value)}")
     with np.errstate(over="ignore"):
-        state = value.astype(np.float32)
+        state = array.astype(np.float32)
     if not np.isfinite(state).all():
-        raise MessageError(f"{STATE!r} must be [{PROPRIO_DIM}] finite numbers, got {value}")
+        raise MessageError(f"{what}, got {array.tolist()}")
     return state
 
 
 def _image(key: str, value: object) -> np.ndarray:
-    """Turned back to our upright: [H, W, 3] uint8."""
-    if (
-        not isinstance(value, np.ndarray)
-        or value.dtype != np.uint8
-        or value.ndim != 3
-        or value.shape[2] != 3
-        or value.size == 0
-    ):
-        raise MessageError(f"{key!r} must be [H, W, 3] uint8, got {describe(value)}")
-    return np.ascontiguousarray(value[:, ::-1])
+    """Turned back to our upright: [H, W, 3] uint8. k / 255 in any kind of float comes back as k."""
+    what = f"{key!r} must be [H, W, 3] or [3, H, W], uint8 or floats in [0, 1]"
+    if not isinstance(value, np.ndarray) or value.ndim != 3 or value.size == 0 or value.dtype.kind not in "uf":
+        raise MessageError(f"{what}, got {describe(value)}")
+    first, last = value.shape[0] == 3, value.shape[2] == 3
+    if first == last:
+        ambiguous = ": channels first or last?" if first else ""
+        raise MessageError(f"{what}, got {describe(value)}{ambiguous}")
+    picture = np.moveaxis(value, 0, 2) if first else value
+    if picture.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            scaled = 255 * picture
+        if not ((scaled > -1) & (scaled < 256)).all():  # what would not be 0 to 255; NaN is neither
+            raise MessageError(f"{what}, got {describe(value)} of {value.min():.6g} to {value.max():.6g}")
+        picture = scaled.astype(np.uint8)
+    if picture.dtype != np.uint8:
+        raise MessageError(f"{what}, got {describe(value)}")
+    return np.ascontiguousarray(picture[:, ::-1])
 
 
 def describe(value: object) -> str:
     """Shape and type of what came instead of an array."""
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
     return f"{list(value.shape)} {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
 
 

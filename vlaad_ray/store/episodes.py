@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -24,24 +24,30 @@ from vlaad_ray.store.parquet import (
     read_table,
     write_table,
 )
-from vlaad_ray.types import ACTION_DIM, CAMERAS, PROPRIO_DIM, Episode, EpisodeKey, InitState
+from vlaad_ray.types import LIBERO, Embodiment, Episode, EpisodeKey, InitState
 
 JPEG_QUALITY = 95
 
-EPISODE_SCHEMA = pa.schema(
-    [
-        ("episode", pa.dictionary(pa.int32(), pa.string())),
-        ("suite", pa.dictionary(pa.int32(), pa.string())),
-        ("task", pa.int32()),
-        ("instruction", pa.dictionary(pa.int32(), pa.string())),
-        ("step", pa.int32()),
-        ("proprio", pa.list_(pa.float32(), PROPRIO_DIM)),
-        ("action", pa.list_(pa.float32(), ACTION_DIM)),
-        ("executed", pa.list_(pa.float32(), ACTION_DIM)),
-        ("teacher_phase", pa.string()),
-        *((camera, pa.binary()) for camera in CAMERAS),
-    ]
-)
+
+def episode_schema(embodiment: Embodiment) -> pa.Schema:
+    """Columns of an episode's table: a row a control step, a column a camera."""
+    return pa.schema(
+        [
+            ("episode", pa.dictionary(pa.int32(), pa.string())),
+            ("suite", pa.dictionary(pa.int32(), pa.string())),
+            ("task", pa.int32()),
+            ("instruction", pa.dictionary(pa.int32(), pa.string())),
+            ("step", pa.int32()),
+            ("proprio", pa.list_(pa.float32(), embodiment.proprio_dim)),
+            ("action", pa.list_(pa.float32(), embodiment.action_dim)),
+            ("executed", pa.list_(pa.float32(), embodiment.action_dim)),
+            ("teacher_phase", pa.string()),
+            *((camera, pa.binary()) for camera in embodiment.cameras),
+        ]
+    )
+
+
+EPISODE_SCHEMA = episode_schema(LIBERO)
 
 
 def encode_jpeg(image: np.ndarray) -> bytes:
@@ -65,7 +71,7 @@ def write_episode(root: Location, episode: Episode, extra: Mapping[str, Any]) ->
             [None if image is None else encode_jpeg(image) for image in episode.images.get(camera, (None,) * steps)],
             pa.binary(),
         )
-        for camera in CAMERAS
+        for camera in episode.embodiment.cameras
     }
     columns = {
         "episode": names(zeros, [episode.key.name]),
@@ -89,12 +95,12 @@ def write_episode(root: Location, episode: Episode, extra: Mapping[str, Any]) ->
         "success_ever": episode.success_ever,
         "success_final": episode.success_final,
         "budget": episode.budget,
+        "embodiment": asdict(episode.embodiment),
         "content_hash": content_hash(columns),
         **extra,
     }
-    return write_table(
-        root / "episodes" / f"{episode.key.name}.parquet", pa.table(columns, schema=EPISODE_SCHEMA), footer
-    )
+    table = pa.table(columns, schema=episode_schema(episode.embodiment))
+    return write_table(root / "episodes" / f"{episode.key.name}.parquet", table, footer)
 
 
 def copy_with_actions(path: Location, root: Location, actions: np.ndarray, extra: Mapping[str, Any]) -> Location:
@@ -102,13 +108,14 @@ def copy_with_actions(path: Location, root: Location, actions: np.ndarray, extra
 
     Everything else stays as it is, pictures byte for byte; the content hash is that of the copy.
     """
-    footer, table = read_table(path, "episode", EPISODE_SCHEMA.names)
-    table = table.cast(EPISODE_SCHEMA)
-    columns = {name: table[name].combine_chunks() for name in EPISODE_SCHEMA.names}
+    footer, table = read_table(path, "episode", lambda facts: episode_schema(read_embodiment(facts)).names)
+    schema = episode_schema(read_embodiment(footer))
+    table = table.cast(schema)
+    columns = {name: table[name].combine_chunks() for name in schema.names}
     columns["action"] = fixed_size(actions)
     return write_table(
         root / "episodes" / path.name,
-        pa.table(columns, schema=EPISODE_SCHEMA),
+        pa.table(columns, schema=schema),
         {**footer, "content_hash": content_hash(columns), **extra},
     )
 
@@ -116,7 +123,7 @@ def copy_with_actions(path: Location, root: Location, actions: np.ndarray, extra
 def content_hash(columns: Mapping[str, pa.Array]) -> str:
     """SHA-256 over the values of every column: equal for equal episodes, whoever wrote them, wherever."""
     digest = hashlib.sha256()
-    for name in EPISODE_SCHEMA.names:
+    for name in columns:
         digest.update(name.encode())
         column = columns[name]
         if name in ("proprio", "action", "executed"):
@@ -140,8 +147,14 @@ def read_metadata(path: Location) -> dict[str, Any]:
 
 def read_episode(path: Location, images: bool = True) -> Episode:
     """Load an episode; images as decoded [H, W, 3] uint8, or none at all with `images=False`."""
-    cameras = CAMERAS if images else ()
-    footer, table = read_table(path, "episode", ["proprio", "action", "executed", "teacher_phase", *cameras])
+
+    def columns(facts: Mapping[str, Any]) -> Sequence[str]:
+        cameras = read_embodiment(facts).cameras if images else ()
+        return ("proprio", "action", "executed", "teacher_phase", *cameras)
+
+    footer, table = read_table(path, "episode", columns)
+    embodiment = read_embodiment(footer)
+    cameras = embodiment.cameras if images else ()
     if table.num_rows != footer["steps"]:
         raise corrupt(path, f"{table.num_rows} rows where its footer says {footer['steps']}")
     return Episode(
@@ -155,6 +168,7 @@ def read_episode(path: Location, images: bool = True) -> Episode:
         success_step=footer["success_step"],
         success_final=footer["success_final"],
         budget=footer["budget"],
+        embodiment=embodiment,
     )
 
 
@@ -163,6 +177,13 @@ def read_pictures(path: Location, camera: str) -> dict[int, bytes]:
     _, table = read_table(path, "episode", [camera])
     pictures = table[camera].to_pylist()
     return {step: data for step, data in enumerate(pictures) if data is not None}
+
+
+def read_embodiment(footer: Mapping[str, Any]) -> Embodiment:
+    """Of an episode's footer. Footers without a word on it are of before there was a choice."""
+    if "embodiment" not in footer:
+        return LIBERO
+    return Embodiment(**{**footer["embodiment"], "cameras": tuple(footer["embodiment"]["cameras"])})
 
 
 def read_key(value: Mapping[str, Any]) -> EpisodeKey:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,19 @@ def read_footer(path: Location, kind: str) -> dict[str, Any]:
         return _facts(path, kind, pq.read_schema(source))
 
 
-def read_table(path: Location, kind: str, columns: Sequence[str]) -> tuple[dict[str, Any], pa.Table]:
-    """(facts, these columns) of a file of ours; of one in a store only these are fetched. Raises UserError likewise."""
+def read_table(
+    path: Location, kind: str, columns: Sequence[str] | Callable[[Mapping[str, Any]], Sequence[str]]
+) -> tuple[dict[str, Any], pa.Table]:
+    """(facts, these columns) of a file of ours; of one in a store only these are fetched. Raises UserError likewise.
+
+    `columns`: names, or what gives them where they depend on the facts.
+    """
     with _reading(path), pq.ParquetFile(path if isinstance(path, Path) else opened(path), pre_buffer=True) as parquet:
         facts = _facts(path, kind, parquet.schema_arrow)
-        if missing := set(columns) - set(parquet.schema_arrow.names):
+        names = list(columns(facts) if callable(columns) else columns)
+        if missing := set(names) - set(parquet.schema_arrow.names):
             raise corrupt(path, f"no column {min(missing)}")
-        return facts, parquet.read(columns=list(columns))
+        return facts, parquet.read(columns=names)
 
 
 def _facts(path: Location, kind: str, schema: pa.Schema) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from vlaad_ray.configs import TeacherConfig, UserError
+from vlaad_ray.configs import TeacherConfig, UserError, what_a_checkpoint_is
 from vlaad_ray.teachers.scripted.expert import ScriptedTeacher
 from vlaad_ray.types import BatchPolicy, LocalPolicy, SharedPolicy, Trained
 
@@ -29,6 +29,8 @@ def openvla(config: TeacherConfig, suite: str, execute: int) -> SharedPolicy:
     """An OpenVLA checkpoint, one action a query. Its published checkpoints know exact images of 256 pixels only."""
     if config.checkpoint is None:
         raise UserError("--teacher openvla needs --checkpoint DIR, an OpenVLA checkpoint as on the Hugging Face hub")
+    if not config.checkpoint.is_dir():
+        raise UserError(f"--checkpoint: {config.checkpoint} is not there; {what_a_checkpoint_is(config.checkpoint)}")
     if execute > 1:
         raise UserError(f"--execute {execute}: openvla answers with one action")
     from vlaad_ray.models.openvla.checkpoint import read_checkpoint

@@ -20,7 +20,7 @@ from typing import Any
 from rich.table import Table
 
 from vlaad_ray import store
-from vlaad_ray.annotate import engines, questions
+from vlaad_ray.annotate import asking, engines, questions
 from vlaad_ray.annotate.engines import Engine
 from vlaad_ray.annotate.questions import Work
 from vlaad_ray.configs import AnnotateConfig, BenchAnnotateConfig, Location, UserError
@@ -100,9 +100,9 @@ def pipeline_rate(rows: Sequence[dict[str, Any]], config: BenchAnnotateConfig, e
     end, where batches finish together or the engine runs empty.
     """
     arrived = []
-    for row in engines.ask(rows, config.vlm, engine, attempt=0):
-        if row["error"]:
-            raise RuntimeError(f"the engine failed on a question of the benchmark: {row['error']}")
+    for row in asking.ask(rows, config.vlm, engine, attempt=0):
+        if row["problem"]:
+            raise RuntimeError(f"the engine failed on a question of the benchmark: {row['text']}")
         arrived.append(time.monotonic())
     edge = BATCHES_IN_FLIGHT * engine.batch_size
     first, last = edge - 1, len(arrived) - edge - 1

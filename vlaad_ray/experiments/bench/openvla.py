@@ -16,7 +16,6 @@ from rich.table import Table
 from vlaad_ray import store
 from vlaad_ray.configs import BenchOpenVlaConfig, UserError
 from vlaad_ray.models.openvla.actions import parse_statistics
-from vlaad_ray.models.openvla.checkpoint import parse_normalisation
 from vlaad_ray.models.openvla.preprocess import CAMERA, RAW_SIZE, prepare
 from vlaad_ray.models.openvla.random_checkpoint import (
     PREPROCESSOR_JSON,
@@ -25,6 +24,7 @@ from vlaad_ray.models.openvla.random_checkpoint import (
     random_model,
     statistics_json,
 )
+from vlaad_ray.models.openvla.settings import parse_normalisation
 from vlaad_ray.runtime import cli
 from vlaad_ray.runtime.record import software, write_run_record
 from vlaad_ray.teachers.openvla import DTYPES, OpenVla

@@ -34,11 +34,14 @@ def choose_key(statistics: Mapping[str, Any], suite: str, key: str | None, sourc
 
 
 def parse_statistics(entry: Any, source: str) -> ActionStatistics:
-    """`entry` is a data set's record in dataset_statistics.json or config.json's norm_stats."""
+    """`entry` is a data set's record in dataset_statistics.json or config.json's norm_stats.
+
+    No mask, or null, means that every dimension was normalised: without one the authors' training does that.
+    """
     try:
         action = entry["action"]
         q01, q99 = (np.asarray(action[name], np.float64) for name in ("q01", "q99"))
-        mask = np.asarray(action.get("mask", [True] * len(q01)), bool)
+        mask = np.asarray([True] * q01.size if action.get("mask") is None else action["mask"], bool)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{source}: no usable action statistics ({error!r}); it needs action.q01 and action.q99"

@@ -2,40 +2,57 @@
 
 config.json                     network; norm_stats: action statistics of the data sets trained on
 dataset_statistics.json         the same statistics; where it exists (fine-tunes) it replaces norm_stats
-preprocessor_config.json        means and standard deviations of the pixels
+preprocessor_config.json        means and standard deviations of the pixels, sizes of the images
 tokenizer.json                  Llama 2's tokenizer
 model.safetensors.index.json    which file holds which tensor, and the files it names; or one model.safetensors
+
+Other weights beside these are refused: a policy that does without them would act, but otherwise.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
-from transformers import LlamaConfig
 
 from vlaad_ray.configs import UserError
 from vlaad_ray.models.openvla.model import OpenVlaConfig, OpenVlaModel
 from vlaad_ray.models.openvla.preprocess import Normalisation
-from vlaad_ray.models.openvla.vision import TOWERS
+from vlaad_ray.models.openvla.settings import check_sizes, parse_config, parse_normalisation, read_json
 
 CONFIG, STATISTICS, PREPROCESSOR = "config.json", "dataset_statistics.json", "preprocessor_config.json"
 TOKENIZER, INDEX, WEIGHTS = "tokenizer.json", "model.safetensors.index.json", "model.safetensors"
-TOWER_OVERRIDES = "tower_overrides"
-"""Key of config.json for towers of another size than timm's, one mapping for each: small test checkpoints only."""
 SHOWN = 3
-"""Tensor names that an error lists."""
+"""Names that an error lists."""
+OFT_NAMES = ("action_head", "lora_adapter", "noisy_action_projector", "proprio_projector", "vision_backbone")
+"""How the names begin of what OpenVLA-OFT's finetune.py stores beside the model."""
+ADAPTER = "adapter_config.json"
+"""peft's: what makes a directory an adapter."""
+WEIGHT_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".safetensors")
+NOT_THE_POLICYS = (
+    "model*.safetensors",
+    "pytorch_model*.bin",
+    "training_args.bin",
+    "optimizer.*",
+    "scheduler.*",
+    "scaler.*",
+    "rng_state*.pth",
+)
+"""Weights that may lie there unread: the model's in another form, and what a trainer needs to go on."""
+DERIVED = re.compile(r"language_model\.model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
+"""Tensors that older versions of transformers stored though they follow from config.json."""
 
 
 @dataclass(frozen=True)
 class OpenVlaCheckpoint:
-    """Everything in the directory but the weights: cheap to read."""
+    """Everything in the directory but what is in the weight files: cheap to read."""
 
     directory: Path
     config: OpenVlaConfig
@@ -45,16 +62,17 @@ class OpenVlaCheckpoint:
     """Data set -> its record, see actions.parse_statistics."""
     statistics_source: Path
     """The file they are from."""
+    weights: list[Path]
 
 
 def read_checkpoint(directory: Path) -> OpenVlaCheckpoint:
     """Raises UserError naming the file at fault."""
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory; pass the folder of an OpenVLA checkpoint (with its {CONFIG})")
-    heads = sorted(path.name for path in directory.glob("action_head*"))
-    if heads:
+    of_oft = sorted(path.name for path in directory.iterdir() if path.name.startswith(OFT_NAMES))
+    if of_oft:
         raise UserError(
-            f"{directory} holds {heads[0]}: an OpenVLA-OFT checkpoint, which decodes otherwise; "
+            f"{directory} holds {_first(of_oft)}: an OpenVLA-OFT checkpoint, which decodes otherwise; "
             "use an OpenVLA one, or serve this one through its own server"
         )
     raw = read_json(directory / CONFIG)
@@ -65,13 +83,18 @@ def read_checkpoint(directory: Path) -> OpenVlaCheckpoint:
             f"{directory} has no action statistics: neither {STATISTICS} nor norm_stats in {CONFIG}; "
             "copy the file from where the checkpoint was trained"
         )
+    config, preprocessor = parse_config(raw, directory / CONFIG), read_json(directory / PREPROCESSOR)
+    check_sizes(preprocessor, config.image_size, str(directory / PREPROCESSOR))
+    weights = weight_files(directory)
+    check_all_is_read(directory, weights)
     return OpenVlaCheckpoint(
         directory,
-        parse_config(raw, directory / CONFIG),
+        config,
         _read_tokenizer(directory / TOKENIZER),
-        parse_normalisation(read_json(directory / PREPROCESSOR), str(directory / PREPROCESSOR)),
+        parse_normalisation(preprocessor, str(directory / PREPROCESSOR)),
         statistics,
         source,
+        weights,
     )
 
 
@@ -81,13 +104,12 @@ def load_model(checkpoint: OpenVlaCheckpoint, device: torch.device, dtype: torch
     Every tensor goes from its file straight to `device` and becomes the parameter, so memory holds the weights once.
     """
     model = OpenVlaModel.on_meta(checkpoint.config)
-    files = weight_files(checkpoint.directory)
     try:
-        check_tensors(model, files, checkpoint.directory)
+        check_tensors(model, checkpoint.weights, checkpoint.directory)
         tensors = {}
-        for path in files:
+        for path in checkpoint.weights:
             with safe_open(path, framework="pt", device=str(device)) as shard:
-                for name in shard.keys():  # noqa: SIM118 (not a mapping)
+                for name in _tensor_names(shard):
                     tensors[name] = shard.get_tensor(name).to(dtype)
     except SafetensorError as error:
         raise UserError(
@@ -123,12 +145,32 @@ def weight_files(directory: Path) -> list[Path]:
     raise UserError(f"{directory} has neither {INDEX} nor {WEIGHTS}; copy the whole checkpoint")
 
 
-def check_tensors(model: OpenVlaModel, files: Iterable[Path], directory: Path) -> None:
+def check_all_is_read(directory: Path, read: Sequence[Path]) -> None:
+    """Refuse weights in the directory that are not among those `read`, say a head or an adapter."""
+    unread = [
+        path.name
+        for path in sorted(directory.iterdir())
+        if path.name == ADAPTER
+        or (path / ADAPTER).is_file()
+        or (
+            path.suffix in WEIGHT_SUFFIXES
+            and path not in read
+            and not any(fnmatch(path.name, pattern) for pattern in NOT_THE_POLICYS)
+        )
+    ]
+    if unread:
+        raise UserError(
+            f"{directory} holds {_first(unread)}, which OpenVLA has no place for: merge an adapter into the model and "
+            "pass the result, serve a policy with other parts through its own server, or move away what is not needed"
+        )
+
+
+def check_tensors(model: OpenVlaModel, files: Sequence[Path], directory: Path) -> None:
     """Names and shapes in the files against the module tree, before anything large is read."""
     stored: dict[str, tuple[int, ...]] = {}
     for path in files:
         with safe_open(path, framework="pt") as shard:
-            stored |= {name: tuple(shard.get_slice(name).get_shape()) for name in shard.keys()}  # noqa: SIM118
+            stored |= {name: tuple(shard.get_slice(name).get_shape()) for name in _tensor_names(shard)}
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     missing = [name for name in expected if name not in stored]
     surplus = [name for name in stored if name not in expected]
@@ -149,43 +191,8 @@ def check_tensors(model: OpenVlaModel, files: Iterable[Path], directory: Path) -
         )
 
 
-def parse_config(raw: Mapping[str, Any], path: Path) -> OpenVlaConfig:
-    """config.json of the fused DINOv2 + SigLIP, Llama 2 family: OpenVLA-7B and its fine-tunes."""
-    text, timm_ids = raw.get("text_config"), raw.get("timm_model_ids")
-    if raw.get("model_type") != "openvla" or not isinstance(text, dict):
-        raise UserError(
-            f"{path}: model_type is {raw.get('model_type')!r}, not 'openvla'; pass an OpenVLA checkpoint "
-            "in Hugging Face's form"
-        )
-    if text.get("model_type") != "llama" or timm_ids != list(TOWERS):
-        raise UserError(
-            f"{path}: {text.get('model_type')!r} with vision towers {timm_ids} is not supported; "
-            f"OpenVLA-7B is 'llama' with {list(TOWERS)}"
-        )
-    sizes = raw.get("image_sizes", [])
-    if len(set(sizes)) != 1:
-        raise UserError(f"{path}: image_sizes {sizes} is not supported; both towers must see one size")
-    overrides: list[dict[str, Any]] = raw.get(TOWER_OVERRIDES, [{}, {}])
-    dinov2, siglip = (replace(tower, **own) for tower, own in zip(TOWERS.values(), overrides, strict=True))
-    return OpenVlaConfig(
-        towers=(dinov2, siglip),
-        image_size=sizes[0],
-        language=LlamaConfig.from_dict(text),
-        pad_to_multiple_of=raw.get("pad_to_multiple_of", 64),
-        action_bins=raw.get("n_action_bins", 256),
-    )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path} is missing; copy the whole checkpoint directory")
-    try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); copy the checkpoint again") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, not an object; copy the checkpoint again")
-    return content
+def _tensor_names(shard: safe_open) -> list[str]:
+    return [name for name in shard.keys() if not DERIVED.fullmatch(name)]  # noqa: SIM118 (not a mapping)
 
 
 def _read_tokenizer(path: Path) -> Tokenizer:
@@ -198,15 +205,6 @@ def _read_tokenizer(path: Path) -> Tokenizer:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises no narrower one
         raise UserError(f"{path} is not a tokenizer ({error}); copy the checkpoint again") from None
-
-
-def parse_normalisation(raw: Mapping[str, Any], source: str) -> Normalisation:
-    """preprocessor_config.json's pixel statistics."""
-    means, stds = raw.get("means"), raw.get("stds")
-    if not all(isinstance(rows, list) and [len(row) for row in rows] == [3, 3] for rows in (means, stds)):
-        raise UserError(f"{source}: 'means' and 'stds' must hold three numbers for each of two towers; copy it again")
-    assert means is not None and stds is not None
-    return Normalisation((tuple(means[0]), tuple(means[1])), (tuple(stds[0]), tuple(stds[1])))
 
 
 def _first(names: list[str]) -> str:

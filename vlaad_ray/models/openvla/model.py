@@ -87,11 +87,13 @@ class OpenVlaModel(nn.Module):
         logits: list[Tensor] = []
         start, end = 0, inputs.shape[1]
         for _ in range(tokens):
+            # By place: transformers 5.24 renamed past_key_values to cache, and 5.40 will drop the old name.
             output = self.language_model(
-                inputs_embeds=inputs,
-                attention_mask=seen[:, :end].long() if padded else None,
-                position_ids=positions[:, start:end],
-                past_key_values=cache,
+                None,
+                seen[:, :end].long() if padded else None,
+                positions[:, start:end],
+                cache,
+                inputs,
                 use_cache=True,
                 logits_to_keep=1,
             )

@@ -20,11 +20,10 @@ from vlaad_ray.models.openvla.checkpoint import (
     PREPROCESSOR,
     STATISTICS,
     TOKENIZER,
-    TOWER_OVERRIDES,
-    parse_config,
 )
 from vlaad_ray.models.openvla.model import OpenVlaModel
 from vlaad_ray.models.openvla.preprocess import EMPTY_TOKEN
+from vlaad_ray.models.openvla.settings import TOWER_OVERRIDES, parse_config
 from vlaad_ray.models.openvla.vision import TOWERS
 
 Size = Literal["tiny", "full"]
@@ -64,7 +63,9 @@ def config_json(size: Size) -> dict[str, Any]:
         "timm_override_act_layers": [None, None],
         "image_sizes": [224, 224],
         "image_resize_strategy": "resize-naive",
+        "llm_max_length": 2048,
         "n_action_bins": 256,
+        "output_projector_states": False,
         "pad_token_id": PAD_TOKEN,
         "pad_to_multiple_of": 64,
         "torch_dtype": "bfloat16",
@@ -78,11 +79,26 @@ PREPROCESSOR_JSON: dict[str, Any] = {
     "image_resize_strategy": "resize-naive",
     "input_sizes": [[3, 224, 224], [3, 224, 224]],
     "interpolations": ["bicubic", "bicubic"],
-    # ImageNet's, rounded to bf16 when the authors exported them.
-    "means": [[0.484375, 0.455078125, 0.40625], [0.5, 0.5, 0.5]],
-    "stds": [[0.228515625, 0.2236328125, 0.224609375], [0.5, 0.5, 0.5]],
+    "means": [[0.485, 0.456, 0.406], [0.5, 0.5, 0.5]],
+    "processor_class": "PrismaticProcessor",
+    "stds": [[0.229, 0.224, 0.225], [0.5, 0.5, 0.5]],
+    "tvf_crop_params": [{"output_size": [224, 224]}, {"output_size": [224, 224]}],
+    "tvf_do_letterbox": False,
+    "tvf_letterbox_fill": None,
+    "tvf_normalize_params": [
+        {
+            "inplace": False,
+            "mean": [0.484375, 0.455078125, 0.40625],
+            "std": [0.228515625, 0.2236328125, 0.224609375],
+        },
+        {"inplace": False, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+    ],
+    "tvf_resize_params": [{"antialias": True, "interpolation": 3, "max_size": None, "size": [224, 224]}] * 2,
     "use_fused_vision_backbone": True,
 }
+"""As the authors' conversion script writes it. That sets torch's default dtype to bf16: ImageNet's `means` and `stds`
+come out as they are, `tvf_normalize_params`, which went through tensors, rounded.
+"""
 
 
 def statistics_json() -> dict[str, Any]:

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import UserError, what_a_checkpoint_is
 from vlaad_ray.models.student.model import Student
 from vlaad_ray.models.student.presets import PRESETS, network
 from vlaad_ray.models.student.text import TextTokenizer, load_tokenizer
@@ -91,7 +91,8 @@ def read_config(directory: Path) -> dict[str, Any]:
     path = directory / CONFIG
     if not path.is_file():
         raise UserError(
-            f"{path} does not exist; pass a student checkpoint directory (jobs/train.py writes OUT/checkpoint)"
+            f"{path} does not exist; pass a student checkpoint, as jobs/train.py writes it to OUT/checkpoint: "
+            f"{what_a_checkpoint_is(directory)}"
         )
     try:
         config = json.loads(path.read_text())
