@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -40,7 +40,8 @@ def collect(config: CollectConfig) -> dict[str, Any]:
     for warning in warnings:
         cli.console.print(f"[yellow]warning:[/] {warning}")
     done = store.read_outcomes(config.out)
-    todo = [spec for spec in specs if not _is_done(config.out, spec, done)]
+    stored = store.stored_episodes(config.out)
+    todo = [spec for spec in specs if not _is_done(spec, done, stored)]
     write_run_record(config.out, config)
     with cli.progress("collect", len(specs)) as advance:
         for _ in range(len(specs) - len(todo)):
@@ -54,13 +55,14 @@ def collect(config: CollectConfig) -> dict[str, Any]:
             config.serving,
             lambda spec, outcome: advance("kept" if outcome["kept"] else "failed"),
         )
-    counts = summarise(config, specs, report.retried, report.lost, report.steps, report.seconds)
+    outcomes, lost = store.account_for(config.out, [spec.key.name for spec in specs], report.lost, done)
+    counts = summarise(config, len(specs), list(outcomes.values()), report.retried, lost, report.steps, report.seconds)
     summary = {**counts, "policy": teacher.name, "warnings": warnings}
     store.write_json(config.out / "summary.json", summary)
-    if report.lost:
+    if lost:
         raise UserError(
-            f"{len(report.lost)} of {len(specs)} episodes lost their simulator {config.fleet.max_retries + 1} times "
-            f"(first: {report.lost[0]}); the others are in {config.out}; rerun the same command to try again"
+            f"{len(lost)} of {len(specs)} episodes lost their simulator {config.fleet.max_retries + 1} times "
+            f"(first: {lost[0]}); the others are in {config.out}; rerun the same command to try again"
         )
     return summary
 
@@ -130,36 +132,35 @@ def store_episode(out: Location, keep_failed: bool, extra: dict[str, Any], episo
     return outcome
 
 
-def _is_done(out: Location, spec: EpisodeSpec, outcomes: dict[str, dict[str, Any]]) -> bool:
+def _is_done(spec: EpisodeSpec, outcomes: Mapping[str, Mapping[str, Any]], stored: Collection[str]) -> bool:
     outcome = outcomes.get(spec.key.name)
     if outcome is None:
         return False
-    return not outcome["stored"] or (out / "episodes" / f"{spec.key.name}.parquet").exists()
+    return not outcome["stored"] or spec.key.name in stored
 
 
 def summarise(
     config: CollectConfig,
-    specs: Sequence[EpisodeSpec],
+    planned: int,
+    outcomes: Sequence[Mapping[str, Any]],
     retried: int,
     lost: Sequence[str],
     steps: int,
     seconds: float,
 ) -> dict[str, Any]:
     """The collection's summary.json (docs/store.md)."""
-    outcomes = store.read_outcomes(config.out)
-    mine = [outcomes[spec.key.name] for spec in specs if spec.key.name in outcomes]
-    kept = [outcome for outcome in mine if outcome["kept"]]
+    kept = [outcome for outcome in outcomes if outcome["kept"]]
     per_task: dict[str, dict[str, int]] = {}
-    for outcome in mine:
+    for outcome in outcomes:
         counts = per_task.setdefault(str(outcome["task"]), {"kept": 0, "failed": 0})
         counts["kept" if outcome["kept"] else "failed"] += 1
     return {
         "suite": config.suite,
         "teacher": config.teacher,
         "episodes": {
-            "planned": len(specs),
+            "planned": planned,
             "kept": len(kept),
-            "failed": len(mine) - len(kept),
+            "failed": len(outcomes) - len(kept),
             "retried": retried,
             "lost": len(lost),
         },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from vlaad_ray.deploy.backends.graphs import Precision
 from vlaad_ray.deploy.convert import Sample, check_backend, convert
 from vlaad_ray.deploy.exported import GraphFormat
 from vlaad_ray.deploy.policy import StudentPolicy
+from vlaad_ray.files import filling, local_copy
 from vlaad_ray.models.student.checkpoint import checkpoint_name, from_pretrained
 from vlaad_ray.models.student.preprocess import GRIPPER, bins_to_actions
 from vlaad_ray.runtime import cli
@@ -35,21 +37,26 @@ BATCH = 16
 def export(config: ExportConfig) -> dict[str, Any]:
     """Convert, compare, and make the directory loadable if it agrees. Returns (and writes) the summary."""
     check_backend(config.backend, config.precision)
+    with local_copy(config.checkpoint) as checkpoint:
+        return _export(config, checkpoint)
+
+
+def _export(config: ExportConfig, checkpoint: Path) -> dict[str, Any]:
     bar = config.bar or BARS[config.precision]
     quantised = config.precision == "int8"
-    cameras = from_pretrained(config.checkpoint).student.config.cameras
+    cameras = from_pretrained(checkpoint).student.config.cameras
     compared, calibration = real_frames(config.data, cameras, config.frames, config.calibration if quantised else 0)
     write_run_record(config.out, config)
     with cli.progress(f"export to {config.backend} {config.precision}", 2) as advance:
         began = time.monotonic()
-        policy, size = build(config.checkpoint, config.out, config.backend, config.precision, calibration)
+        policy, size = build(checkpoint, config.out, config.backend, config.precision, calibration)
         seconds = time.monotonic() - began
         advance(f"converted in {seconds:.0f} s")
-        agreement = compare(config.checkpoint, policy, compared)
+        agreement = compare(checkpoint, policy, compared)
         advance(f"{100 * agreement['greedy_bins']:.2f} % of bins agree")
     accepted = min(agreement["greedy_bins"], agreement["gripper"]) >= bar
     summary = {
-        "source": checkpoint_name(config.checkpoint),
+        "source": checkpoint_name(checkpoint),
         "backend": config.backend,
         "precision": config.precision,
         "agreement": agreement,
@@ -81,9 +88,11 @@ def build(
     """Write an exported directory -> (its policy, bytes on disk)."""
     pretrained = from_pretrained(checkpoint)
     samples = calibration_samples(checkpoint, calibration)
-    manifest = convert(pretrained, checkpoint_name(checkpoint), out, backend, precision, samples)
-    exported.write_manifest(out, manifest)
-    return StudentPolicy.from_pretrained(out), sum((out / name).stat().st_size for name in manifest.files)
+    with filling(out, exported.MANIFEST) as folder:
+        manifest = convert(pretrained, checkpoint_name(checkpoint), folder, backend, precision, samples)
+        exported.write_manifest(folder, manifest)
+        policy = StudentPolicy.from_pretrained(folder)
+        return policy, sum((folder / name).stat().st_size for name in manifest.files)
 
 
 def calibration_samples(checkpoint: Location, observations: Sequence[Observation]) -> list[Sample]:

@@ -8,7 +8,6 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray.data
@@ -17,7 +16,7 @@ from PIL import Image
 from vlaad_ray import store
 from vlaad_ray.annotate import engines, prompts, rules, windows
 from vlaad_ray.annotate.windows import Window
-from vlaad_ray.configs import AnnotateConfig, Location, UserError, VlmConfig
+from vlaad_ray.configs import AnnotateConfig, Location, UserError, VlmConfig, location
 from vlaad_ray.runtime import cli
 from vlaad_ray.semantics import phases
 from vlaad_ray.types import CAMERAS
@@ -64,7 +63,7 @@ def plan(paths: Sequence[Location], config: AnnotateConfig, revision: str) -> tu
 
 def plan_file(row: dict[str, Any], config: AnnotateConfig, revision: str) -> dict[str, Any]:
     """One episode file -> {"work": JSON} with what to ask of it, or the error that the file is to blame for."""
-    path = Path(row["path"])
+    path = location(row["path"])
     try:
         episode = store.read_episode(path, images=False)
         content = store.read_metadata(path)["content_hash"]
@@ -111,7 +110,7 @@ def _read_work(record: dict[str, Any]) -> Work:
         request: Window(**{**window, "frames": tuple(window["frames"])})
         for request, window in record["questions"].items()
     }
-    return Work(**{**record, "path": Path(record["path"]), "questions": questions})
+    return Work(**{**record, "path": location(record["path"]), "questions": questions})
 
 
 def _decodes(data: bytes) -> bool:

@@ -11,7 +11,6 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import ray.data
@@ -19,7 +18,7 @@ import ray.data
 from vlaad_ray import store
 from vlaad_ray.annotate import records, rules, vlm
 from vlaad_ray.annotate.identity import existing, origin
-from vlaad_ray.configs import AnnotateConfig, Location, UserError
+from vlaad_ray.configs import AnnotateConfig, Location, UserError, location
 from vlaad_ray.runtime import cli, cluster, record
 
 NAMED_IN_ERROR = 5
@@ -78,7 +77,7 @@ def annotate_file(row: dict[str, Any], config: AnnotateConfig, origin: dict[str,
 
     JSON, because Arrow turns dicts with different keys into one with all of them.
     """
-    path = Path(row["path"])
+    path = location(row["path"])
     try:
         episode = store.read_episode(path, images=False)
         origin = {**origin, "content_hash": store.read_metadata(path)["content_hash"]}

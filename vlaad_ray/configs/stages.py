@@ -276,5 +276,5 @@ class PipelineConfig:
 class ReportConfig:
     """Write RUN/report.html, whatever stages have run."""
 
-    run: tyro.conf.Positional[Path]
+    run: tyro.conf.Positional[Location]
     """Run directory, as jobs/pipeline.py wrote it."""

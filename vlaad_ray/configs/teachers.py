@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from vlaad_ray.configs.places import Location
+
 
 @dataclass(frozen=True)
 class TeacherConfig:

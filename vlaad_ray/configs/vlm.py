@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from vlaad_ray.configs.places import Location
+
 
 @dataclass(frozen=True)
 class VlmConfig:

@@ -25,6 +25,7 @@ from vlaad_ray.deploy import exported
 from vlaad_ray.deploy.backends.graphs import PARTS, Precision
 from vlaad_ray.deploy.exported import GraphFormat, Manifest
 from vlaad_ray.deploy.loading import interface
+from vlaad_ray.files import sha256
 from vlaad_ray.models.student.checkpoint import Pretrained
 from vlaad_ray.models.student.model import Student
 from vlaad_ray.types import PROPRIO_DIM
@@ -90,7 +91,7 @@ def convert(
         source=source,
         interface=interface(pretrained),
         training=pretrained.training,
-        files={name: exported.file_hash(directory / name) for name in names},
+        files={name: sha256(directory / name) for name in names},
         versions={name: metadata.version(name) for name in packages},
     )
 

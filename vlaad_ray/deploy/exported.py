@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import Location, UserError
 from vlaad_ray.deploy.backends.graphs import PARTS, GraphBackend, Precision
+from vlaad_ray.files import read_bytes, sha256
 
 FORMAT = "vlaad_ray export"
 SCHEMA_VERSION = 1
@@ -63,7 +64,7 @@ class Manifest:
         return f"{self.source}-{self.backend}-{self.precision}-{digest[:8]}"
 
 
-def is_export(directory: Path) -> bool:
+def is_export(directory: Location) -> bool:
     return (directory / MANIFEST).is_file()
 
 
@@ -85,12 +86,12 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     (directory / MANIFEST).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def read_manifest(directory: Path) -> Manifest:
+def read_manifest(directory: Location) -> Manifest:
     """export.json, checked for format and version. Cheap: no graph is read."""
     path = directory / MANIFEST
     again = "export the checkpoint again (jobs/export.py)"
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_bytes(path))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; pass a directory that jobs/export.py wrote") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -115,13 +116,8 @@ def check_files(directory: Path, manifest: Manifest) -> None:
         path = directory / name
         if not path.is_file():
             raise UserError(f"{path} is missing; copy the whole exported directory")
-        if file_hash(path) != expected:
+        if sha256(path) != expected:
             raise UserError(f"{path} is not the file that was exported; copy the directory again")
-
-
-def file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_graphs(directory: Path, backend: GraphFormat, precision: Precision, threads: int) -> GraphBackend:

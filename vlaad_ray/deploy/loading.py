@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import Location, UserError
 from vlaad_ray.deploy import exported
 from vlaad_ray.deploy.backends import Backend
 from vlaad_ray.deploy.backends.pytorch import Dtype, TorchBackend
 from vlaad_ray.deploy.exported import Interface
+from vlaad_ray.files import local_copy
 from vlaad_ray.models.student.checkpoint import Pretrained, checkpoint_name, from_pretrained, read_config
 from vlaad_ray.models.student.text import TextTokenizer, load_tokenizer
 
@@ -32,7 +32,7 @@ class Runnable:
 
 
 def load(
-    directory: Path, device: str = "cpu", dtype: Dtype | None = None, backend: BackendName | None = None
+    directory: Location, device: str = "cpu", dtype: Dtype | None = None, backend: BackendName | None = None
 ) -> Runnable:
     """Open a checkpoint in torch, or an exported directory in what it was exported for, with as many threads as torch.
 
@@ -54,13 +54,14 @@ def load(
             f"{directory} runs in {manifest.precision} on CPU, as it was exported; --dtype and --device are for "
             "checkpoints"
         )
-    exported.check_files(directory, manifest)
-    return Runnable(
-        exported.open_graphs(directory, manifest.backend, manifest.precision, torch.get_num_threads()),
-        manifest.interface,
-        load_tokenizer(directory / exported.TOKENIZER, manifest.interface.text_length),
-        manifest.training,
-    )
+    with local_copy(directory) as folder:
+        exported.check_files(folder, manifest)
+        return Runnable(
+            exported.open_graphs(folder, manifest.backend, manifest.precision, torch.get_num_threads()),
+            manifest.interface,
+            load_tokenizer(folder / exported.TOKENIZER, manifest.interface.text_length),
+            manifest.training,
+        )
 
 
 def in_torch(pretrained: Pretrained, device: str = "cpu", dtype: Dtype = "fp32") -> Runnable:
@@ -74,7 +75,7 @@ def interface(pretrained: Pretrained) -> Interface:
     return Interface(config.image_size, config.cameras, config.proprio, config.chunk, config.bins, config.text_length)
 
 
-def describe(directory: Path) -> tuple[str, dict[str, Any]]:
+def describe(directory: Location) -> tuple[str, dict[str, Any]]:
     """(name, training record) of a checkpoint or an exported directory. Loads no network."""
     if exported.is_export(directory):
         manifest = exported.read_manifest(directory)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from vlaad_ray import store
+from vlaad_ray import files, store
 from vlaad_ray.configs import (
     STEP_BUDGETS,
     ActuationConfig,
@@ -18,6 +17,7 @@ from vlaad_ray.configs import (
     Location,
     UserError,
     config_hash,
+    location,
     parse_range,
     teacher_noise_content,
     what_a_checkpoint_is,
@@ -71,13 +71,12 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
 
         finish = functools.partial(store_outcome, config.out)
         report = run_policy(todo, config.env, policy, finish, config.fleet, config.serving, on_outcome)
-    if report.lost:
+    results, lost = store.account_for(config.out, [spec.key.name for spec in specs], report.lost, done)
+    if lost:
         raise UserError(
-            f"{len(report.lost)} of {len(specs)} episodes lost their simulator {config.fleet.max_retries + 1} times "
-            f"(first: {report.lost[0]}); no rate is reported; rerun the same command to try again"
+            f"{len(lost)} of {len(specs)} episodes lost their simulator {config.fleet.max_retries + 1} times "
+            f"(first: {lost[0]}); no rate is reported; rerun the same command to try again"
         )
-    outcomes = store.read_outcomes(config.out)
-    results = {spec.key.name: outcomes[spec.key.name] for spec in specs}
     actuation = asdict(config.actuation)
     summary = {
         "policy": policy.name,
@@ -111,7 +110,7 @@ def resolve_policy(config: EvalConfig) -> tuple[LocalPolicy | SharedPolicy, dict
     """A teacher's name or a checkpoint directory -> (the policy, its training record)."""
     if config.policy in TEACHERS:
         return find_teacher(config.policy, config.teacher_config, config.suite, config.execute), {}
-    directory = Path(config.policy)
+    directory = location(config.policy)
     if not directory.is_dir():
         names = ", ".join(TEACHERS)
         raise UserError(
@@ -258,13 +257,13 @@ def record_videos(
     for wanted in (True, False):
         matching = [spec for spec in specs if results[spec.key.name]["success_ever"] == wanted]
         chosen += matching[:: max(1, len(matching) // config.videos)][: config.videos] if config.videos else []
-    paths = {spec.key.name: config.out / "videos" / f"{spec.key.name}.mp4" for spec in chosen}
-    todo = [replace(spec, image_every=VIDEO_EVERY) for spec in chosen if not paths[spec.key.name].exists()]
+    there = {path.stem for path in files.children(config.out / "videos", ".mp4")}
+    todo = [replace(spec, image_every=VIDEO_EVERY) for spec in chosen if spec.key.name not in there]
     if todo:
         with cli.progress("videos", len(todo)) as advance:
             finish = functools.partial(store_video, config.out / "videos")
             run_policy(todo, config.env, policy, finish, config.fleet, config.serving, lambda *_: advance(""))
-    return [str(path.relative_to(config.out)) for path in paths.values()]
+    return [f"videos/{spec.key.name}.mp4" for spec in chosen]
 
 
 def store_video(folder: Location, episode: Episode) -> dict[str, Any]:

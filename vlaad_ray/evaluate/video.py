@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from itertools import chain
-from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vlaad_ray.store import replacing
+from vlaad_ray.configs import Location
+from vlaad_ray.files import replacing
 
 CAPTION_HEIGHT = 20
 CONSTANT_RATE_FACTOR = 26
@@ -35,7 +35,7 @@ def frame(images: Mapping[str, np.ndarray], caption: str = "", scale: int = 2) -
     return np.asarray(canvas)
 
 
-def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
+def write_mp4(path: Location, frames: Iterable[np.ndarray], fps: float) -> Location:
     """Write frames ([H, W, 3] uint8, all of one size; or one [T, H, W, 3] array) as H.264 yuv420p.
 
     An odd height or width gets its last row or column doubled (yuv420p needs even ones). The file appears whole or

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 
 from vlaad_ray import collect, report, store
-from vlaad_ray.configs import EVAL_INIT_STATES, AuditConfig, CollectConfig, UserError, parse_range
+from vlaad_ray.configs import EVAL_INIT_STATES, AuditConfig, CollectConfig, Location, UserError, parse_range
 from vlaad_ray.quality import audit
 from vlaad_ray.runtime import cli
 from vlaad_ray.teachers import find_teacher
@@ -26,7 +25,7 @@ def run_audit(config: AuditConfig) -> dict[str, Any]:
     return summary
 
 
-def live_episodes(config: AuditConfig) -> list[Path]:
+def live_episodes(config: AuditConfig) -> list[Location]:
     """Let the teacher act, failures included, into OUT/data; the episode files."""
     assert config.teacher is not None
     tasks = parse_range(config.tasks, "--tasks")

@@ -58,17 +58,19 @@ def read_json(place: Location) -> Any:
 
 
 @contextmanager
-def local_copy(place: Location) -> Iterator[Path]:
+def local_copy(place: Location, without: str = "") -> Iterator[Path]:
     """A path on this machine with what is at `place`, a file or a folder: itself if it is one, else a copy of it.
 
     Processes of one machine that want the same at the same time share one copy (so that weights mapped into memory
-    lie there once), and the last to leave removes it. Raises UserError where there is nothing.
+    lie there once), and the last to leave removes it. `without`: the ending of files that need not be copied. Raises
+    UserError where there is nothing.
     """
     if isinstance(place, Path):
         yield place
         return
     with asking(place):
         found = place.fs.find(place.path, detail=True)
+    found = {name: facts for name, facts in found.items() if not (without and name.endswith(without))}
     if not found:
         raise UserError(f"{place} does not exist")
     version = hashlib.sha256(repr((str(place), sorted(found.items()))).encode()).hexdigest()[:16]

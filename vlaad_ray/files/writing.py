@@ -94,6 +94,25 @@ def replacing_directory(place: Location, marker: str) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def filling(place: Location, marker: str) -> Iterator[Path]:
+    """A folder on this machine for files that belong into `place`, beside what is there; `marker` as above.
+
+    An old marker goes before anything else happens. If the block leaves none, the folder stays without.
+    """
+    with asking(place):
+        (place / marker).unlink(missing_ok=True)
+    if isinstance(place, Path):
+        with _writable(place):
+            place.mkdir(parents=True, exist_ok=True)
+        yield place
+        return
+    with tempfile.TemporaryDirectory(prefix="vlaad_ray-") as folder:
+        yield Path(folder)
+        with asking(place):
+            _put(Path(folder), place, marker)
+
+
 def write_json(place: Location, value: Any) -> Location:
     with replacing(place) as temporary:
         temporary.write_text(json.dumps(value, indent=2, default=str) + "\n")
@@ -139,12 +158,18 @@ def _flush(path: Path) -> None:
 
 
 def _upload(folder: Path, place: UPath, marker: str) -> None:
+    """All of `folder`, and nothing else any more; between the old marker and the new there is none."""
     fs, root = place.fs, place.path
-    sources = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / marker]
-    targets = [f"{root}/{path.relative_to(folder)}" for path in sources]
     if fs.exists(f"{root}/{marker}"):
         fs.rm_file(f"{root}/{marker}")
-    if stale := sorted(set(fs.find(root)) - set(targets)):
+    kept = {f"{root}/{path.relative_to(folder)}" for path in folder.rglob("*")}
+    if stale := sorted(set(fs.find(root)) - kept):
         fs.rm(stale)
-    fs.put([str(path) for path in sources], targets)
-    fs.put_file(str(folder / marker), f"{root}/{marker}")
+    _put(folder, place, marker)
+
+
+def _put(folder: Path, place: UPath, marker: str) -> None:
+    sources = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / marker]
+    place.fs.put([str(path) for path in sources], [f"{place.path}/{path.relative_to(folder)}" for path in sources])
+    if (folder / marker).is_file():
+        place.fs.put_file(str(folder / marker), f"{place.path}/{marker}")

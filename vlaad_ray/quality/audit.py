@@ -12,7 +12,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ import ray.data
 from rich.table import Table
 
 from vlaad_ray import store
-from vlaad_ray.configs import AuditConfig, Location, UserError
+from vlaad_ray.configs import AuditConfig, Location, UserError, location
 from vlaad_ray.runtime import cli, cluster, record
 from vlaad_ray.semantics import phases, smoothness
 from vlaad_ray.stats import ratio_interval
@@ -99,7 +98,7 @@ def audit_file(row: dict[str, Any], longest: int, repair: Location | None) -> di
 
     JSON, because Arrow turns dicts with different keys into one with all of them.
     """
-    path = Path(row["path"])
+    path = location(row["path"])
     try:
         episode, footer = store.read_episode(path, images=False), store.read_metadata(path)
     except UserError as error:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
-from vlaad_ray import store
+from vlaad_ray import files, store
 from vlaad_ray.configs import Location
 from vlaad_ray.report import charts, page
 from vlaad_ray.report.records import EVALUATIONS, evaluations
@@ -129,7 +129,7 @@ def videos(run: Location, report: Location) -> str:
     }
     for who, folder in EVALUATIONS.items():
         outcomes = store.read_evaluation(run / folder)
-        for path in sorted((run / folder / "videos").glob("[!.]*.mp4")):
+        for path in files.children(run / folder / "videos", ".mp4"):
             if path.stem not in outcomes:  # of an earlier evaluation in the same folder
                 continue
             outcome = outcomes[path.stem]

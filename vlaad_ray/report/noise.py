@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vlaad_ray import store
-from vlaad_ray.configs import Location
+from vlaad_ray.configs import Location, location
 from vlaad_ray.report import charts, page
 from vlaad_ray.report.charts import Frame, Series
 from vlaad_ray.semantics import phases, smoothness
@@ -49,7 +48,7 @@ def sections(out: Location) -> list[str]:
         parts.insert(2, page.section("By the phase that the teacher states", source, _table(summary["stated_phases"])))
     worst = max(episodes, key=lambda line: line["self_revoked"])
     if worst["self_revoked"] > 0:
-        drawn = f'<div class="wide">{gripper(Path(worst["path"]), summary["longest"])}</div>'
+        drawn = f'<div class="wide">{gripper(location(worst["path"]), summary["longest"])}</div>'
         said = f"<p>{escape(worst['episode'])}: {100 * worst['self_revoked']:.1f} % self-revoking, as dots</p>"
         parts.append(page.section("The worst episode", "the episode's file", said + drawn))
     return parts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from vlaad_ray import store
+from vlaad_ray import files, store
 from vlaad_ray.configs import Location, UserError
 
 EVALUATIONS = {"student": "eval_student", "teacher": "eval_teacher"}
@@ -32,7 +32,7 @@ def evaluations(run: Location) -> dict[str, dict[str, Any]]:
 def metrics(path: Location) -> list[dict[str, Any]]:
     """One record an epoch from metrics.jsonl. UserError names the line that is not a record."""
     records = []
-    for number, text in enumerate(path.read_text().splitlines(), start=1):
+    for number, text in enumerate(files.read_bytes(path).decode().splitlines(), start=1):
         try:
             record = json.loads(text)
         except json.JSONDecodeError as error:

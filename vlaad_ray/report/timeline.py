@@ -27,7 +27,8 @@ def timeline(run: Location) -> str:
     if not (run / "data" / "episodes").is_dir():
         return page.section(title, source, page.not_run("jobs/collect.py"))
     paths = store.list_episodes(run / "data")
-    annotated = [path for path in paths if store.annotation_path(run / "annotations", path.stem).exists()]
+    labelled = store.annotated_episodes(run / "annotations")
+    annotated = [path for path in paths if path.stem in labelled]
     episode = store.read_episode((annotated or paths)[0])
     annotation = (
         store.read_annotation(store.annotation_path(run / "annotations", episode.key.name)) if annotated else None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlaad_ray import store
-from vlaad_ray.configs import Location, UserError
+from vlaad_ray.configs import Location, UserError, location
 
 PACKAGES = (
     "vlaad-ray",
@@ -52,7 +52,7 @@ def with_config_file(args: Sequence[str], config_type: type[Any]) -> list[str]:
     at = words.index("--config")
     if at + 1 == len(words):
         raise UserError("--config needs a file: a run's config.json, or a sweep's best.json")
-    path = Path(words[at + 1])
+    path = location(words[at + 1])
     stored = store.read_json(path)
     if not isinstance(stored, dict) or stored.get("stage") != config_type.__name__ or "config" not in stored:
         raise UserError(f"--config {path}: not a {config_type.__name__} (the config.json of another job, perhaps)")

@@ -14,6 +14,7 @@ with a dot and is ignored. All facts about a whole episode lie in the Parquet fo
 
 from vlaad_ray.files import read_json, replacing, write_json
 from vlaad_ray.store.annotations import (
+    annotated_episodes,
     annotation_path,
     annotation_provenance,
     list_annotations,
@@ -34,6 +35,7 @@ from vlaad_ray.store.arrays import cached_arrays
 from vlaad_ray.store.episodes import (
     EPISODE_SCHEMA,
     JPEG_QUALITY,
+    account_for,
     copy_with_actions,
     encode_jpeg,
     list_episodes,
@@ -54,6 +56,8 @@ __all__ = [
     "AUDIT_SCHEMA",
     "EPISODE_SCHEMA",
     "JPEG_QUALITY",
+    "account_for",
+    "annotated_episodes",
     "annotation_path",
     "annotation_provenance",
     "cached_arrays",

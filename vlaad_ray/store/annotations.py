@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from vlaad_ray.configs import Location
+from vlaad_ray.files import children
 from vlaad_ray.store.parquet import SCHEMA_VERSION, corrupt, list_tables, read_footer, read_table, write_table
 from vlaad_ray.types import Annotation
 
@@ -58,6 +59,11 @@ def annotation_path(root: Location, episode: str) -> Location:
 
 def list_annotations(root: Location) -> list[Location]:
     return list_tables(root, "annotations", "make them with jobs/annotate.py")
+
+
+def annotated_episodes(root: Location) -> set[str]:
+    """Names of the episodes that an annotation directory has labels of, possibly none."""
+    return {path.stem for path in children(root / "annotations", ".parquet")}
 
 
 def read_annotation(path: Location) -> Annotation:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from vlaad_ray.configs import Location
+from vlaad_ray.configs import Location, UserError
 from vlaad_ray.files import children, in_parallel, read_json, write_json
 from vlaad_ray.store.parquet import (
     SCHEMA_VERSION,
@@ -203,6 +203,25 @@ def read_outcomes(root: Location, known: Mapping[str, dict[str, Any]] | None = N
     read = dict(zip((path.stem for path in new), in_parallel(read_json, new), strict=True))
     found = {**known, **read}
     return {path.stem: found[path.stem] for path in paths}
+
+
+def account_for(
+    root: Location, planned: Sequence[str], lost: Sequence[str], known: Mapping[str, dict[str, Any]]
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """After a run, (planned episodes' outcomes in `root`, by name; those of the `lost` ones that have none).
+
+    `known`: outcomes read before. Raises UserError if an episode is neither here nor lost.
+    """
+    found = read_outcomes(root, known)
+    mine = {name: found[name] for name in planned if name in found}
+    without = [name for name in lost if name not in mine]
+    missing = [name for name in planned if name not in mine and name not in without]
+    if missing:
+        raise UserError(
+            f"{root}: {len(missing)} of {len(planned)} episodes were run and are not here (first {missing[0]}); the "
+            "nodes that ran them wrote elsewhere, or somebody removed them: give a place that all nodes share"
+        )
+    return mine, without
 
 
 def read_evaluation(root: Location) -> dict[str, dict[str, Any]]:

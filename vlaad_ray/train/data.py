@@ -16,8 +16,10 @@ import numpy as np
 
 from vlaad_ray import store
 from vlaad_ray.configs import Location, UserError
+from vlaad_ray.files import in_parallel
 from vlaad_ray.models.student.model import StudentConfig
 from vlaad_ray.models.student.preprocess import actions_to_bins, chunk_targets, stack_cameras
+from vlaad_ray.types import Episode
 
 MIN_PROPRIO_STD = 5e-3
 """Metres or radians: an input that hardly varies in the data is not blown up."""
@@ -64,7 +66,8 @@ def survey(
 
     `directions`: their texts are trained on too.
     """
-    footers = {path: store.read_metadata(path) for path in store.list_episodes(data)}
+    paths = store.list_episodes(data)
+    footers = dict(zip(paths, in_parallel(store.read_metadata, paths), strict=True))
     successes = {path: footer for path, footer in footers.items() if footer["success_final"] and footer["steps"]}
     if not successes:
         raise UserError(f"{data} holds no successful episode ({len(footers)} failed ones); collect more")
@@ -73,16 +76,16 @@ def survey(
     # Ordered by hash, so that tasks are mixed and every worker's share holds all of them.
     order = sorted(successes, key=lambda path: _hash(path.stem))
 
+    annotated = dict(zip(labels, in_parallel(store.read_annotation, labels.values()), strict=True))
     texts, phases, proprio = set[str](), set[str](), []
     sources = []
     digest = hashlib.sha256()
-    for number, path in enumerate(order):
-        episode = store.read_episode(path, images=False)
+    for number, (path, episode) in enumerate(zip(order, in_parallel(_without_images, order), strict=True)):
         texts.add(episode.instruction)
         proprio.append(episode.proprio)
         digest.update(f"{path.stem} {successes[path]['content_hash']}\n".encode())
         if path in labels:
-            annotation = store.read_annotation(labels[path])
+            annotation = annotated[path]
             if len(annotation.phases) != len(episode):
                 raise UserError(
                     f"{labels[path]} has {len(annotation.phases)} rows, its episode {len(episode)} steps; "
@@ -246,11 +249,15 @@ def _provenance(
     }
     if annotations:
         record["annotations"] = annotations.name
-        origins = [store.annotation_provenance(path) for path in labels.values()]
+        origins = list(in_parallel(store.annotation_provenance, labels.values()))
         # A VLM goes by its model and revision.
         record["annotators"] = sorted({str(origin.get("model") or origin["annotator"]) for origin in origins})
         record["taxonomies"] = sorted({int(origin["taxonomy"]) for origin in origins})
     return record
+
+
+def _without_images(path: Location) -> Episode:
+    return store.read_episode(path, images=False)
 
 
 def _hash(name: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from vlaad_ray.configs import Location, TrainConfig, UserError
+from vlaad_ray.configs import Location, TrainConfig, UserError, location
 from vlaad_ray.models.student.model import Student, StudentConfig
 from vlaad_ray.models.student.presets import PRESETS
 from vlaad_ray.models.student.small import SmallConfig, SmallStudent
@@ -23,8 +23,11 @@ where 0.14 to 0.19 were measured."""
 
 
 def absolute(backbone: str) -> str:
-    """A directory's whole path, as workers run elsewhere; any other word as it is."""
-    return str(Path(backbone).resolve()) if backbone not in ("", RANDOM) and Path(backbone).is_dir() else backbone
+    """A directory's whole path or URI, as workers run elsewhere; a name on the hub as it is."""
+    if backbone in ("", RANDOM):
+        return backbone
+    place = location(backbone)
+    return str(place.resolve()) if not isinstance(place, Path) or place.is_dir() else backbone
 
 
 def backbone_identity(config: TrainConfig) -> str:
@@ -33,7 +36,7 @@ def backbone_identity(config: TrainConfig) -> str:
         return config.backbone
     from vlaad_ray.models.student import backbone
 
-    return backbone.fingerprint(backbone.locate(config.backbone))
+    return backbone.fingerprint(config.backbone)
 
 
 def design(
@@ -54,10 +57,11 @@ def design(
         from vlaad_ray.models.student import backbone, clip
 
         if config.backbone == RANDOM:
-            config = replace(config, backbone=str(folder / "backbone"))
-            if not Path(config.backbone).exists():
+            place = folder / "backbone"
+            config = replace(config, backbone=str(place))
+            if not (place / backbone.CONFIG).exists():
                 drawn = clip.ClipConfig(image_size=config.image_size or clip.ClipConfig.image_size)
-                backbone.write_random(Path(config.backbone), texts, drawn, config.seed)
+                backbone.write_random(place, texts, drawn, config.seed)
         student, tokenizer = backbone.read(config.backbone)
         if config.image_size not in (0, student.image_size):
             raise UserError(
@@ -76,7 +80,8 @@ def make_student(student_config: StudentConfig, config: TrainConfig) -> Student:
 
     assert isinstance(student_config, clip.ClipConfig)
     student = clip.ClipStudent(student_config)
-    backbone.load(student, backbone.locate(config.backbone))
+    with backbone.located(config.backbone) as directory:
+        backbone.load(student, directory)
     adapt(student, config.lora_rank)
     return student
 

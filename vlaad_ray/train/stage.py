@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -32,7 +31,7 @@ from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import WorkerGroupError
 from rich.table import Table
 
-from vlaad_ray import store
+from vlaad_ray import files, store
 from vlaad_ray.configs import Location, TrainConfig, UserError
 from vlaad_ray.methods.vlaad.learner import Learner
 from vlaad_ray.methods.vlaad.losses import loss_weights
@@ -40,7 +39,7 @@ from vlaad_ray.models.student import checkpoint
 from vlaad_ray.models.student.model import StudentConfig
 from vlaad_ray.models.student.presets import PRESETS
 from vlaad_ray.models.student.text import TextTokenizer
-from vlaad_ray.runtime import cli, cluster
+from vlaad_ray.runtime import cli, cluster, places
 from vlaad_ray.runtime.record import software, write_run_record
 from vlaad_ray.train import prepare, resume
 from vlaad_ray.train.data import EpisodeSource, Survey, episode_frames, gather, survey
@@ -87,7 +86,7 @@ def train(config: TrainConfig, callbacks: Sequence[UserCallback] = ()) -> dict[s
         refuse_other_run(config.out, identity)
     else:
         for left_behind in ("ray", "backbone"):
-            shutil.rmtree(config.out / left_behind, ignore_errors=True)
+            files.remove_tree(config.out / left_behind)
         write_run_record(config.out, config)
         store.write_json(config.out / "run.json", identity)
     cluster.connect()
@@ -97,7 +96,10 @@ def train(config: TrainConfig, callbacks: Sequence[UserCallback] = ()) -> dict[s
     )
     resolved, student_config, tokenizer = prepare.design(config, facts.texts, config.out)
     result = run_workers(resolved, facts, student_config, tokenizer, callbacks)
-    with checkpoint.replacing_directory(config.out / "checkpoint") as directory, result.as_directory() as reported:
+    with (
+        files.replacing_directory(config.out / "checkpoint", checkpoint.CONFIG) as directory,
+        result.as_directory() as reported,
+    ):
         learner = make_learner(resolved, facts, student_config)
         resume.load_trained(Path(reported), learner)
         prepare.finish(learner.student)
@@ -179,7 +181,7 @@ def run_workers(
         ),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]
             name="ray",
-            storage_path=str(config.out),
+            **places.storage(config.out),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             callbacks=list(callbacks),  # type: ignore[arg-type]
             logging_config=LoggingConfig(log_level="WARNING"),

@@ -24,6 +24,7 @@ from vlaad_ray.annotate import asking, engines, questions
 from vlaad_ray.annotate.engines import Engine
 from vlaad_ray.annotate.questions import Work
 from vlaad_ray.configs import AnnotateConfig, BenchAnnotateConfig, Location, UserError
+from vlaad_ray.files import local_copy, replacing_directory
 from vlaad_ray.runtime import cli, cluster
 from vlaad_ray.runtime.record import software, write_run_record
 
@@ -45,8 +46,13 @@ def bench_annotate(config: BenchAnnotateConfig) -> dict[str, Any]:
     paths = store.list_episodes(config.data)
     paths = paths[:: max(1, math.ceil(len(paths) / EPISODES))]
     engine = engines.resolve(config.vlm)
-    if not config.vlm.model:
-        engine = replace(engine, model=str(random_model(config.out / "random_vlm")))
+    if config.vlm.model:
+        return _bench(config, engine, paths)
+    with local_copy(random_model(config.out / "random_vlm")) as model:
+        return _bench(config, replace(engine, model=str(model)), paths)
+
+
+def _bench(config: BenchAnnotateConfig, engine: engines.Engine, paths: Sequence[Location]) -> dict[str, Any]:
     works = plan(paths, config, every=0)
     frames = sum(work.frames for work in works)
     calls = sum(len(work.open(EVERY_QUESTION)) for work in works)
@@ -146,7 +152,8 @@ def random_model(directory: Location) -> Location:
     from vlaad_ray.annotate.random_checkpoint import Size, write_checkpoint
 
     if not (directory / "config.json").exists():
-        write_checkpoint(directory, Size(width=768, depth=12, vision_width=384, vision_depth=12))
+        with replacing_directory(directory, "config.json") as folder:
+            write_checkpoint(folder, Size(width=768, depth=12, vision_width=384, vision_depth=12))
     return directory
 
 

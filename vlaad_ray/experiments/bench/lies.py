@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
-from vlaad_ray import stats, store
+from vlaad_ray import files, stats, store
 from vlaad_ray.annotate import annotate, engines, questions, rules
 from vlaad_ray.annotate.questions import Work
 from vlaad_ray.annotate.windows import span
@@ -35,7 +34,7 @@ def bench_audit(config: BenchAuditConfig) -> dict[str, Any]:
 def measure(rate: float, config: BenchAuditConfig) -> dict[str, Any]:
     """Annotate the dataset once, with a server of which `rate` per cent of the answers are lies."""
     out = config.out / f"rate{rate:g}"
-    shutil.rmtree(out, ignore_errors=True)  # a ledger is of one run: old answers would have none
+    files.remove_tree(out)  # a ledger is of one run: old answers would have none
     vlm = VlmConfig(model=liar.MODEL, server="unknown", moving=True, on_contradiction="keep")
     annotation = AnnotateConfig(data=config.data, out=out, annotator="vlm", vlm=vlm)
     truths, requests = know(store.list_episodes(config.data), annotation)

@@ -19,11 +19,12 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from vlaad_ray import export, store
-from vlaad_ray.configs import BenchPolicyConfig, Location, TrainConfig, UserError
+from vlaad_ray.configs import BenchPolicyConfig, Location, TrainConfig, UserError, location
 from vlaad_ray.deploy import exported
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.experiments.bench.latency import StudentRequest, TeacherRequest, random_observations
-from vlaad_ray.models.student.checkpoint import Pretrained, checkpoint_name, from_pretrained, save_pretrained
+from vlaad_ray.files import replacing_directory
+from vlaad_ray.models.student.checkpoint import CONFIG, Pretrained, checkpoint_name, from_pretrained, save_pretrained
 from vlaad_ray.models.student.presets import PRESETS
 from vlaad_ray.models.student.small import SmallStudent
 from vlaad_ray.runtime import cli
@@ -104,7 +105,7 @@ def at_hand() -> tuple[str, ...]:
 def find_checkpoint(config: BenchPolicyConfig) -> Location:
     """The checkpoint directory that was named, or one of a preset with random weights, made here."""
     if config.policy not in PRESETS:
-        return Path(config.policy)
+        return location(config.policy)
     directory = config.out / f"random-{config.policy}"
     if not directory.is_dir():
         texts = [observation.instruction for observation in random_observations(1, 8)]
@@ -112,7 +113,8 @@ def find_checkpoint(config: BenchPolicyConfig) -> Location:
         settings, student_config, tokenizer = prepare.design(settings, texts, config.out)
         student = prepare.make_student(student_config, settings)
         prepare.finish(student)
-        save_pretrained(directory, student, tokenizer, {"render": None})
+        with replacing_directory(directory, CONFIG) as folder:
+            save_pretrained(folder, student, tokenizer, {"render": None})
     return directory
 
 

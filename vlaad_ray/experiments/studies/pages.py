@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from upath import UPath
 
 from vlaad_ray import store
 from vlaad_ray.configs import Location
@@ -61,7 +63,7 @@ def plain_settings(config: Any) -> dict[str, Any]:
             if isinstance(each, Mapping):
                 flat |= flatten(each, "" if key == "budget" else f"{prefix}{key}.")
             elif prefix or key not in PLACES:
-                flat[f"{prefix}{key}"] = str(each) if isinstance(each, Location) else each
+                flat[f"{prefix}{key}"] = str(each) if isinstance(each, Path | UPath) else each
         return flat
 
     return flatten(dataclasses.asdict(config), "")

@@ -153,14 +153,14 @@ class Workshop:
         """What evaluates a teacher (by name) or a student (its run directory) on the held-out states."""
         budget = self.budget
         # A teacher does as it says in any case: what the students' default is does not make another evaluation.
-        raw = gripper == "raw" or not isinstance(policy, Location)
+        raw = gripper == "raw" or isinstance(policy, str)
         config = EvalConfig(
-            policy=str(policy / "checkpoint") if isinstance(policy, Location) else policy,
+            policy=policy if isinstance(policy, str) else str(policy / "checkpoint"),
             out=Path(),
             suite=suite,
             tasks=budget.tasks,
             init_states=budget.eval_init_states,
-            execute=0 if isinstance(policy, Location) else budget.teacher_execute,
+            execute=budget.teacher_execute if isinstance(policy, str) else 0,
             videos=videos,
             teacher_config=budget.teacher_config,
             serving=budget.serving,
@@ -169,7 +169,7 @@ class Workshop:
             fleet=budget.fleet,
             actuation=AS_IT_SAYS if raw else ActuationConfig(),
         )
-        of = policy.name if isinstance(policy, Location) else f"{suite}-{policy}-flips{flip_rate:g}"
+        of = f"{suite}-{policy}-flips{flip_rate:g}" if isinstance(policy, str) else policy.name
         return dataclasses.replace(config, out=budget.out / "evaluations" / _named(of, config))
 
     def evaluate(self, config: EvalConfig) -> Location | None:

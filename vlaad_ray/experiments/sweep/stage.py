@@ -25,13 +25,14 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_placement_group
+from upath import UPath
 
 from vlaad_ray import annotate, store
 from vlaad_ray.configs import AnnotateConfig, Location, SweepConfig, TrainConfig, UserError, parse_range
 from vlaad_ray.experiments.sweep import plot, results
 from vlaad_ray.experiments.sweep.space import Axis, domains, read_axes
 from vlaad_ray.experiments.sweep.trial import DEFAULT_PHASES, run_trial, trial_config, trial_name
-from vlaad_ray.runtime import cli, cluster
+from vlaad_ray.runtime import cli, cluster, places
 from vlaad_ray.runtime.record import software, write_run_record
 from vlaad_ray.train import prepare
 from vlaad_ray.train import stage as train
@@ -82,7 +83,7 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
 def absolute(config: TrainConfig) -> TrainConfig:
     """Trials run in other directories than the command."""
     paths: dict[str, Any] = {
-        name: value.resolve() for name, value in vars(config).items() if isinstance(value, Location)
+        name: value.resolve() for name, value in vars(config).items() if isinstance(value, Path | UPath)
     }
     return replace(config, backbone=prepare.absolute(config.backbone), **paths)
 
@@ -170,9 +171,10 @@ def run_trials(config: SweepConfig, axes: list[Axis], annotations: Mapping[int, 
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, sweep=config, annotations=dict(annotations)), {"cpu": TRIAL_CPUS}
     )
-    place = str(config.out / "tune")
-    if tune.Tuner.can_restore(place):
-        return tune.Tuner.restore(place, trainable, restart_errored=True).fit()
+    storage = places.storage(config.out)
+    place, filesystem = f"{storage['storage_path']}/tune", storage["storage_filesystem"]
+    if tune.Tuner.can_restore(place, filesystem):
+        return tune.Tuner.restore(place, trainable, restart_errored=True, storage_filesystem=filesystem).fit()
     tuner = tune.Tuner(
         trainable,
         param_space=domains(axes, config.search),
@@ -186,7 +188,7 @@ def run_trials(config: SweepConfig, axes: list[Axis], annotations: Mapping[int, 
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=str(config.out),
+            **storage,
             callbacks=[AfterTrial(), *trackers(config)],
             failure_config=tune.FailureConfig(max_failures=1),
             verbose=0,

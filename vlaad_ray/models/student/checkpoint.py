@@ -6,12 +6,8 @@ Proprioception's normalisation statistics are buffers of the model, so they are 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,7 +16,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from vlaad_ray.configs import UserError, what_a_checkpoint_is
+from vlaad_ray.configs import Location, UserError, what_a_checkpoint_is
+from vlaad_ray.files import local_copy, read_bytes, sha256
 from vlaad_ray.models.student.model import Student
 from vlaad_ray.models.student.presets import PRESETS, network
 from vlaad_ray.models.student.text import TextTokenizer, load_tokenizer
@@ -43,7 +40,10 @@ class Pretrained:
 
 
 def save_pretrained(directory: Path, student: Student, tokenizer: TextTokenizer, training: Mapping[str, Any]) -> None:
-    """Write the three files into `directory` (made if missing). `training` must be JSON-able."""
+    """Write the three files into `directory` (made if missing). `training` must be JSON-able.
+
+    config.json goes last and holds the others' hashes, so that no reader takes the halves of two checkpoints for one.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     save_tensors(directory / WEIGHTS, student.state_dict())
     tokenizer.save(directory / TOKENIZER)
@@ -53,12 +53,19 @@ def save_pretrained(directory: Path, student: Student, tokenizer: TextTokenizer,
         "architecture": student.config.architecture,
         "student": asdict(student.config),
         "training": dict(training),
+        "files": {name: sha256(directory / name) for name in (WEIGHTS, TOKENIZER)},
     }
     (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 
-def from_pretrained(directory: Path) -> Pretrained:
+def from_pretrained(directory: Location) -> Pretrained:
     """Load a checkpoint directory onto the CPU, in fp32. Raises UserError naming the file at fault."""
+    read_config(directory)  # before all of it is fetched from a store
+    with local_copy(directory) as folder:
+        return _load(folder)
+
+
+def _load(directory: Path) -> Pretrained:
     config = read_config(directory)
     config_type, network_type = network(config["architecture"])
     try:
@@ -68,6 +75,10 @@ def from_pretrained(directory: Path) -> Pretrained:
         raise UserError(f"{directory / CONFIG}: 'student' doesn't fit ({error}); its fields are {names}") from None
     student = network_type.unfilled(student_config)
     tensors = load_tensors(directory / WEIGHTS)
+    tokenizer = load_tokenizer(directory / TOKENIZER, student_config.text_length)
+    for name, expected_hash in config.get("files", {}).items():
+        if sha256(directory / name) != expected_hash:
+            raise UserError(f"{directory / name} is not the file that its {CONFIG} was written with; copy both again")
     expected = {name: tensor.shape for name, tensor in student.state_dict().items()}
     wrong = sorted(name for name in expected.keys() | tensors.keys() if _shape(tensors, name) != expected.get(name))
     if wrong:
@@ -78,24 +89,25 @@ def from_pretrained(directory: Path) -> Pretrained:
     # A clip's weights stay where the file is mapped: copied, a process would hold its 630 MB twice for a moment.
     student.load_state_dict(tensors, assign=student_config.architecture == "clip")
     student.eval()
-    return Pretrained(student, load_tokenizer(directory / TOKENIZER, student_config.text_length), config["training"])
+    return Pretrained(student, tokenizer, config["training"])
 
 
-def checkpoint_name(directory: Path) -> str:
+def checkpoint_name(directory: Location) -> str:
     """What identifies a checkpoint, from its weights alone: student-1a2b3c4d."""
-    return f"student-{hashlib.sha256((directory / WEIGHTS).read_bytes()).hexdigest()[:8]}"
+    known = read_config(directory).get("files", {})
+    return f"student-{(known.get(WEIGHTS) or sha256(directory / WEIGHTS))[:8]}"
 
 
-def read_config(directory: Path) -> dict[str, Any]:
+def read_config(directory: Location) -> dict[str, Any]:
     """config.json of a checkpoint, checked for format and version. Cheap: reads no weights."""
     path = directory / CONFIG
-    if not path.is_file():
+    try:
+        config = json.loads(read_bytes(path))
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{path} does not exist; pass a student checkpoint, as jobs/train.py writes it to OUT/checkpoint: "
             f"{what_a_checkpoint_is(directory)}"
-        )
-    try:
-        config = json.loads(path.read_text())
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); copy the checkpoint again") from None
     if not isinstance(config, dict) or config.get("format") != FORMAT:
@@ -127,20 +139,6 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(
             f"{path} is corrupt ({str(error).splitlines()[0]}); copy or train the checkpoint again"
         ) from None
-
-
-@contextmanager
-def replacing_directory(directory: Path) -> Iterator[Path]:
-    """A temporary directory beside `directory`, put in its place when the block ends well."""
-    temporary = directory.with_name(f".{directory.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        shutil.rmtree(directory, ignore_errors=True)
-        os.replace(temporary, directory)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _shape(tensors: Mapping[str, torch.Tensor], name: str) -> torch.Size | None:
