@@ -23,7 +23,7 @@ from vlaad_ray.envs import libero
 from vlaad_ray.rollout.episode import EpisodeSpec
 from vlaad_ray.rollout.fleet import check_images, run_policy
 from vlaad_ray.rollout.noise import check_teacher_noise
-from vlaad_ray.runtime import cli
+from vlaad_ray.runtime import cli, places
 from vlaad_ray.runtime.record import software, write_run_record
 from vlaad_ray.teachers import find_teacher
 from vlaad_ray.types import Episode, EpisodeKey, InitState, LocalPolicy, SharedPolicy
@@ -34,6 +34,7 @@ CONTENT_VERSION = 2
 
 def collect(config: CollectConfig) -> dict[str, Any]:
     """Complete the dataset that `config` describes; return (and write) its summary."""
+    places.check(config)
     teacher = find_teacher(config.teacher, config.teacher_config, config.suite, config.execute)
     specs = plan_episodes(config, teacher)
     warnings = check_images(teacher, config.env)

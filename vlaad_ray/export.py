@@ -19,7 +19,7 @@ from vlaad_ray.deploy.backends.graphs import Precision
 from vlaad_ray.deploy.convert import Sample, check_backend, convert
 from vlaad_ray.deploy.exported import GraphFormat
 from vlaad_ray.deploy.policy import StudentPolicy
-from vlaad_ray.files import filling, local_copy
+from vlaad_ray.files import filling, local_copy, reach
 from vlaad_ray.models.student.checkpoint import checkpoint_name, from_pretrained
 from vlaad_ray.models.student.preprocess import GRIPPER, bins_to_actions
 from vlaad_ray.runtime import cli
@@ -37,6 +37,8 @@ BATCH = 16
 def export(config: ExportConfig) -> dict[str, Any]:
     """Convert, compare, and make the directory loadable if it agrees. Returns (and writes) the summary."""
     check_backend(config.backend, config.precision)
+    for place in (config.checkpoint, config.data, config.out):
+        reach(place)
     with local_copy(config.checkpoint) as checkpoint:
         return _export(config, checkpoint)
 

@@ -10,13 +10,14 @@ from rich.table import Table
 
 from vlaad_ray import annotate, collect, evaluate, report, store, train
 from vlaad_ray.configs import AnnotateConfig, CollectConfig, EvalConfig, PipelineConfig, TrainConfig
-from vlaad_ray.runtime import cli
+from vlaad_ray.runtime import cli, places
 from vlaad_ray.runtime.record import software, write_run_record
 from vlaad_ray.stats import format_success
 
 
 def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
     """Run every stage in order; return (and write) the summary of the run."""
+    places.check(config)
     out = config.out
     write_run_record(out, config)
     seconds_path = out / "seconds.json"

@@ -19,7 +19,7 @@ from vlaad_ray import store
 from vlaad_ray.annotate import records, rules, vlm
 from vlaad_ray.annotate.identity import existing, origin
 from vlaad_ray.configs import AnnotateConfig, Location, UserError, location
-from vlaad_ray.runtime import cli, cluster, record
+from vlaad_ray.runtime import cli, cluster, places, record
 
 NAMED_IN_ERROR = 5
 
@@ -31,6 +31,7 @@ def annotate(config: AnnotateConfig) -> dict[str, Any]:
     no answer of a VLM was usable.
     """
     began = time.monotonic()
+    places.check(config)
     paths = store.list_episodes(config.data)
     record.write_run_record(config.out, config)
     cluster.connect()

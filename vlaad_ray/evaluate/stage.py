@@ -30,7 +30,7 @@ from vlaad_ray.evaluate import video
 from vlaad_ray.rollout.episode import EpisodeSpec
 from vlaad_ray.rollout.fleet import check_images, run_policy
 from vlaad_ray.rollout.noise import check_teacher_noise
-from vlaad_ray.runtime import cli
+from vlaad_ray.runtime import cli, places
 from vlaad_ray.runtime.record import software, write_run_record
 from vlaad_ray.semantics import phases
 from vlaad_ray.semantics.smoothness import meant_gripper
@@ -50,6 +50,7 @@ VIDEO_EVERY = 2
 
 def evaluate(config: EvalConfig) -> dict[str, Any]:
     """Complete the evaluation that `config` describes; return (and write) its summary."""
+    places.check(config)
     policy, training = resolve_policy(config)
     specs = plan_episodes(config, policy)
     baseline = read_results(config.compare_to) if config.compare_to else None

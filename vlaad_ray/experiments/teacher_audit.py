@@ -9,7 +9,7 @@ from rich.markup import escape
 from vlaad_ray import collect, report, store
 from vlaad_ray.configs import EVAL_INIT_STATES, AuditConfig, CollectConfig, Location, UserError, parse_range
 from vlaad_ray.quality import audit
-from vlaad_ray.runtime import cli
+from vlaad_ray.runtime import cli, places
 from vlaad_ray.teachers import find_teacher
 
 
@@ -17,6 +17,7 @@ def run_audit(config: AuditConfig) -> dict[str, Any]:
     """Collect if a teacher is to be audited; audit; draw the page."""
     if (config.data is None) == (config.teacher is None):
         raise UserError("give either --data DIR (a dataset) or --teacher NAME (a teacher to run), not both or neither")
+    places.check(config)
     paths = store.list_episodes(config.data) if config.data is not None else live_episodes(config)
     summary = audit.audit(config, paths)
     for line in summary["verdict"]:

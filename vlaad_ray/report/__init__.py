@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from vlaad_ray import store
 from vlaad_ray.configs import Location, UserError
+from vlaad_ray.files import reach
 from vlaad_ray.report import evaluation, learning, noise, page, timeline
 from vlaad_ray.report.contact_sheet import write_contact_sheet
 
@@ -16,6 +17,7 @@ __all__ = ["write_contact_sheet", "write_noise", "write_report"]
 
 def write_report(run: Location) -> Location:
     """Write run/report.html and return its path. Raises UserError when `run` is no directory or a file is corrupt."""
+    reach(run)
     if not run.is_dir():
         raise UserError(f"{run} is not a directory; make a run with jobs/pipeline.py --out {run}")
     path = run / "report.html"

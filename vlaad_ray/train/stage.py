@@ -66,6 +66,7 @@ before training begins, never waits for a CPU that they hold."""
 
 def train(config: TrainConfig, callbacks: Sequence[UserCallback] = ()) -> dict[str, Any]:
     """Train, or continue, or show what is finished; return (and write) the summary. `callbacks` are Ray Train's."""
+    places.check(config)
     config = dataclasses.replace(
         config,
         data=config.data.resolve(),

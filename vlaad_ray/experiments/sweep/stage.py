@@ -46,6 +46,7 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
     """Run the sweep, or what is left of it, or show it if it is finished; return (and write) the summary."""
     axes = read_axes(config)
     check(config)
+    places.check(config)
     config = replace(config, train=absolute(config.train))
     identity = dataclasses.asdict(config)
     summary_path = config.out / "summary.json"

@@ -1,0 +1,213 @@
+"""A whole project in an object store, its driver killed or doubled; and clusters whose nodes do not share a disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import synthetic
+from fakes import episode
+
+from vlaad_ray import files, store
+from vlaad_ray.configs import UserError
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+EPISODES = ("--tasks", "0", "--image-every", "4", "--image-size", "32")
+
+
+def environment(**changes):
+    settings = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT), **changes}
+    if "RAY_ADDRESS" not in changes:
+        settings.pop("RAY_ADDRESS", None)
+    return settings
+
+
+def job(name, *flags, **settings):
+    command = [sys.executable, f"jobs/{name}.py", *map(str, flags)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment(**settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finished(process):
+    out, err = process.communicate()
+    assert process.returncode == 0, out[-3000:] + err[-3000:]
+    return out
+
+
+def wait_for(condition, process):
+    """Until `condition` holds: not for a time. The process may end before."""
+    deadline = time.monotonic() + 300
+    while not condition() and time.monotonic() < deadline:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.1)
+            return
+
+
+def error_line(process):
+    _, err = process.communicate()
+    assert process.returncode == 2, err[-3000:]
+    assert "Traceback" not in err
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    return line
+
+
+def test_a_project_in_a_bucket_from_collection_to_report(s3):
+    """One stage that takes the URI for a folder of that name is enough to lose its work with the machine."""
+    run = s3.bucket("project") / "run"
+    pipeline = ("pipeline", "--out", run, *EPISODES, "--init-states", "0-1", "--placements", "1")
+    finished(job(*pipeline, "--epochs", "2", "--eval-init-states", "20"))
+    summary = store.read_json(run / "summary.json")
+    assert summary["teacher"]["success"]["ever"]["n"] == summary["student"]["success"]["ever"]["n"] == 1
+    assert len(store.list_episodes(run / "data")) == 3
+    assert "data:video/mp4;base64" in files.read_bytes(run / "report.html").decode()
+    assert len(files.read_bytes(run / "train" / "metrics.jsonl").splitlines()) == 2
+
+    checkpoint = run / "train" / "checkpoint"
+    flags = ("--data", run / "data", "--out", run / "export", "--backend", "onnx", "--frames", "32")
+    finished(job("export", "--checkpoint", checkpoint, *flags))
+    flags = ("--init-states", "20", "--out", run / "eval_export", "--compare-to", run / "eval_student", "--videos", "0")
+    finished(job("eval", "--policy", run / "export", *EPISODES[:2], *EPISODES[4:], *flags))
+    assert store.read_json(run / "eval_export" / "summary.json")["paired"]["ever"]["n"] == 1
+    assert not [path for path in ROOT.iterdir() if path.name.startswith("s3:")]
+
+
+def test_training_in_a_bucket_continues_after_a_kill(s3, tmp_path):
+    data, notes = synthetic.write_dataset(s3.bucket("training"), 6, steps=20)
+    out = data.parent / "run"
+    train = ("train", "--data", data, "--annotations", notes, "--out", out, "--epochs", "12", "--batch-size", "32")
+    train = (*train, "--chunk", "1", "--image-size", "32", "--cpus-per-worker", "1", "--workers", "1")
+    first = job(*train)
+    wait_for(lambda: files.children(out / "ray", "snapshot.json"), first)
+    first.kill()
+    first.communicate()
+    assert first.returncode == -signal.SIGKILL, "killed before it ended"
+    assert not (out / "summary.json").exists()
+    before = files.read_bytes(out / "metrics.jsonl").splitlines()
+    finished(job(*train))
+    after = files.read_bytes(out / "metrics.jsonl").splitlines()
+    assert [json.loads(line)["epoch"] for line in after] == list(range(1, 13))
+    assert after[0] == before[0], "the first epoch was trained once"
+    assert (out / "checkpoint" / "config.json").exists()
+
+
+def test_a_driver_killed_in_collection_loses_nothing_that_was_stored(s3):
+    out = s3.bucket("killed") / "data"
+    collect = ("collect", "--out", out, *EPISODES, "--init-states", "0-3", "--actors", "1")
+    first = job(*collect)
+    wait_for(lambda: files.children(out / "outcomes", ".json"), first)
+    first.kill()
+    first.communicate()
+    assert first.returncode == -signal.SIGKILL, "killed before it ended"
+    before = {path.name: path.stat().st_mtime for path in store.list_episodes(out)}
+    assert 0 < len(before) < 4
+    finished(job(*collect))
+    after = {path.name: path.stat().st_mtime for path in store.list_episodes(out)}
+    assert len(after) == 4
+    assert {name: after[name] for name in before} == before, "collected twice"
+
+
+def test_two_drivers_of_one_dataset_end_with_the_planned_episodes(s3):
+    out = s3.bucket("twice") / "data"
+    collect = ("collect", "--out", out, *EPISODES, "--init-states", "0-1", "--actors", "1")
+    for process in (job(*collect), job(*collect)):
+        finished(process)
+    assert len(store.list_episodes(out)) == len(store.read_outcomes(out)) == 2
+    counts = store.read_json(out / "summary.json")["episodes"]
+    assert counts["kept"] + counts["failed"] + counts["lost"] == counts["planned"] == 2
+
+
+def test_a_store_that_cannot_be_used_is_one_line(s3):
+    assert "bucket does not exist" in error_line(job("collect", "--out", "s3://no-such-bucket/x", *EPISODES))
+    assert "as s3://bucket/x" in error_line(job("annotate", "--data", "s3:/bucket/x", "--out", "y"))
+    closed = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    assert "the store cannot be used" in error_line(
+        job("annotate", "--data", "s3://project/run", "--out", "s3://project/notes", **closed)
+    )
+
+
+# ---------------------------------------------------------------------------------------------- nodes of a cluster
+
+
+def answers(address):
+    host, _, port = address.partition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def two_disks(tmp_path_factory):
+    """(address, folder) of a cluster of two nodes; what lies in `folder` is on another disk for the second."""
+    folder = tmp_path_factory.mktemp("unshared")
+    address = f"127.0.0.1:{free_port()}"
+    settings = environment(RAY_AUTH_MODE="disabled")
+    ray = [str(BIN / "ray"), "start", "--block", "--num-cpus=1", "--disable-usage-stats", "--include-dashboard=false"]
+    head = [*ray, "--head", f"--port={address.rpartition(':')[2]}", f"--temp-dir={folder.parent / 'ray'}"]
+    script = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
+    started = [subprocess.Popen(head, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)]
+    node = [word for word in ray if "dashboard" not in word] + [f"--address={address}"]
+    mounted = ["unshare", "-m", "sh", "-c", script, str(folder), *node]
+    wait_for(lambda: answers(address), started[0])
+    started.append(subprocess.Popen(mounted, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    subprocess.run([sys.executable, "-c", WAIT_FOR_NODES, address], env=settings, check=True, timeout=120)
+    yield address, folder
+    for process in reversed(started):
+        process.terminate()
+    for process in started:
+        process.wait(timeout=60)
+
+
+WAIT_FOR_NODES = """
+import sys, time, ray
+ray.init(address=sys.argv[1], logging_level="ERROR")
+while sum(node["Alive"] for node in ray.nodes()) < 2:
+    time.sleep(0.1)
+"""
+
+
+def test_a_disk_that_the_nodes_do_not_share_is_found_out_before_work_starts(two_disks):
+    """Episodes of one node were lost, and the job said 4 of 4 kept and ended well."""
+    address, folder = two_disks
+    settings = {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled"}
+    line = error_line(job("collect", "--out", folder / "data", *EPISODES, "--init-states", "0-1", **settings))
+    assert f"--out {folder / 'data'}" in line
+    assert "give a directory on a mount that all nodes share, or a URI" in line
+    assert not (folder / "data").exists()
+
+    data = store.write_episode(folder / "have", episode(0), {"render": "fast"}).parents[1]
+    line = error_line(job("annotate", "--data", data, "--out", folder.parent / "notes", **settings))
+    assert f"--data {data} is not there on node" in line
+
+
+def test_a_relative_place_on_a_cluster_is_refused_with_the_path_to_use(two_disks):
+    """Each node took it for a folder of its own working directory."""
+    address, _ = two_disks
+    settings = {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled"}
+    line = error_line(job("collect", "--out", "relative-data", *EPISODES, **settings))
+    assert f"write {ROOT / 'relative-data'}" in line
+    assert not (ROOT / "relative-data").exists()
+
+
+def test_a_summary_in_which_episodes_are_missing_is_not_written(tmp_path):
+    """Counts that do not add up looked like a success."""
+    store.write_outcome(tmp_path, "a", {"kept": True})
+    mine, lost = store.account_for(tmp_path, ["a", "b"], ["b"], {})
+    assert (set(mine), lost) == ({"a"}, ["b"])
+    with pytest.raises(UserError, match=r"1 of 3 episodes were run and are not here \(first c\)"):
+        store.account_for(tmp_path, ["a", "b", "c"], ["b"], {})
+    assert store.account_for(tmp_path, ["a"], ["a"], {})[1] == [], "lost here, but another driver has it"
