@@ -24,10 +24,10 @@ from vlaad_ray.runtime import cluster
 
 
 @pytest.fixture(scope="session")
-def ray_local() -> Iterator[None]:
+def ray_local(s3: s3_server.Server) -> Iterator[None]:
     """A Ray of two CPUs on this machine, started when the first test asks for it.
 
-    With its dashboard, whose state API Ray Train asks for.
+    With its dashboard, whose state API Ray Train asks for, and with the way to an S3 in its environment.
     """
     cluster.connect(num_cpus=2, include_dashboard=True, log_to_driver=False)
     yield

@@ -91,9 +91,9 @@ def test_a_repaired_copy_differs_in_the_flips_alone_and_says_so(dataset, ray_loc
 def test_outputs_never_land_in_a_dataset(dataset, tmp_path):
     """summary.json of the audit would overwrite that of the collection; a repair must not mix two datasets."""
     paths = store.list_episodes(dataset)
-    with pytest.raises(UserError, match=r"--out .* is the dataset itself"):
+    with pytest.raises(UserError, match=r"--out .* is also --data"):
         audit.audit(AuditConfig(data=dataset, out=dataset), paths)
-    with pytest.raises(UserError, match=r"--repair .* is the dataset itself"):
+    with pytest.raises(UserError, match=r"--repair .* is also the dataset"):
         audit.audit(AuditConfig(data=dataset, out=tmp_path / "out", repair=dataset), paths)
     store.write_episode(tmp_path / "other", fakes.episode(77), {})
     with pytest.raises(UserError, match="already holds 1 episodes that are not in the dataset"):

@@ -37,7 +37,7 @@ def parse(command: str) -> Any:
 
 def documented_commands() -> list[str]:
     """Commands in code blocks, in backticks and in --help; those with a placeholder (… or a|b) are left out."""
-    texts = {str(path.relative_to(ROOT)): path.read_text().replace("\\\n", " ") for path in DOCUMENTS}
+    texts = {str(path.relative_to(ROOT)): re.sub(r"\s*\\\n\s*", " ", path.read_text()) for path in DOCUMENTS}
     texts |= {f"vlaad {name} --help": inspect.getdoc(command.load) or "" for name, command in main.COMMANDS.items()}
     kinds = r"(?:python jobs/\w+\.py|vlaad \w+)"
     commands = []
@@ -47,7 +47,7 @@ def documented_commands() -> list[str]:
             found = re.findall(rf"`({kinds} [^`]*)`", line)
             if block:  # two spaces set a remark apart
                 found = [re.split(r"  +", block[1])[0]]
-            complete = [command for command in found if not re.search(r"…|\||\.\.\.", command)]
+            complete = [command for command in found if not re.search(r"…|\||\.\.\.|--help", command)]
             commands += [f"{where}: {command}" for command in complete]
     return commands
 
@@ -117,7 +117,7 @@ def test_a_package_that_is_missing_is_one_line_with_the_extra_that_brings_it(tmp
         ("eval --policy openvla/openvla-7b --out {out}", "--policy: 'openvla/openvla-7b' is neither a teacher"),
         ("server --checkpoint org/student", "org/student/config.json does not exist"),
         ("serve --checkpoint org/student", "org/student/config.json does not exist"),
-        ("export --checkpoint org/student --data {out} --out {out}", "org/student/config.json does not exist"),
+        ("export --checkpoint org/student --data data --out {out}", "org/student/config.json does not exist"),
         (
             "collect --teacher openvla --checkpoint openvla/openvla-7b --out {out}",
             "--checkpoint: openvla/openvla-7b is",

@@ -50,10 +50,12 @@ class OnlyDeploy:
         if name.partition(".")[0] not in allowed:
             raise ModuleNotFoundError(f"No module named {{name!r}} in the extra deploy", name=name)
 sys.meta_path.insert(0, OnlyDeploy())
-import runpy
 sys.argv = ["server", *sys.argv[1:]]
-runpy.run_module("vlaad_ray.deploy.server", run_name="__main__")
 """
+SERVERS = {
+    "module": 'import runpy; runpy.run_module("vlaad_ray.deploy.server", run_name="__main__")',
+    "command": 'from vlaad_ray.main import main; main("server")',
+}
 
 
 def serve_and_ask(command, **environment):
@@ -75,14 +77,15 @@ def serve_and_ask(command, **environment):
     return listening
 
 
-def test_serving_imports_nothing_beyond_the_extra(checkpoint):
+@pytest.mark.parametrize("start", SERVERS)
+def test_serving_imports_nothing_beyond_the_extra(checkpoint, start):
     """An import of Ray, LIBERO or whatever else happens to be in this environment fails, as it would on a robot."""
     allowed, names = set(sys.stdlib_module_names) | {"vlaad_ray"}, distributions_of_deploy()
     assert not {"ray", "pyarrow", "mujoco", "peft"} & names
     for module, owners in importlib.metadata.packages_distributions().items():
         if names & {canonicalize_name(owner) for owner in owners}:
             allowed.add(module)
-    code = ALONE.format(allowed=sorted(allowed))
+    code = ALONE.format(allowed=sorted(allowed)) + SERVERS[start]
     serve_and_ask([sys.executable, "-c", code, "--checkpoint", str(checkpoint), "--port", "0"])
 
 

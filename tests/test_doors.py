@@ -13,7 +13,8 @@ import pytest
 import tyro
 
 from vlaad_ray import plugins
-from vlaad_ray.configs import Elsewhere, Flat, UserError
+from vlaad_ray.configs import Flat, UserError
+from vlaad_ray.configs.bounds import Elsewhere
 from vlaad_ray.runtime import doors
 
 

@@ -8,7 +8,7 @@ import pytest
 from fakes import LineEnv, ScriptedLine, key
 
 from vlaad_ray import store
-from vlaad_ray.collect import plan_episodes
+from vlaad_ray.collect import collect, plan_episodes
 from vlaad_ray.configs import (
     AuditConfig,
     CollectConfig,
@@ -21,7 +21,7 @@ from vlaad_ray.configs import (
 from vlaad_ray.evaluate import stage as evaluate
 from vlaad_ray.quality import audit
 from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
-from vlaad_ray.rollout.noise import Bursts, TeacherNoise, check_teacher_noise, random_of
+from vlaad_ray.rollout.noise import Bursts, TeacherNoise, random_of
 from vlaad_ray.semantics import smoothness
 from vlaad_ray.stats import gripper_flips
 from vlaad_ray.teachers.scripted.expert import ScriptedTeacher
@@ -186,15 +186,15 @@ def test_names_of_episodes_without_teacher_noise_stay_and_those_with_it_differ(t
     ("noise", "message"),
     [
         (TeacherNoiseConfig(flip_rate=0.5), "flip-rate 0.5 is not a fraction from 0 to 0.27"),
-        (TeacherNoiseConfig(flip_rate=-0.1), "flip-rate -0.1"),
-        (TeacherNoiseConfig(flip_steps=0), "flip-steps and"),
-        (TeacherNoiseConfig(stall_rate=1.0), "stall-rate 1"),
-        (TeacherNoiseConfig(jitter=-1.0), "jitter -1"),
+        (TeacherNoiseConfig(flip_rate=-0.1), "--teacher-noise.flip-rate must be 0 or more, not -0.1"),
+        (TeacherNoiseConfig(flip_steps=0), "--teacher-noise.flip-steps must be 1 or more"),
+        (TeacherNoiseConfig(stall_rate=1.0), "--teacher-noise.stall-rate must be 0 to below 1"),
+        (TeacherNoiseConfig(jitter=-1.0), "--teacher-noise.jitter must be 0 or more"),
     ],
 )
-def test_noise_that_cannot_be_made_is_refused(noise, message):
+def test_noise_that_cannot_be_made_is_refused(tmp_path, noise, message):
     with pytest.raises(UserError, match=message):
-        check_teacher_noise(noise)
+        collect(CollectConfig(tmp_path / "out", teacher_noise=noise))
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ DOCUMENTS = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.m
 
 DOCKERFILE = (ROOT / "cluster/Dockerfile").read_text()
 IMAGE_USER = 1000
+COLUMNS = 120
 
 MACHINE_FIELDS = {field.name for field in dataclasses.fields(configs.FleetConfig)} | {
     "out",
@@ -74,6 +75,15 @@ def test_every_make_target_that_documents_name_exists() -> None:
     for path in DOCUMENTS:
         named = set(re.findall(r"(?:`|^ {4,})make ([a-z-]+)", path.read_text(), re.MULTILINE))
         assert named <= targets, f"{path.name} names make {named - targets}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_documents_keep_to_120_columns_and_tables_to_phrases(path: Path) -> None:
+    """Paragraphs in the cells of a table, and lines of 600 columns, are read by nobody."""
+    lines = path.read_text().splitlines()
+    assert [line for line in lines if len(line) > COLUMNS] == []
+    cells = [cell.strip() for line in lines if line.startswith("|") for cell in re.split(r"(?<!\\)\|", line)]
+    assert [cell for cell in cells if len(cell) > COLUMNS or ". " in cell] == [], "a cell holds a figure or a phrase"
 
 
 def test_make_without_a_target_explains_itself() -> None:

@@ -1,16 +1,15 @@
 """Stage 1 for real: LIBERO on Ray actors, killed, resumed, and the same whatever the number of actors."""
 
-import os
 import re
-import signal
 import subprocess
 import sys
-import threading
 from functools import partial
 from pathlib import Path
 
+import fakes
 import psutil
 import pytest
+import ray
 
 from vlaad_ray import store
 from vlaad_ray.collect import collect, plan_episodes
@@ -20,6 +19,8 @@ from vlaad_ray.rollout.fleet import run_fleet
 from vlaad_ray.teachers import scripted
 from vlaad_ray.teachers.scripted.expert import ScriptedTeacher
 
+for module in (fakes, sys.modules[__name__]):  # Ray's workers don't have this folder on their path
+    ray.cloudpickle.register_pickle_by_value(module)
 ROOT = Path(__file__).parents[1]
 TEACHER = scripted(TeacherConfig(), "libero_object", 0)
 NOISE = NoiseConfig(sigmas=(0.1, 0.2), burst_rate=0.02)
@@ -95,20 +96,74 @@ def test_a_killed_driver_loses_at_most_what_was_in_flight(dataset, tmp_path):
     assert store.read_json(tmp_path / "summary.json")["episodes"]["kept"] == 6
 
 
+class Mortal(ScriptedTeacher):
+    """Its process is killed in the middle of its second episode, once: before the file `scar` exists."""
+
+    def __init__(self, scar, env):
+        super().__init__(env)
+        self.scar, self.episodes, self.asked = scar, 0, 0
+
+    def reset(self, instruction):
+        super().reset(instruction)
+        self.episodes, self.asked = self.episodes + 1, 0
+
+    def infer(self, observation):
+        self.asked += 1
+        if self.episodes == 2 and self.asked == 5 and not self.scar.exists():
+            self.scar.touch()
+            fakes.die()
+        return super().infer(observation)
+
+
 def test_a_killed_simulator_is_replaced_and_its_episode_retried(dataset, ray_local, tmp_path):
     config = small_config(tmp_path, tasks="0", fleet=FleetConfig(actors=1))
     specs = plan_episodes(config, TEACHER)
     outcomes = {}
-
-    def on_outcome(spec, outcome):
-        outcomes[spec.key.name] = outcome
-        if len(outcomes) == 1:  # the next episode is about to run on the same process
-            threading.Timer(0.3, os.kill, (outcome["worker_pid"], signal.SIGKILL)).start()
-
-    report = run_fleet(specs, config.env, ScriptedTeacher, partial(store_outcome, tmp_path), config.fleet, on_outcome)
+    finish, mortal = partial(store_outcome, tmp_path), partial(Mortal, tmp_path / "scar")
+    report = run_fleet(specs, config.env, mortal, finish, config.fleet, lambda spec, _: outcomes.update({spec.key: 1}))
     assert report.retried == 1
     assert report.lost == ()
-    assert set(outcomes) == {spec.key.name for spec in specs}
+    assert outcomes.keys() == {spec.key for spec in specs}
+
+
+class KilledAtBirth:
+    """A `finish` whose arrival in an actor kills that, as often as `times`: before the actor is up."""
+
+    def __init__(self, folder, times):
+        self.folder, self.times = folder, times
+
+    def __setstate__(self, state):
+        self.__dict__ = state
+        deaths = len(list(self.folder.iterdir()))
+        if deaths < self.times:
+            (self.folder / str(deaths)).touch()
+            fakes.die()
+
+    def __call__(self, episode):
+        return {"stored": False, "kept": False}
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_simulator_killed_while_it_starts_is_replaced_and_counted(ray_local, tmp_path, times):
+    """It used to end the whole run with Ray's traceback."""
+    specs = plan_episodes(small_config(tmp_path / "out", tasks="0", placements=0, init_states="0"), TEACHER)
+    (tmp_path / "deaths").mkdir()
+    finish, fleet = KilledAtBirth(tmp_path / "deaths", times), FleetConfig(actors=1, max_retries=2)
+    report = run_fleet(specs, EnvConfig(image_size=32), ScriptedTeacher, finish, fleet, lambda *_: None)
+    assert len(list((tmp_path / "deaths").iterdir())) == times
+    assert (report.retried, report.lost, len(report.outcomes)) == (times, (), 1)
+
+
+def test_simulators_that_always_die_while_they_start_end_the_run_in_one_line(ray_local, tmp_path):
+    """Two seats, three tries each: replaced for ever, they would keep the cluster busy with nothing."""
+    specs = plan_episodes(small_config(tmp_path / "out", tasks="0", placements=0), TEACHER)
+    (tmp_path / "deaths").mkdir()
+    finish, fleet = KilledAtBirth(tmp_path / "deaths", 100), FleetConfig(actors=2, max_retries=2)
+    message = r"simulators keep dying while they start, the last 3 times in a row: .* \(process \d+ on [\d.]+;"
+    with pytest.raises(UserError, match=message) as raised:
+        run_fleet(specs, EnvConfig(image_size=32), ScriptedTeacher, finish, fleet, lambda *_: None)
+    assert "\n" not in str(raised.value)
+    assert 3 <= len(list((tmp_path / "deaths").iterdir())) <= 6, "two may have died at the same moment"
 
 
 def test_a_stuck_simulator_is_replaced_and_an_episode_that_always_sticks_is_lost(ray_local, tmp_path):

@@ -405,10 +405,10 @@ def test_tokens_come_from_a_file_or_the_environment_and_other_machines_need_one(
         ({"port": 70000}, "--port must be 0 to 65535"),
         ({"max_connections": 0}, "--max-connections must be 1 or more"),
         ({"max_batch": 0}, "--max-batch must be 1 or more"),
-        ({"actuation": ActuationConfig(gripper_dwell=-1)}, "must not be negative"),
-        ({"actuation": ActuationConfig(gripper_memory=-1)}, "must not be negative"),
-        ({"actuation": ActuationConfig(nudge_after=-1)}, "must not be negative"),
-        ({"max_wait_ms": -1}, "must not be negative"),
+        ({"actuation": ActuationConfig(gripper_dwell=-1)}, "--gripper-dwell must be 0 or more"),
+        ({"actuation": ActuationConfig(gripper_memory=-1)}, "--gripper-memory must be 0 or more"),
+        ({"actuation": ActuationConfig(nudge_after=-1)}, "--nudge-after must be 0 or more"),
+        ({"max_wait_ms": -1}, "--max-wait-ms must be 0 or more"),
     ],
 )
 def test_a_server_that_cannot_work_is_refused(config, says):

@@ -126,11 +126,14 @@ def test_what_is_wrong_with_a_checkpoint_is_said_before_any_simulator_starts(ray
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (ServingConfig(gpus_per_replica=1), "1 replicas of 1 GPUs each do not fit this machine: it has 0"),
-        (ServingConfig(replicas=3), "3 replicas of 1 CPUs each do not fit this machine: it has 2"),
+        (
+            ServingConfig(gpus_per_replica=1),
+            "no node has 1 CPU and 1 GPU for a replica: the largest has 2 CPUs and no",
+        ),
+        (ServingConfig(replicas=3), "3 replicas of 1 CPU do not fit: the nodes have room for 2"),
         (ServingConfig(replicas=0), "--replicas must be 1 or more"),
         (ServingConfig(max_batch=0), "--max-batch must be 1 or more"),
-        (ServingConfig(max_wait_ms=-1), "must not be negative"),
+        (ServingConfig(max_wait_ms=-1), "--max-wait-ms must be 0 or more"),
     ],
 )
 def test_a_placement_that_cannot_work_is_refused(ray_local, config, message):

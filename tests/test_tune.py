@@ -64,6 +64,8 @@ def test_an_axis_that_means_nothing_is_refused(name, text, message):
         ({"search": "grid"}, "a grid needs choices"),
         ({"space": SpaceConfig(phases="3,4")}, "no taxonomy of 4"),
         ({"space": SpaceConfig(lora_rank="4,8")}, "small has no adapters"),
+        ({"space": SpaceConfig(chunk="0,5")}, "--space.chunk must be 1 or more, not 0"),
+        ({"space": SpaceConfig(alpha="-1..1")}, "--space.alpha must be 0 or more, not -1"),
         ({"train": TrainConfig(data=Path("d"), out=Path("o"), objective="bc")}, "changes nothing with --objective bc"),
         (
             {

@@ -24,7 +24,7 @@ from vlaad_ray.rollout.episode import EpisodeSpec
 from vlaad_ray.rollout.fleet import check_images, run_policy
 from vlaad_ray.rollout.noise import check_teacher_noise
 from vlaad_ray.runtime import cli, places
-from vlaad_ray.runtime.record import software, write_run_record
+from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.teachers import find_teacher
 from vlaad_ray.types import Episode, EpisodeKey, InitState, LocalPolicy, SharedPolicy
 
@@ -34,6 +34,7 @@ CONTENT_VERSION = 2
 
 def collect(config: CollectConfig) -> dict[str, Any]:
     """Complete the dataset that `config` describes; return (and write) its summary."""
+    begin(config.out, config, {"--checkpoint": config.teacher_config.checkpoint})
     places.check(config)
     teacher = find_teacher(config.teacher, config.teacher_config, config.suite, config.execute)
     specs = plan_episodes(config, teacher)
@@ -79,8 +80,6 @@ def plan_episodes(config: CollectConfig, teacher: LocalPolicy | SharedPolicy) ->
             f"--init-states: {reserved[0]}-{reserved[-1]} are kept for evaluation (20-49); choose from 0-19, "
             "add --placements N for more, or pass --allow-eval-states"
         )
-    if config.image_every < 1:
-        raise UserError(f"--image-every must be 1 or more, not {config.image_every}")
     inits = [InitState("stored", index) for index in stored]
     inits += [InitState("placement", index) for index in range(config.placements)]
     if not tasks or not inits:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ from vlaad_ray.deploy.backends.graphs import Precision
 from vlaad_ray.deploy.convert import Sample, check_backend, convert
 from vlaad_ray.deploy.exported import GraphFormat
 from vlaad_ray.deploy.policy import StudentPolicy
-from vlaad_ray.files import filling, local_copy, reach
+from vlaad_ray.files import filling, local_copy
 from vlaad_ray.models.student.checkpoint import checkpoint_name, from_pretrained
 from vlaad_ray.models.student.preprocess import GRIPPER, bins_to_actions
 from vlaad_ray.runtime import cli
-from vlaad_ray.runtime.record import software, write_run_record
+from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.types import Observation
 
 BARS: dict[Precision, float] = {"fp32": 0.99, "bf16": 0.99, "int8": 0.75}
@@ -36,9 +37,8 @@ BATCH = 16
 
 def export(config: ExportConfig) -> dict[str, Any]:
     """Convert, compare, and make the directory loadable if it agrees. Returns (and writes) the summary."""
+    begin(config.out, config, {"--checkpoint": config.checkpoint, "--data": config.data})
     check_backend(config.backend, config.precision)
-    for place in (config.checkpoint, config.data, config.out):
-        reach(place)
     with local_copy(config.checkpoint) as checkpoint:
         return _export(config, checkpoint)
 
@@ -49,14 +49,17 @@ def _export(config: ExportConfig, checkpoint: Path) -> dict[str, Any]:
     cameras = from_pretrained(checkpoint).student.config.cameras
     compared, calibration = real_frames(config.data, cameras, config.frames, config.calibration if quantised else 0)
     write_run_record(config.out, config)
-    with cli.progress(f"export to {config.backend} {config.precision}", 2) as advance:
+    with ExitStack() as undo, cli.progress(f"export to {config.backend} {config.precision}", 2) as advance:
+        undo.callback((config.out / exported.MANIFEST).unlink, missing_ok=True)  # unless it has been found to agree
         began = time.monotonic()
         policy, size = build(checkpoint, config.out, config.backend, config.precision, calibration)
         seconds = time.monotonic() - began
         advance(f"converted in {seconds:.0f} s")
         agreement = compare(checkpoint, policy, compared)
         advance(f"{100 * agreement['greedy_bins']:.2f} % of bins agree")
-    accepted = min(agreement["greedy_bins"], agreement["gripper"]) >= bar
+        accepted = min(agreement["greedy_bins"], agreement["gripper"]) >= bar
+        if accepted:
+            undo.pop_all()
     summary = {
         "source": checkpoint_name(checkpoint),
         "backend": config.backend,
@@ -71,7 +74,6 @@ def _export(config: ExportConfig, checkpoint: Path) -> dict[str, Any]:
     }
     store.write_json(config.out / "summary.json", summary)
     if not accepted:
-        (config.out / exported.MANIFEST).unlink()
         raise UserError(
             f"{config.backend} {config.precision} agrees with torch on {100 * agreement['greedy_bins']:.2f} % of bins "
             f"and {100 * agreement['gripper']:.2f} % of gripper commands, below the bar of {100 * bar:g} %: "
@@ -109,6 +111,8 @@ def compare(checkpoint: Location, policy: StudentPolicy, observations: Sequence[
     batches = [observations[start : start + BATCH] for start in range(0, len(observations), BATCH)]
     expected = np.concatenate([reference.backend.logits(*reference.prepare(each)) for each in batches])
     given = np.concatenate([policy.backend.logits(*policy.prepare(each)) for each in batches])
+    if not np.isfinite(given).all():
+        raise UserError(f"{policy.backend.name} answers real frames with NaN or infinity; choose a finer --precision")
     return {
         "frames": len(observations),
         "instructions": len({each.instruction for each in observations}),

@@ -11,14 +11,15 @@ from rich.table import Table
 from vlaad_ray import annotate, collect, evaluate, report, store, train
 from vlaad_ray.configs import AnnotateConfig, CollectConfig, EvalConfig, PipelineConfig, TrainConfig
 from vlaad_ray.runtime import cli, places
-from vlaad_ray.runtime.record import software, write_run_record
+from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.stats import format_success
 
 
 def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
     """Run every stage in order; return (and write) the summary of the run."""
-    places.check(config)
     out = config.out
+    begin(out, config)
+    places.check(config)
     write_run_record(out, config)
     seconds_path = out / "seconds.json"
     seconds: dict[str, float] = store.read_json(seconds_path) if seconds_path.exists() else {}
@@ -67,6 +68,7 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
         max_minutes=config.max_minutes,
         workers=config.workers,
         gpus_per_worker=config.gpus_per_worker,
+        wait_for_nodes_s=config.fleet.wait_for_nodes_s,
         seed=config.seed,
     )
     timed("train", train.train, train_config)

@@ -25,8 +25,12 @@ from vlaad_ray.annotate.replies import Reply, failure
 from vlaad_ray.annotate.windows import Window
 from vlaad_ray.configs import Location, UserError, VlmConfig, location
 from vlaad_ray.files import Part, sha256
+from vlaad_ray.runtime.nodes import fitted
+from vlaad_ray.runtime.placement import Processes, divide
 
 CAMERA = "agentview"
+ENGINE_CPUS = 1
+"""Reserved for each process of an engine."""
 QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
@@ -91,6 +95,12 @@ def resolve(config: VlmConfig) -> Engine:
     if engine.gpus:
         return engine
     return replace(engine, environment=(*engine.environment, ("OMP_NUM_THREADS", str(_threads(engine.replicas)))))
+
+
+def processes(engine: Engine) -> Processes:
+    """What vLLM's processes ask of the nodes."""
+    advice = "lower --replicas or --tensor-parallel, or choose another --preset"
+    return Processes("engine", engine.replicas * engine.tensor_parallel, ENGINE_CPUS, engine.gpus, advice=advice)
 
 
 def _threads(replicas: int) -> int:
@@ -167,6 +177,7 @@ def processor(config: VlmConfig, engine: Engine, temperature: float, max_tokens:
     # vLLM and Ray's LLM stages take seconds to import, and annotating by rules needs neither.
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
+    fitted(lambda nodes: divide(nodes, processes(engine)), processes(engine), config.wait_for_nodes_s)
     light = {"enabled": True, "num_cpus": 0.1}
     processor_config = vLLMEngineProcessorConfig(
         model_source=engine.model,
@@ -180,7 +191,7 @@ def processor(config: VlmConfig, engine: Engine, temperature: float, max_tokens:
         # Pictures are processed once a request counts as pending. Ray's default, a tenth more than the engine works on,
         # leaves the engine short whenever several answers end at once.
         max_pending_requests=4 * engine.max_num_seqs,
-        placement_group_config={"bundle_per_worker": {"CPU": 1, "GPU": engine.gpus}},
+        placement_group_config={"bundle_per_worker": {"CPU": ENGINE_CPUS, "GPU": engine.gpus}},
         engine_kwargs={**({"revision": config.revision} if config.revision else {}), **engine_kwargs(engine)},
         prepare_multimodal_stage={
             **light,

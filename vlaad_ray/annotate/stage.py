@@ -30,6 +30,7 @@ def annotate(config: AnnotateConfig) -> dict[str, Any]:
     Raises UserError for an empty dataset, and, after all the others are annotated, when episode files were corrupt or
     no answer of a VLM was usable.
     """
+    record.begin(config.out, config, {"--data": config.data})
     began = time.monotonic()
     places.check(config)
     paths = store.list_episodes(config.data)

@@ -8,20 +8,21 @@ from vlaad_ray.configs.bench import (
     BenchRolloutConfig,
     BenchTeacherConfig,
 )
+from vlaad_ray.configs.bounds import (
+    Flat,
+    check_bounds,
+)
 from vlaad_ray.configs.common import (
     EVAL_INIT_STATES,
-    NO_PREFIX,
     STEP_BUDGETS,
     SUITES,
     TAXONOMIES,
+    WAIT_FOR_NODES_S,
     ActuationConfig,
-    Elsewhere,
     EnvConfig,
-    Flat,
     FleetConfig,
     NoiseConfig,
     TeacherNoiseConfig,
-    UserError,
     config_hash,
     parse_range,
     teacher_noise_content,
@@ -34,9 +35,14 @@ from vlaad_ray.configs.deploy import (
     ServedStudentConfig,
     ServerConfig,
 )
+from vlaad_ray.configs.errors import (
+    UserError,
+    writing,
+)
 from vlaad_ray.configs.places import (
     Location,
     location,
+    places_of,
 )
 from vlaad_ray.configs.stages import (
     AnnotateConfig,
@@ -69,10 +75,10 @@ from vlaad_ray.configs.vlm import (
 
 __all__ = [
     "EVAL_INIT_STATES",
-    "NO_PREFIX",
     "STEP_BUDGETS",
     "SUITES",
     "TAXONOMIES",
+    "WAIT_FOR_NODES_S",
     "ActuationConfig",
     "AnnotateConfig",
     "AuditConfig",
@@ -83,7 +89,6 @@ __all__ = [
     "BenchRolloutConfig",
     "BenchTeacherConfig",
     "CollectConfig",
-    "Elsewhere",
     "EnvConfig",
     "EvalConfig",
     "ExportConfig",
@@ -111,9 +116,12 @@ __all__ = [
     "TuningConfig",
     "UserError",
     "VlmConfig",
+    "check_bounds",
     "config_hash",
     "location",
     "parse_range",
+    "places_of",
     "teacher_noise_content",
     "what_a_checkpoint_is",
+    "writing",
 ]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from vlaad_ray.configs.common import Flat
+from vlaad_ray.configs.bounds import FILLED, Flat, above, at_least, between
 from vlaad_ray.configs.places import Location
 from vlaad_ray.configs.vlm import VlmConfig
 
@@ -17,13 +17,13 @@ class BenchRolloutConfig:
 
     out: Location = Path("runs/bench/rollout")
     """Where summary.json goes."""
-    suites: tuple[str, ...] = ("libero_object", "libero_spatial", "libero_goal", "libero_10")
+    suites: Annotated[tuple[str, ...], FILLED] = ("libero_object", "libero_spatial", "libero_goal", "libero_10")
     """Suites to measure; the headline ratio is the worst of them."""
-    task: int = 0
+    task: Annotated[int, at_least(0)] = 0
     """Task of each suite."""
-    steps: int = 25
+    steps: Annotated[int, at_least(1)] = 25
     """Control steps a block."""
-    repeats: int = 5
+    repeats: Annotated[int, at_least(1)] = 5
     """Blocks of each contestant, in turn; medians are reported."""
 
 
@@ -35,9 +35,9 @@ class BenchAnnotateConfig:
     """Dataset directory with real episodes."""
     out: Location = Path("runs/bench/annotate")
     """Where summary.json goes."""
-    questions: int = 640
+    questions: Annotated[int, at_least(1)] = 640
     """At most this many, the same for both."""
-    repeats: int = 2
+    repeats: Annotated[int, at_least(1)] = 2
     """Measurements of each, in turn; medians are reported."""
     vlm: Flat[VlmConfig] = VlmConfig()
     """Without --model a Qwen2.5-VL with random weights is made."""
@@ -51,9 +51,9 @@ class BenchAuditConfig:
     """Dataset directory with real episodes."""
     out: Location = Path("runs/bench/audit")
     """Where summary.json and the annotations of each run go."""
-    rates: tuple[float, ...] = (0, 5, 15, 40)
+    rates: Annotated[tuple[float, ...], between(0, 100), FILLED] = (0, 5, 15, 40)
     """Lies in per cent of the answers, one run each."""
-    seed: int = 0
+    seed: Annotated[int, at_least(0)] = 0
     """Which answers are lies."""
 
 
@@ -65,11 +65,11 @@ class BenchOpenVlaConfig:
     """Where summary.json goes."""
     size: Literal["full", "tiny"] = "full"
     """full: OpenVLA-7B. tiny: shows on any machine that the path works, not how fast."""
-    batches: tuple[int, ...] = (1, 8, 32)
+    batches: Annotated[tuple[int, ...], at_least(1), FILLED] = (1, 8, 32)
     """Environments that ask at once."""
     device: str = "cuda"
     dtype: Literal["bf16", "fp32"] = "bf16"
-    repeats: int = 20
+    repeats: Annotated[int, at_least(1)] = 20
     """Timed calls of each batch size; medians are reported."""
 
 
@@ -90,19 +90,19 @@ class BenchPolicyConfig:
     backends: tuple[str, ...] = ()
     """Of torch-fp32, torch-bf16, onnx-fp32, openvino-fp32, openvino-bf16, openvino-int8, cuda-fp32 and cuda-bf16; none:
     all that this machine can run."""
-    image_size: int = 224
+    image_size: Annotated[int, at_least(1)] = 224
     """Pixels of the observations; the student resizes them to its own size."""
-    execute: int = 5
+    execute: Annotated[int, at_least(1)] = 5
     """Actions executed of each answer: control actions a second are inferences times this."""
-    threads: int = 2
-    calls: int = 200
+    threads: Annotated[int, at_least(1)] = 2
+    calls: Annotated[int, at_least(1)] = 200
     """Timed calls of each backend, after the first and five more."""
-    frames: int = 512
+    frames: Annotated[int, at_least(1)] = 512
     """Frames on which backends are compared, with --data."""
     teacher: Literal["auto", "full", "blocks", "none"] = "auto"
     """OpenVLA-7B, random weights, bf16. full: all of it (16 GB). blocks: with 1 and 3 of its 32 language layers, and
     extrapolated. auto: full if the memory is there."""
-    teacher_calls: int = 3
+    teacher_calls: Annotated[int, at_least(1)] = 3
     """Timed calls of each teacher's network."""
 
 
@@ -115,18 +115,18 @@ class BenchTeacherConfig:
 
     out: Location = Path("runs/bench/teacher")
     """Where summary.json goes."""
-    environments: tuple[int, ...] = (2, 8, 32)
+    environments: Annotated[tuple[int, ...], at_least(1), FILLED] = (2, 8, 32)
     """Numbers of environments to measure."""
-    fixed_ms: float = 100.0
+    fixed_ms: Annotated[float, at_least(0)] = 100.0
     """What a batch costs whatever its size."""
-    item_ms: float = 8.0
+    item_ms: Annotated[float, at_least(0)] = 8.0
     """What each observation in it adds."""
-    think_ms: float = 20.0
+    think_ms: Annotated[float, at_least(0)] = 20.0
     """Mean time between an answer and the next request: a control step, with images drawn on a GPU."""
-    think_spread: float = 0.1
+    think_spread: Annotated[float, between(0, 1)] = 0.1
     """Thinking times are uniform within this fraction of the mean."""
-    image_size: int = 224
+    image_size: Annotated[int, at_least(1)] = 224
     """A camera image of so many pixels goes with each request: what OpenVLA's environments send, prepared."""
-    seconds: float = 12.0
+    seconds: Annotated[float, above(0)] = 12.0
     """Measured time for each number of environments and each way of batching."""
-    max_batch: int = 32
+    max_batch: Annotated[int, at_least(1)] = 32

@@ -7,9 +7,10 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
-import tyro
+from vlaad_ray.configs.bounds import FILLED, above, at_least, below, between
+from vlaad_ray.configs.errors import UserError
 
 SUITES = ("libero_object", "libero_spatial", "libero_goal", "libero_10", "libero_90")
 STEP_BUDGETS = {
@@ -23,23 +24,10 @@ STEP_BUDGETS = {
 EVAL_INIT_STATES = range(20, 50)
 """Stored init states kept for evaluation. Collection refuses them unless told otherwise."""
 TAXONOMIES = (3, 5, 7, 9, 11, 13)
-
-
-T = TypeVar("T")
-NO_PREFIX = tyro.conf.arg(name="")
-Flat = Annotated[T, NO_PREFIX]
-"""A nested config whose flags carry no prefix."""
-
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """Annotates a nested config: these fields have no flags, as the job sets them."""
-
-    fields: tuple[str, ...]
-
-
-class UserError(Exception):
-    """Something the user can mend. Its text is one line: what is wrong, where, and what to do. Jobs print only that."""
+LONGEST_RANGE = 100_000
+"""Of tasks, init states or seeds: a slip of the key would fill the memory."""
+WAIT_FOR_NODES_S = 900.0
+"""Longest wait of any stage for a node that the cluster's autoscaler may bring: new machines pull an image first."""
 
 
 def parse_range(text: str, flag: str = "range") -> tuple[int, ...]:
@@ -49,6 +37,8 @@ def parse_range(text: str, flag: str = "range") -> tuple[int, ...]:
         low, dash, high = part.partition("-")
         if not low.isdigit() or (dash and not high.isdigit()) or (dash and int(high) < int(low)):
             raise UserError(f"{flag}: {part!r} is not a range; write it as 0-9, 0,3,7 or 0-4,8")
+        if dash and int(high) - int(low) >= LONGEST_RANGE:
+            raise UserError(f"{flag}: {part!r} is too long; {LONGEST_RANGE} numbers are the most")
         numbers.update(range(int(low), int(high or low) + 1))
     return tuple(sorted(numbers))
 
@@ -66,9 +56,9 @@ class EnvConfig:
     render: Literal["fast", "exact"] = "fast"
     """exact: pixel-identical to LIBERO's own images (published checkpoints need it). fast: several times quicker,
     no reflections or antialiasing; for students trained on data collected the same way."""
-    image_size: int = 128
+    image_size: Annotated[int, between(8, 4096)] = 128
     """Height and width of both camera images, in pixels."""
-    settle_steps: int = 10
+    settle_steps: Annotated[int, at_least(0)] = 10
     """No-op steps after a reset, before the policy acts (field protocol)."""
 
 
@@ -76,14 +66,16 @@ class EnvConfig:
 class FleetConfig:
     """How parallel work is spread over Ray actors. Never changes what an episode contains."""
 
-    actors: int = 0
-    """Simulator processes; 0: one for each CPU that Ray sees."""
-    cpus_per_actor: float = 1.0
-    gpus_per_actor: float = 0.0
-    """Fraction of a GPU for each actor: rendering (EGL) or a policy on the GPU."""
-    episode_timeout_s: float = 300.0
+    actors: Annotated[int, at_least(0)] = 0
+    """Simulator processes; 0: as many as the CPUs (and GPUs) of the nodes hold when the stage begins."""
+    cpus_per_actor: Annotated[float, above(0)] = 1.0
+    gpus_per_actor: Annotated[float, at_least(0)] = 0.0
+    """GPUs, or the fraction of one, for each actor: to draw on (EGL), and for a policy."""
+    wait_for_nodes_s: Annotated[float, at_least(0)] = WAIT_FOR_NODES_S
+    """Longest wait for a node that the autoscaler may bring, when the actors fit none. Without one nothing waits."""
+    episode_timeout_s: Annotated[float, above(0)] = 300.0
     """An episode slower than this counts as stuck: its simulator is replaced and the episode retried."""
-    max_retries: int = 2
+    max_retries: Annotated[int, at_least(0)] = 2
     """Retries an episode gets after a dead or stuck simulator, before it is given up as lost."""
 
 
@@ -91,13 +83,13 @@ class FleetConfig:
 class ActuationConfig:
     """From what a student without memory says to what the robot is told. Three zeros: exactly as it says."""
 
-    gripper_dwell: int = 10
+    gripper_dwell: Annotated[int, at_least(0)] = 10
     """Control steps that a student's gripper command stands once it has changed. Fingers take about 10 (0.5 s) to close
     on a thing (docs/experiments.md)."""
-    gripper_memory: int = 10
+    gripper_memory: Annotated[int, at_least(0)] = 10
     """Control steps over which a student's doubts about the gripper's command add up, until the command changes; 0: it
     changes when the student finds that likelier than not."""
-    nudge_after: int = 0
+    nudge_after: Annotated[int, at_least(0)] = 0
     """Control steps without motion, gripper open, after which a student's translations get noise for a moment, as wide
     as it is unsure; 0: never. 15 helps students that stand still before they grasp; the scripted teacher hardly ever
     rests so long (docs/experiments.md)."""
@@ -107,11 +99,11 @@ class ActuationConfig:
 class NoiseConfig:
     """Noise on the *executed* action only; the recorded target stays clean, so data covers recovery (DART)."""
 
-    sigmas: tuple[float, ...] = (0.0,)
+    sigmas: Annotated[tuple[float, ...], at_least(0), FILLED] = (0.0,)
     """An episode draws one of these: standard deviation of white noise on each translation (half on rotations)."""
-    burst_rate: float = 0.0
+    burst_rate: Annotated[float, between(0, 1)] = 0.0
     """Chance a step that a burst starts: a constant random push over 4-10 steps."""
-    burst_sigma: float = 0.5
+    burst_sigma: Annotated[float, at_least(0)] = 0.5
     """Standard deviation of a burst's translation push (0.3 of it on rotations)."""
 
 
@@ -119,15 +111,15 @@ class NoiseConfig:
 class TeacherNoiseConfig:
     """What real teachers do, injected into what a teacher asks for: the *recorded* target is noisy, and executed."""
 
-    flip_rate: float = 0.0
+    flip_rate: Annotated[float, at_least(0)] = 0.0
     """Expected share of steps whose gripper target is turned, to be taken back within the burst length."""
-    flip_steps: int = 2
+    flip_steps: Annotated[int, at_least(1)] = 2
     """A burst of flips lasts 1 to this many steps. Above 3, jobs/audit.py needs a --longest to match."""
-    jitter: float = 0.0
+    jitter: Annotated[float, at_least(0)] = 0.0
     """Standard deviation of white noise on each translation (half on rotations)."""
-    stall_rate: float = 0.0
+    stall_rate: Annotated[float, below(1, low=0)] = 0.0
     """Expected share of steps on which the teacher asks for no motion though it meant to move."""
-    stall_steps: int = 5
+    stall_steps: Annotated[int, at_least(1)] = 5
     """A stall lasts 1 to this many steps."""
 
 

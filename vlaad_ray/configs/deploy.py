@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from vlaad_ray.configs.common import ActuationConfig, Flat
+from vlaad_ray.configs.bounds import Flat, at_least, between
+from vlaad_ray.configs.common import WAIT_FOR_NODES_S, ActuationConfig
 from vlaad_ray.configs.places import Location
 
 
@@ -16,7 +17,7 @@ class ServedStudentConfig:
 
     checkpoint: Location
     """Checkpoint directory, as jobs/train.py wrote it, or what jobs/export.py made of one."""
-    execute: int = 0
+    execute: Annotated[int, at_least(0)] = 0
     """Actions in an answer; 0: all K of the student's. Clients must execute all of them before they ask again, or set
     --gripper-dwell 0 --gripper-memory 0."""
     dtype: Literal["bf16", "fp32"] | None = None
@@ -29,18 +30,18 @@ class ServerConfig:
 
     host: str = "127.0.0.1"
     """Address to listen on. Any but this machine's own needs a token."""
-    port: int = 8000
+    port: Annotated[int, between(0, 65535)] = 8000
     """0: any free one."""
     token_file: Path | None = None
     """File with the token that clients must present; else the environment variable VLAAD_TOKEN, if there is one."""
     allow_no_token: bool = False
     """Listen to other machines without a token: whoever reaches the port may ask."""
     actuation: Flat[ActuationConfig] = ActuationConfig()
-    max_connections: int = 64
+    max_connections: Annotated[int, at_least(1)] = 64
     """Clients at once; more are turned away (HTTP 503)."""
-    max_batch: int = 32
+    max_batch: Annotated[int, at_least(1)] = 32
     """Most observations in one batch: lower it when memory runs out."""
-    max_wait_ms: float = 20.0
+    max_wait_ms: Annotated[float, at_least(0)] = 20.0
     """Longest that the idle student holds requests back for clients that are about to ask. It usually waits for less;
     0: it starts as soon as anybody asks."""
 
@@ -61,11 +62,11 @@ class ExportConfig:
     backend: Literal["onnx", "openvino"] = "openvino"
     precision: Literal["fp32", "bf16", "int8"] = "bf16"
     """Of the weights and the arithmetic; the last layers, which decide on the bins, stay fp32. onnx: fp32 only."""
-    frames: int = 512
+    frames: Annotated[int, at_least(1)] = 512
     """Frames on which torch (fp32) and the export must agree."""
-    calibration: int = 256
+    calibration: Annotated[int, at_least(1)] = 256
     """Frames, of other episodes, from which int8 takes its ranges."""
-    bar: float = 0.0
+    bar: Annotated[float, between(0, 1)] = 0.0
     """Least share of likeliest bins, and of gripper commands, that must be the same; 0: 0.99, for int8 0.75 (its
     rounding moves many a close call by a bin; what counts is success in closed loop, jobs/eval.py --compare-to)."""
 
@@ -85,11 +86,13 @@ class ServeClusterConfig:
     """Serve a trained student over openpi's websocket protocol from replicas on a cluster, through Ray Serve."""
 
     student: Flat[ServedStudentConfig]
-    replicas: int = 1
+    replicas: Annotated[int, at_least(1)] = 1
     """Copies of the student; connections are dealt out among them."""
-    gpus_per_replica: float = 0.0
+    gpus_per_replica: Annotated[float, at_least(0)] = 0.0
     """GPUs, or the fraction of one, for each copy; 0: it computes on CPUs."""
-    cpus_per_replica: float = 1.0
+    cpus_per_replica: Annotated[float, at_least(0)] = 1.0
     """CPUs set aside for each copy."""
+    wait_for_nodes_s: Annotated[float, at_least(0)] = WAIT_FOR_NODES_S
+    """Longest wait for a node that the autoscaler may bring, when the copies fit none. Without one nothing waits."""
     server: Flat[ServerConfig] = ServerConfig()
     """Limits are a replica's. Every node of the cluster listens."""

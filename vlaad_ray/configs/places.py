@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import posixpath
 import re
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from upath import UPath
 
-from vlaad_ray.configs.common import UserError
+from vlaad_ray.configs.errors import UserError
 
 SCHEMES: dict[str, str] = {
     "s3": "vlaad-ray[s3]",
@@ -70,6 +72,16 @@ def _check_installed(scheme: str, text: str) -> None:
         importlib.import_module(module)
     except ImportError as error:
         raise UserError(f"{text} needs {error.name}; type: pip install '{SCHEMES[scheme]}'") from None
+
+
+def places_of(config: Any) -> Iterator[tuple[str, Path | UPath]]:
+    """(field, place) of a config and of those nested in it."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, Path | UPath):
+            yield field.name, value
+        elif dataclasses.is_dataclass(value):
+            yield from places_of(value)
 
 
 Location = Annotated[

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
+from vlaad_ray.configs.bounds import Flat, above, at_least, below
 from vlaad_ray.configs.common import (
+    WAIT_FOR_NODES_S,
     ActuationConfig,
     EnvConfig,
-    Flat,
     FleetConfig,
     NoiseConfig,
     TeacherNoiseConfig,
@@ -35,15 +36,15 @@ class CollectConfig:
     """Tasks of the suite, as 0-9 or 0,3,7."""
     init_states: str = "0-19"
     """Stored init states to start from; 20-49 are kept for evaluation."""
-    placements: int = 0
+    placements: Annotated[int, at_least(0)] = 0
     """Fresh random placements a task, beside the stored init states."""
     teacher: str = "scripted"
     """Which teacher acts: scripted, openvla (--checkpoint) or remote (--url)."""
-    execute: int = 0
+    execute: Annotated[int, at_least(0)] = 0
     """Actions of a teacher's chunk executed before it is asked again; 0: as its authors do (openvla 1, remote 5)."""
-    seed: int = 0
+    seed: Annotated[int, at_least(0)] = 0
     """Seed of noise and placements."""
-    image_every: int = 1
+    image_every: Annotated[int, at_least(1)] = 1
     """Render the cameras every n-th control step; every step is stored, images only where rendered."""
     keep_failed: bool = False
     """Store failed episodes too (marked; training leaves them out)."""
@@ -94,50 +95,52 @@ class TrainConfig:
     backbone: str = ""
     """vlaad_158m: CLIP ViT-B/16 or Long-CLIP, a directory in transformers' format or a name on the hub. "random":
     random weights, to try things out."""
-    lora_rank: int = 8
+    lora_rank: Annotated[int, at_least(1)] = 8
     """vlaad_158m: rank of the adapters in both towers."""
     objective: Literal["dual_path", "auxiliary", "bc", "both"] = "dual_path"
     """dual_path: L_full + alpha * L_img. auxiliary: L_img + phase_weight * L_phase + direction_weight * L_direction.
     both: dual_path with the auxiliary terms. bc: L_img alone, from images and instruction."""
-    alpha: float = 1.0
+    alpha: Annotated[float, at_least(0)] = 1.0
     """dual_path, both: weight of the path without description."""
-    phase_weight: float = 0.1
+    phase_weight: Annotated[float, above(0)] = 0.1
     """auxiliary, both: cross-entropy of a head that names the phase."""
-    direction_weight: float = 0.05
+    direction_weight: Annotated[float, above(0)] = 0.05
     """auxiliary, both: contrast between a head's embedding and the encoded direction text."""
-    chunk: int = 5
+    chunk: Annotated[int, at_least(1)] = 5
     """K, actions the student answers with."""
-    image_size: int = 0
+    image_size: Annotated[int, at_least(0)] = 0
     """Pixels the student sees, a multiple of 16; stored images are resized. 0: the preset's (small 96,
     vlaad_158m 224)."""
     cameras: tuple[str, ...] = ()
     """Cameras it sees through, agentview or wrist or both; none: the preset's (small both, vlaad_158m agentview)."""
     proprio: bool = True
     """Let the student see proprioception."""
-    epochs: int = 20
-    batch_size: int = 128
+    epochs: Annotated[int, at_least(1)] = 20
+    batch_size: Annotated[int, at_least(1)] = 128
     """Frames a step, over all workers together."""
-    lr: float = 1e-3
+    lr: Annotated[float, above(0)] = 1e-3
     """Peak learning rate: short warm-up, then cosine to nearly zero."""
-    weight_decay: float = 1e-2
-    target_sigma: float = 1.5
+    weight_decay: Annotated[float, at_least(0)] = 1e-2
+    target_sigma: Annotated[float, at_least(0)] = 1.5
     """Gaussian smoothing of the target bins, in bins; 0: plain cross-entropy."""
-    proprio_noise: float = 0.02
+    proprio_noise: Annotated[float, at_least(0)] = 0.02
     """Noise on proprioception in training, in standard deviations of the data."""
-    validation_fraction: float = 0.1
+    validation_fraction: Annotated[float, below(1, low=0)] = 0.1
     """Share of each task's episodes held out, chosen by episode name."""
-    max_minutes: float | None = None
+    max_minutes: Annotated[float | None, above(0)] = None
     """Stop after this much training (loading not counted); the learning rate falls to its end within it."""
-    seed: int = 0
+    seed: Annotated[int, at_least(0)] = 0
     precision: Literal["bf16", "fp32"] = "bf16"
     """bf16 was 1.8 times as fast as fp32 on CPUs with AVX512-BF16."""
-    workers: int = 0
+    workers: Annotated[int, at_least(0)] = 0
     """Data-parallel training processes; 0: one with a GPU, else one for each CPU (threads of one process wait for each
     other: as soon as anything else runs, two threads are slower than one, two processes are not)."""
-    cpus_per_worker: int = 0
-    """Threads of a worker; 0: the cluster's CPUs shared equally."""
-    gpus_per_worker: float = 0.0
-    checkpoint_every: int = 1
+    cpus_per_worker: Annotated[int, at_least(0)] = 0
+    """Threads of a worker; 0: an equal share of its node's CPUs."""
+    gpus_per_worker: Annotated[float, at_least(0)] = 0.0
+    wait_for_nodes_s: Annotated[float, at_least(0)] = WAIT_FOR_NODES_S
+    """Longest wait for a node that the autoscaler may bring, when the workers fit none. Without one nothing waits."""
+    checkpoint_every: Annotated[int, at_least(1)] = 1
     """Epochs between checkpoints to resume from."""
     frame_cache: Location | None = None
     """Keep decoded pictures here for other runs on the same data (two cameras of 96 px: 55 kB a frame)."""
@@ -161,21 +164,21 @@ class EvalConfig:
     """Tasks of the suite, as 0-9 or 0,3,7."""
     init_states: str = "20-39"
     """Stored init states, one episode each."""
-    placements: int = 0
+    placements: Annotated[int, at_least(0)] = 0
     """Fresh random placements a task, beside the stored init states."""
-    seed: int = 0
+    seed: Annotated[int, at_least(0)] = 0
     """Of the placements. With stored init states it only names the run: they and a greedy policy leave nothing to
     chance."""
-    execute: int = 0
+    execute: Annotated[int, at_least(0)] = 0
     """Actions of a chunk executed before the policy is asked again; 0: 2 of a student's (docs/experiments.md), as its
     authors do for a teacher (openvla 1, remote 5)."""
     actuation: Flat[ActuationConfig] = ActuationConfig()
-    ensemble: float | None = None
+    ensemble: Annotated[float | None, at_least(0)] = None
     """Average a student's overlapping chunks, predictions i = 0, 1, … (oldest first) weighing exp(-ENSEMBLE * i); ACT
     uses 0.01, and --execute 1. None: each chunk stands alone."""
-    budget: int = 0
+    budget: Annotated[int, at_least(0)] = 0
     """Steps until success must have been reached; 0: the field's own (280 object, 220 spatial, 300 goal, 520 10)."""
-    videos: int = 2
+    videos: Annotated[int, at_least(0)] = 2
     """Successes and failures, this many each, to record as MP4 afterwards."""
     compare_to: Location | None = None
     """Another evaluation's --out: paired comparison on the shared init states (exact McNemar test)."""
@@ -197,19 +200,19 @@ class AuditConfig:
     """Dataset directory, as jobs/collect.py wrote it."""
     teacher: str | None = None
     """Or a teacher to run: scripted, openvla (--checkpoint) or remote (--url)."""
-    longest: int = 3
+    longest: Annotated[int, at_least(1)] = 3
     """A gripper command of up to this many steps that is then taken back counts as self-revoking."""
     repair: Location | None = None
     """Also write a copy of the dataset here, with the gripper targets that were meant."""
     suite: str = "libero_object"
     """Of a live teacher, as all below."""
     tasks: str = "0-9"
-    episodes: int = 50
+    episodes: Annotated[int, at_least(1)] = 50
     """Spread evenly over the tasks (rounded up): stored init states 0-19, then fresh placements."""
-    seed: int = 0
-    execute: int = 0
+    seed: Annotated[int, at_least(0)] = 0
+    execute: Annotated[int, at_least(0)] = 0
     """Actions of a teacher's chunk executed before it is asked again; 0: as its authors do (openvla 1, remote 5)."""
-    image_every: int = 1000
+    image_every: Annotated[int, at_least(1)] = 1000
     """Render every n-th control step: an audit needs no pictures, a look at them may help."""
     teacher_config: Flat[TeacherConfig] = TeacherConfig()
     serving: Flat[ServingConfig] = ServingConfig()
@@ -232,35 +235,35 @@ class PipelineConfig:
     """Tasks of the suite, as 0-9 or 0,3,7: one student learns them all."""
     init_states: str = "0-19"
     """Stored init states to learn from; 20-49 are kept for evaluation."""
-    placements: int = 80
+    placements: Annotated[int, at_least(0)] = 80
     """Fresh random placements a task to learn from, beside the stored init states."""
     eval_init_states: str = "20-49"
     """Held-out init states for teacher and student."""
     teacher: str = "scripted"
     """Which teacher acts: scripted, openvla (--checkpoint) or remote (--url)."""
-    teacher_execute: int = 0
+    teacher_execute: Annotated[int, at_least(0)] = 0
     """Actions of a teacher's chunk executed before it is asked again; 0: as its authors do (openvla 1, remote 5)."""
-    seed: int = 0
-    image_every: int = 2
+    seed: Annotated[int, at_least(0)] = 0
+    image_every: Annotated[int, at_least(1)] = 2
     """Render every n-th control step in collection."""
     phases: Literal[3, 5, 7, 9, 11, 13] = 9
     student: Literal["small", "vlaad_158m"] = "small"
     """Preset of the network (docs/students.md)."""
     backbone: str = ""
     """vlaad_158m: a CLIP ViT-B/16, as in jobs/train.py."""
-    batch_size: int = 128
+    batch_size: Annotated[int, at_least(1)] = 128
     """Frames a training step; vlaad_158m on a CPU takes about 0.2 GB a frame."""
     objective: Literal["dual_path", "auxiliary", "bc", "both"] = "dual_path"
-    alpha: float = 1.0
+    alpha: Annotated[float, at_least(0)] = 1.0
     """Weight of the path without description."""
-    epochs: int = 45
-    max_minutes: float | None = 14.0
+    epochs: Annotated[int, at_least(1)] = 45
+    max_minutes: Annotated[float | None, above(0)] = 14.0
     """Cap on training time, for slow machines: the learning rate falls to its end within it. None: no cap."""
-    workers: int = 0
+    workers: Annotated[int, at_least(0)] = 0
     """Training processes; 0: one with a GPU, else one for each CPU."""
-    gpus_per_worker: float = 0.0
+    gpus_per_worker: Annotated[float, at_least(0)] = 0.0
     """GPUs of each training process."""
-    execute: int = 2
+    execute: Annotated[int, at_least(0)] = 2
     """How many of the student's K actions are executed before it is asked again."""
     noise: NoiseConfig = NoiseConfig(sigmas=(0.0, 0.1, 0.2, 0.3), burst_rate=0.02)
     """Noise on executed actions while collecting, so that the data covers recovery."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from vlaad_ray.configs.common import TAXONOMIES, EnvConfig, Flat, FleetConfig, NoiseConfig
+from vlaad_ray.configs.bounds import FILLED, Flat, above, at_least, below, between
+from vlaad_ray.configs.common import TAXONOMIES, EnvConfig, FleetConfig, NoiseConfig
 from vlaad_ray.configs.places import Location
 from vlaad_ray.configs.teachers import ServingConfig, TeacherConfig
 
@@ -24,19 +25,19 @@ class StudyBudget:
     """Data, annotations, runs and evaluations of all studies, each in a directory named by what determines it."""
     results: Location | None = None
     """Where NAME.md, NAME.json and NAME.png go; None: OUT/results."""
-    minutes: float | None = None
+    minutes: Annotated[float | None, at_least(0)] = None
     """Begin nothing new after this much; what was measured is written, the rest is listed as not run."""
     teacher: str = "scripted"
     """Which teacher acts: scripted, openvla (--checkpoint) or remote (--url)."""
-    teacher_execute: int = 0
+    teacher_execute: Annotated[int, at_least(0)] = 0
     """Actions of a teacher's chunk executed before it is asked again; 0: as its authors do (openvla 1, remote 5)."""
     tasks: str = "0-3"
     """Tasks of each suite, learned by one student."""
     init_states: str = "0-19"
     """Stored init states to learn from; 20-49 are kept for evaluation."""
-    placements: int = 10
+    placements: Annotated[int, at_least(0)] = 10
     """Fresh random placements a task to learn from."""
-    image_every: int = 2
+    image_every: Annotated[int, at_least(1)] = 2
     """Render every n-th control step in collection."""
     eval_init_states: str = "20-39"
     """Held-out init states, the same for every policy."""
@@ -46,20 +47,20 @@ class StudyBudget:
     """Preset of the network."""
     backbone: str = ""
     """vlaad_158m: CLIP ViT-B/16 or Long-CLIP, as for jobs/train.py."""
-    student_pixels: int = 0
+    student_pixels: Annotated[int, at_least(0)] = 0
     """Pixels the student sees, 0: the preset's; --image-size is that of the data."""
-    validation_fraction: float = 0.1
+    validation_fraction: Annotated[float, below(1, low=0)] = 0.1
     """Share of each task's episodes that accuracy is measured on, at least one episode."""
-    epochs: int = 15
-    batch_size: int = 128
+    epochs: Annotated[int, at_least(1)] = 15
+    batch_size: Annotated[int, at_least(1)] = 128
     """Over all processes of a training."""
-    max_minutes: float | None = None
+    max_minutes: Annotated[float | None, above(0)] = None
     """Cap on each training; its results then depend on the machine."""
-    workers: int = 0
+    workers: Annotated[int, at_least(0)] = 0
     """Processes of each training; 0: one (distillation on CPUs: one for each CPU)."""
-    concurrent: int = 0
+    concurrent: Annotated[int, at_least(0)] = 0
     """Trainings at a time; 0: as many as the cluster's CPUs, or its GPUs with --gpus-per-worker, hold."""
-    gpus_per_worker: float = 0.0
+    gpus_per_worker: Annotated[float, at_least(0)] = 0.0
     noise: NoiseConfig = NoiseConfig(sigmas=(0.0, 0.1, 0.2, 0.3), burst_rate=0.02)
     """Noise on executed actions while collecting, so that the data covers recovery."""
     teacher_config: Flat[TeacherConfig] = TeacherConfig()
@@ -73,11 +74,11 @@ class StudyPhasesConfig:
     """Phase granularity: how evenly 3 to 13 phases cut episodes, and what they do for the student (Table 4)."""
 
     budget: Flat[StudyBudget] = StudyBudget()
-    suites: tuple[str, ...] = ("libero_object", "libero_spatial", "libero_goal")
+    suites: Annotated[tuple[str, ...], FILLED] = ("libero_object", "libero_spatial", "libero_goal")
     """Suites whose frames are counted."""
-    flip_rates: tuple[float, ...] = (0.0, 0.03)
+    flip_rates: Annotated[tuple[float, ...], at_least(0), FILLED] = (0.0, 0.03)
     """Teachers whose frames are counted: the teacher with this share of its gripper targets flipped."""
-    taxonomies: tuple[int, ...] = TAXONOMIES
+    taxonomies: Annotated[tuple[int, ...], between(3, 13), FILLED] = TAXONOMIES
     train_suites: tuple[str, ...] = ("libero_object",)
     """Suites on which students are trained for each taxonomy and seed, from the teacher as it is."""
 
@@ -88,10 +89,10 @@ class StudyNoiseConfig:
 
     budget: Flat[StudyBudget] = StudyBudget()
     suite: str = "libero_object"
-    flip_rates: tuple[float, ...] = (0.0, 0.03, 0.10)
+    flip_rates: Annotated[tuple[float, ...], at_least(0), FILLED] = (0.0, 0.03, 0.10)
     """Share of the teacher's gripper targets that it takes back."""
-    objectives: tuple[str, ...] = ("bc", "dual_path", "auxiliary", "both")
-    grippers: tuple[Gripper, ...] = ("steady", "raw")
+    objectives: Annotated[tuple[str, ...], FILLED] = ("bc", "dual_path", "auxiliary", "both")
+    grippers: Annotated[tuple[Gripper, ...], FILLED] = ("steady", "raw")
     """steady: students as they are deployed (--gripper-dwell, --gripper-memory of jobs/eval.py); raw: exactly as they
     say, their gripper's own flips included."""
 
@@ -101,8 +102,8 @@ class StudyAlphaConfig:
     """Loss weight: alpha over each suite."""
 
     budget: Flat[StudyBudget] = StudyBudget(seeds="0")
-    suites: tuple[str, ...] = ("libero_object", "libero_spatial", "libero_goal")
-    alphas: tuple[float, ...] = (0.0, 0.3, 0.5, 0.8, 1.0)
+    suites: Annotated[tuple[str, ...], FILLED] = ("libero_object", "libero_spatial", "libero_goal")
+    alphas: Annotated[tuple[float, ...], at_least(0), FILLED] = (0.0, 0.3, 0.5, 0.8, 1.0)
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,10 @@ class StudyDistillationConfig:
     """Distillation: the student against its teacher on the same held-out states."""
 
     budget: Flat[StudyBudget] = StudyBudget(tasks="0-9", placements=60, epochs=25, max_minutes=60.0, seeds="0")
-    suites: tuple[str, ...] = ("libero_object", "libero_spatial", "libero_goal")
-    objectives: tuple[str, ...] = ("dual_path",)
+    suites: Annotated[tuple[str, ...], FILLED] = ("libero_object", "libero_spatial", "libero_goal")
+    objectives: Annotated[tuple[str, ...], FILLED] = ("dual_path",)
     """Of the students' training: one for all suites, or one for each."""
-    alpha: float = 1.0
+    alpha: Annotated[float, at_least(0)] = 1.0
     """Weight of the path without description."""
-    videos: int = 2
+    videos: Annotated[int, at_least(0)] = 2
     """Successes and failures of each student, this many each, to record as MP4."""

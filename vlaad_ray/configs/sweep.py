@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from vlaad_ray.configs.common import EnvConfig, Flat, FleetConfig
+from vlaad_ray.configs.bounds import Flat, above, at_least, between
+from vlaad_ray.configs.common import EnvConfig, FleetConfig
 from vlaad_ray.configs.places import Location
 from vlaad_ray.configs.stages import TrainConfig
 
@@ -40,11 +41,11 @@ class TuningConfig:
 
     suite: str = "libero_object"
     tasks: str = "0-9"
-    placements: int = 2
+    placements: Annotated[int, at_least(0)] = 2
     """Fresh random placements a task."""
-    seed: int = 1000
+    seed: Annotated[int, at_least(0)] = 1000
     """Seed of these placements: one that the data was not collected with."""
-    execute: int = 0
+    execute: Annotated[int, at_least(0)] = 0
     """Actions of a chunk executed before the student is asked again; 0: 2."""
     env: Flat[EnvConfig] = EnvConfig()
     fleet: Flat[FleetConfig] = FleetConfig()
@@ -61,22 +62,22 @@ class SweepConfig:
     """--out is the sweep's directory: summary.json, trials.md, trials.png, best.json, and a run for each trial."""
     search: Literal["random", "grid", "bayesian"] = "random"
     """grid: every combination of the choices. bayesian: Optuna's tree-structured Parzen estimator."""
-    trials: int = 8
+    trials: Annotated[int, at_least(1)] = 8
     """How many; a grid has as many as it has points."""
     goal: Literal["accuracy", "success", "both"] = "accuracy"
     """accuracy: of actions on held-out episodes. success: closed loop, on the tuning placements. both: the trials that
     no other beats in both; the most successful of them is the best."""
     early_stopping: bool = True
     """Stop trials whose accuracy falls behind that of others at the same epoch (ASHA)."""
-    grace_epochs: int = 2
+    grace_epochs: Annotated[int, at_least(1)] = 2
     """Epochs that every trial gets, with early stopping."""
-    reduction: int = 3
+    reduction: Annotated[int, at_least(2)] = 3
     """One in so many trials goes on at each rung of early stopping; rungs lie this factor of epochs apart."""
-    search_seed: int = 0
+    search_seed: Annotated[int, between(0, 2**32 - 1)] = 0
     """Which points a random or Bayesian search tries."""
-    concurrent: int = 0
+    concurrent: Annotated[int, at_least(0)] = 0
     """Trials at a time; 0: as many as the cluster's CPUs, or its GPUs with --gpus-per-worker, hold."""
-    minutes: float | None = None
+    minutes: Annotated[float | None, above(0)] = None
     """Stop after this much: trials that then run count with what they have reached."""
     mlflow: str | None = None
     """Also log to this MLflow tracking URI (needs mlflow). TensorBoard needs no flag: --logdir OUT/tune."""

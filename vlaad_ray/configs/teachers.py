@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from vlaad_ray.configs.bounds import above, at_least
 from vlaad_ray.configs.places import Location
 
 
@@ -25,9 +26,9 @@ class TeacherConfig:
     """remote: what to call the served policy in names of episodes; needed if the server does not tell."""
     token_file: Path | None = None
     """remote: file with the token (API key) that the server asks for, readable on all nodes."""
-    connect_timeout_s: float = 60.0
+    connect_timeout_s: Annotated[float, above(0)] = 60.0
     """remote: how long to keep trying to reach the server, at the start and after it went away."""
-    infer_timeout_s: float = 120.0
+    infer_timeout_s: Annotated[float, above(0)] = 120.0
     """remote: longest wait for one answer (a server's first one may compile for a minute)."""
 
 
@@ -35,15 +36,15 @@ class TeacherConfig:
 class ServingConfig:
     """Replicas of a teacher that answers batches (openvla). Never changes what an episode contains, beyond rounding."""
 
-    replicas: int = 1
+    replicas: Annotated[int, at_least(1)] = 1
     """Copies of the teacher; environments are dealt out among them."""
-    gpus_per_replica: float = 0.0
+    gpus_per_replica: Annotated[float, at_least(0)] = 0.0
     """GPUs, or the fraction of one, for each copy; 0: it computes on CPUs."""
-    cpus_per_replica: float = 1.0
+    cpus_per_replica: Annotated[float, at_least(0)] = 1.0
     """CPUs set aside for each copy: its threads, when it computes on CPUs."""
-    max_batch: int = 32
+    max_batch: Annotated[int, at_least(1)] = 32
     """Most observations in one batch: lower it when a copy runs out of memory."""
-    max_wait_ms: float = 250.0
+    max_wait_ms: Annotated[float, at_least(0)] = 250.0
     """Longest that an idle copy holds requests back for a larger batch. It usually waits for much less."""
-    batch_timeout_s: float = 300.0
+    batch_timeout_s: Annotated[float, above(0)] = 300.0
     """A batch slower than this counts as hung: the copy is replaced and its requests are sent again."""

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from vlaad_ray.configs import ActuationConfig, UserError
+from vlaad_ray.configs import ActuationConfig, check_bounds
 from vlaad_ray.models.student.preprocess import GRIPPER
 from vlaad_ray.types import ActionChunk, Observation, Policy
 
@@ -32,8 +32,7 @@ class Actuation:
     """A gripper's command and an arm's nudges. `apply` answers in order; an episode begins with `reset`."""
 
     def __init__(self, config: ActuationConfig) -> None:
-        if min(config.gripper_dwell, config.gripper_memory, config.nudge_after) < 0:
-            raise UserError("--gripper-dwell, --gripper-memory and --nudge-after must not be negative")
+        check_bounds(config)
         self._gripper = GripperCommand(config.gripper_dwell, config.gripper_memory)
         self._nudge = Nudge(config.nudge_after)
 

@@ -83,7 +83,7 @@ def graph_files(backend: str) -> tuple[str, ...]:
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     content = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **asdict(manifest)}
-    (directory / MANIFEST).write_text(json.dumps(content, indent=2) + "\n")
+    (directory / MANIFEST).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read_manifest(directory: Location) -> Manifest:

@@ -24,15 +24,17 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from vlaad_ray.configs import ServeClusterConfig, UserError
+from vlaad_ray.configs import ServeClusterConfig, UserError, check_bounds
 from vlaad_ray.deploy import access, metrics
 from vlaad_ray.deploy.actuation import Actuation
 from vlaad_ray.deploy.loading import describe
 from vlaad_ray.deploy.metrics import Counts
 from vlaad_ray.deploy.policy import StudentPolicy
-from vlaad_ray.deploy.server import HEALTH, METRICS, check_server, student_metadata
+from vlaad_ray.deploy.server import HEALTH, METRICS, student_metadata
 from vlaad_ray.deploy.session import Session
 from vlaad_ray.runtime import cluster
+from vlaad_ray.runtime.nodes import fitted
+from vlaad_ray.runtime.placement import Processes, divide
 from vlaad_ray.serving import protocol
 from vlaad_ray.serving.batcher import Batcher
 from vlaad_ray.serving.rhythm import Rhythm
@@ -112,9 +114,7 @@ class StudentReplica:
 
 def deployment(config: ServeClusterConfig) -> serve.Application:
     """The replicas as Ray Serve wants them. Raises UserError for what cannot be served."""
-    check_server(config.server)
-    if config.replicas < 1 or config.gpus_per_replica < 0 or config.cpus_per_replica < 0:
-        raise UserError("--replicas must be 1 or more, --gpus-per-replica and --cpus-per-replica not negative")
+    check_bounds(config)
     describe(config.student.checkpoint)
     access.read_token(config.server)
     return serve.deployment(
@@ -139,6 +139,8 @@ def start(config: ServeClusterConfig) -> str:
     if config.server.port == 0:
         raise UserError("--port 0: Ray Serve does not say which port it chose; name one")
     cluster.connect()
+    wanted = Processes("replica", config.replicas, config.cpus_per_replica, config.gpus_per_replica)
+    fitted(lambda nodes: divide(nodes, wanted), wanted, config.wait_for_nodes_s)
     serve.start(proxy_location="EveryNode", http_options={"host": config.server.host, "port": config.server.port})
     serve.run(replicas, name=NAME, route_prefix="/")
     return f"ws://{config.server.host}:{config.server.port}"

@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from vlaad_ray import __version__
-from vlaad_ray.configs import ServeConfig, ServedStudentConfig, ServerConfig, UserError
+from vlaad_ray.configs import ServeConfig, ServedStudentConfig, ServerConfig, UserError, check_bounds
 from vlaad_ray.deploy import access, metrics
 from vlaad_ray.deploy.actuation import Actuation
 from vlaad_ray.deploy.loading import describe
@@ -52,7 +52,7 @@ class PolicyServer:
         config: ServerConfig = ServerConfig(port=0),  # noqa: B008  it is frozen
     ):
         """`metadata`: sent to each client that connects; {} or what tells policies apart. Raises UserError."""
-        check_server(config)
+        check_bounds(config)
         self._policy, self._metadata, self._config = policy, protocol.pack(metadata), config
         self._token = access.read_token(config)
         family, address = access.resolve(config.host, config.port)
@@ -145,17 +145,6 @@ class PolicyServer:
             session.close()
 
 
-def check_server(config: ServerConfig) -> None:
-    for flag, value in (("--max-connections", config.max_connections), ("--max-batch", config.max_batch)):
-        if value < 1:
-            raise UserError(f"{flag} must be 1 or more, not {value}")
-    if not 0 <= config.port < 2**16:
-        raise UserError(f"--port must be 0 to 65535, not {config.port}")
-    Actuation(config.actuation)  # refuses negative settings before anybody connects
-    if config.max_wait_ms < 0:
-        raise UserError("--max-wait-ms must not be negative")
-
-
 def student_metadata(student: ServedStudentConfig, server: ServerConfig, policy: StudentPolicy) -> dict[str, Any]:
     """What a client is told: enough to tell served students apart, and what they expect."""
     return {
@@ -170,6 +159,7 @@ def student_metadata(student: ServedStudentConfig, server: ServerConfig, policy:
 
 def run(config: ServeConfig) -> None:
     """Serve until SIGTERM or Ctrl-C."""
+    check_bounds(config)
     logging.basicConfig(format="%(asctime)s %(message)s")
     student = config.student
     policy = StudentPolicy.from_pretrained(student.checkpoint, student.execute or None, config.device, student.dtype)

@@ -22,6 +22,7 @@ import mujoco
 import numpy as np
 
 from vlaad_ray.configs import STEP_BUDGETS, SUITES, EnvConfig, UserError
+from vlaad_ray.envs.imports import tame_robosuite
 from vlaad_ray.envs.physics import single_pass
 from vlaad_ray.envs.rendering import SceneRenderer
 from vlaad_ray.types import CONTROL_HZ, InitState, Observation
@@ -192,6 +193,7 @@ def check_init_states(suite: str, task: int, indices: tuple[int, ...]) -> None:
 @functools.cache
 def _import_libero() -> SimpleNamespace:
     """LIBERO's modules as one namespace, without the warnings that robosuite logs while it is imported."""
+    tame_robosuite()
     logging.disable(logging.WARNING)
     try:
         from libero.libero import benchmark

@@ -31,7 +31,7 @@ from vlaad_ray.rollout.episode import EpisodeSpec
 from vlaad_ray.rollout.fleet import check_images, run_policy
 from vlaad_ray.rollout.noise import check_teacher_noise
 from vlaad_ray.runtime import cli, places
-from vlaad_ray.runtime.record import software, write_run_record
+from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.semantics import phases
 from vlaad_ray.semantics.smoothness import meant_gripper
 from vlaad_ray.stats import format_success, gripper_flips, paired, success_summary
@@ -50,6 +50,9 @@ VIDEO_EVERY = 2
 
 def evaluate(config: EvalConfig) -> dict[str, Any]:
     """Complete the evaluation that `config` describes; return (and write) its summary."""
+    student = None if config.policy in TEACHERS else location(config.policy)
+    reads = {"--policy": student, "--checkpoint": config.teacher_config.checkpoint, "--compare-to": config.compare_to}
+    begin(config.out, config, reads)
     places.check(config)
     policy, training = resolve_policy(config)
     specs = plan_episodes(config, policy)

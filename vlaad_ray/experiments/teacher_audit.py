@@ -10,11 +10,13 @@ from vlaad_ray import collect, report, store
 from vlaad_ray.configs import EVAL_INIT_STATES, AuditConfig, CollectConfig, Location, UserError, parse_range
 from vlaad_ray.quality import audit
 from vlaad_ray.runtime import cli, places
+from vlaad_ray.runtime.record import begin
 from vlaad_ray.teachers import find_teacher
 
 
 def run_audit(config: AuditConfig) -> dict[str, Any]:
     """Collect if a teacher is to be audited; audit; draw the page."""
+    begin(config.out, config, {"--data": config.data})
     if (config.data is None) == (config.teacher is None):
         raise UserError("give either --data DIR (a dataset) or --teacher NAME (a teacher to run), not both or neither")
     places.check(config)
@@ -30,8 +32,8 @@ def live_episodes(config: AuditConfig) -> list[Location]:
     """Let the teacher act, failures included, into OUT/data; the episode files."""
     assert config.teacher is not None
     tasks = parse_range(config.tasks, "--tasks")
-    if config.episodes < 1 or not tasks:
-        raise UserError("nothing to audit: give --tasks and --episodes 1 or more")
+    if not tasks:
+        raise UserError("nothing to audit: give --tasks")
     per_task = -(-config.episodes // len(tasks))
     stored = min(per_task, EVAL_INIT_STATES.start)
     collection = CollectConfig(

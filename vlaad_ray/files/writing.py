@@ -6,7 +6,6 @@ which shows nothing until it is complete; a folder's last file is the one by whi
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import secrets
@@ -21,7 +20,7 @@ from typing import Any
 
 from upath import UPath
 
-from vlaad_ray.configs import Location, UserError
+from vlaad_ray.configs import Location, writing
 from vlaad_ray.files.remote import asking
 
 
@@ -29,7 +28,8 @@ from vlaad_ray.files.remote import asking
 def replacing(place: Location) -> Iterator[Path]:
     """A path on this machine to write; what is there when the block ends well is put at `place`.
 
-    The file's mode is what the umask says, whatever the writer made of it.
+    The file's mode is what the umask says, whatever the writer made of it. Raises UserError where nothing can be
+    written.
     """
     if not isinstance(place, Path):
         with tempfile.TemporaryDirectory(prefix="vlaad_ray-") as folder:
@@ -39,17 +39,17 @@ def replacing(place: Location) -> Iterator[Path]:
                 place.fs.put_file(str(temporary), place.path)
         return
     temporary = _beside(place)
-    with _writable(place):
+    with writing(place):
         place.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch(exist_ok=False)
-    mode = temporary.stat().st_mode
-    try:
-        yield temporary
-        _settle(temporary, mode)
-        os.replace(temporary, place)
-        _flush(place.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        try:
+            temporary.touch(exist_ok=False)
+            mode = temporary.stat().st_mode
+            yield temporary
+            _settle(temporary, mode)
+            os.replace(temporary, place)
+            _flush(place.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -66,32 +66,22 @@ def replacing_directory(place: Location, marker: str) -> Iterator[Path]:
             with asking(place):
                 _upload(Path(folder), place, marker)
         return
-    temporary, aside = _beside(place), _beside(place)
-    with _writable(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-    probe = temporary / "mode"
-    probe.touch()
-    mode = probe.stat().st_mode
-    probe.unlink()
-    try:
-        yield temporary
-        for path in temporary.rglob("*"):
-            if path.is_file():
-                _settle(path, mode)
-        while True:
-            try:
-                os.rename(temporary, place)
-                break
-            except OSError as error:  # somebody's older one is there, perhaps another writer's of this moment
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-                with suppress(FileNotFoundError):
-                    os.rename(place, aside)
-                shutil.rmtree(aside, ignore_errors=True)
-        _flush(place.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    temporary = _beside(place)
+    with writing(place):
+        try:
+            temporary.mkdir(parents=True)
+            probe = temporary / "mode"
+            probe.touch()
+            mode = probe.stat().st_mode
+            probe.unlink()
+            yield temporary
+            for path in temporary.rglob("*"):
+                if path.is_file():
+                    _settle(path, mode)
+            _swap(temporary, place)
+            _flush(place.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -103,9 +93,9 @@ def filling(place: Location, marker: str) -> Iterator[Path]:
     with asking(place):
         (place / marker).unlink(missing_ok=True)
     if isinstance(place, Path):
-        with _writable(place):
+        with writing(place):
             place.mkdir(parents=True, exist_ok=True)
-        yield place
+            yield place
         return
     with tempfile.TemporaryDirectory(prefix="vlaad_ray-") as folder:
         yield Path(folder)
@@ -114,8 +104,10 @@ def filling(place: Location, marker: str) -> Iterator[Path]:
 
 
 def write_json(place: Location, value: Any) -> Location:
+    """Raises ValueError for NaN and infinity, which JSON does not have."""
+    text = json.dumps(value, indent=2, default=str, allow_nan=False) + "\n"
     with replacing(place) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, default=str) + "\n")
+        temporary.write_text(text)
     return place
 
 
@@ -133,14 +125,19 @@ def _beside(place: Path) -> Path:
     return place.with_name(f".{place.name}.{socket.gethostname()[:32]}.{os.getpid()}.{secrets.token_hex(4)}")
 
 
-@contextmanager
-def _writable(place: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{place} cannot be written ({error.strerror}: {error.filename}); choose another place"
-        ) from None
+def _swap(new: Path, place: Path) -> None:
+    """Rename `new` to `place`; what is there is removed, be it another writer's of this moment."""
+    while True:
+        try:
+            os.rename(new, place)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        aside = _beside(place)
+        with suppress(FileNotFoundError):
+            os.rename(place, aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _settle(path: Path, mode: int) -> None:

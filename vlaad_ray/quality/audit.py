@@ -48,6 +48,7 @@ def audit(config: AuditConfig, paths: Sequence[Location]) -> dict[str, Any]:
     Unreadable files are counted and named in the summary. Raises UserError when no file can be read.
     """
     began = time.monotonic()
+    record.begin(config.out, config, {"--data": config.data})
     check_places(config, paths)
     record.write_run_record(config.out, config)
     cluster.connect()
@@ -77,14 +78,13 @@ def audit(config: AuditConfig, paths: Sequence[Location]) -> dict[str, Any]:
 
 
 def check_places(config: AuditConfig, paths: Sequence[Location]) -> None:
-    """Raises UserError if an output would land in the dataset itself or mix with other episodes."""
-    if config.longest < 1:
-        raise UserError(f"--longest must be 1 or more, not {config.longest}")
-    sources = {path.resolve().parents[1] for path in paths}
-    for flag, place in (("--out", config.out), ("--repair", config.repair)):
-        if place is not None and place.resolve() in sources:
-            raise UserError(f"{flag} {place} is the dataset itself, which an audit never writes to; choose another")
-    if config.repair is not None and (config.repair / "episodes").is_dir():
+    """Raises UserError if the repaired copy would land in the dataset itself or mix with other episodes."""
+    if config.repair is None:
+        return
+    for dataset in {path.resolve().parents[1] for path in paths}:
+        reads = {"the dataset": dataset, "--out": config.out}
+        record.check_place("--repair", config.repair, "AuditConfig", reads, beside=("episodes/[!.]*.parquet",))
+    if (config.repair / "episodes").is_dir():
         foreign = {path.name for path in store.list_episodes(config.repair)} - {path.name for path in paths}
         if foreign:
             raise UserError(

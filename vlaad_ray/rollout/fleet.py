@@ -7,10 +7,11 @@ they do with a finished episode; both are plain functions here.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -19,9 +20,11 @@ from ray.exceptions import RayActorError, RayTaskError
 from vlaad_ray.configs import EnvConfig, FleetConfig, ServingConfig, UserError
 from vlaad_ray.envs.libero import LiberoEnv, SimulatorError
 from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
-from vlaad_ray.rollout.replicas import PolicyUnavailable, placed
+from vlaad_ray.rollout.replicas import PolicyUnavailable, placed, processes
 from vlaad_ray.runtime import cluster
 from vlaad_ray.runtime.cli import console
+from vlaad_ray.runtime.nodes import fitted
+from vlaad_ray.runtime.placement import Node, NoRoom, Processes, check, divide, total_room, without
 from vlaad_ray.types import Episode, LocalPolicy, Policy, SharedPolicy
 
 MakePolicy = Callable[[LiberoEnv], Policy]
@@ -34,7 +37,7 @@ class FleetReport:
     outcomes: dict[str, dict[str, Any]]
     """Episode name -> what `finish` returned."""
     retried: int
-    """Times an episode was given to a fresh simulator after its own died or got stuck."""
+    """Times that a simulator died, diverged, got stuck or lost its teacher and was replaced."""
     lost: tuple[str, ...]
     """Names of episodes given up after max_retries."""
     steps: int
@@ -71,6 +74,8 @@ class _Seat:
 
     actor: Any
     reference: Any
+    stillborn: int = 0
+    """Actors that died in this seat, one after the other, before they were up."""
     spec: EpisodeSpec | None = None
     task: tuple[str, int] | None = None
     since: float = 0.0
@@ -88,9 +93,9 @@ def run_policy(
     """`run_fleet` with the policy where it belongs: in every simulator's process, or in replicas for all of them."""
     if not specs:
         return FleetReport({}, retried=0, lost=(), steps=0, seconds=0.0)
-    taken = serving.replicas * serving.cpus_per_replica if isinstance(policy, SharedPolicy) else 0.0
-    with placed(policy, serving) as make_policy:
-        return run_fleet(specs, env_config, make_policy, finish, config, on_outcome, taken)
+    replicas = processes(serving) if isinstance(policy, SharedPolicy) else None
+    with placed(policy, serving, wait_for_nodes_s=config.wait_for_nodes_s) as make_policy:
+        return run_fleet(specs, env_config, make_policy, finish, config, on_outcome, replicas)
 
 
 def check_images(policy: LocalPolicy | SharedPolicy, env: EnvConfig) -> list[str]:
@@ -113,9 +118,9 @@ def run_fleet(
     finish: Finish,
     config: FleetConfig,
     on_outcome: Callable[[EpisodeSpec, dict[str, Any]], None],
-    cpus_taken: float = 0.0,
+    replicas: Processes | None = None,
 ) -> FleetReport:
-    """Run every episode once, in any order, over `config.actors` actors; `cpus_taken` are not counted as theirs.
+    """Run every episode once, in any order, over `config.actors` actors, beside the `replicas` that they ask.
 
     An actor keeps to one task while that has episodes left (building a simulator takes seconds), then helps with the
     task that has most left. A simulator that dies, diverges, gets stuck or loses its teacher is replaced and its
@@ -137,9 +142,25 @@ def run_fleet(
         num_cpus=config.cpus_per_actor, num_gpus=config.gpus_per_actor, max_restarts=0
     )
 
-    def hire() -> _Seat:
+    def hire(stillborn: int = 0) -> _Seat:
         actor: Any = remote_worker.remote(env_config, make_policy, finish)
-        return _Seat(actor, actor.ready.remote())
+        return _Seat(actor, actor.ready.remote(), stillborn)
+
+    def hire_again(seat: _Seat, why: str) -> None:
+        """Put a new actor into the place of one that died before it was up, unless that is what they all do there."""
+        nonlocal retried
+        seats.remove(seat)
+        if seat.stillborn < config.max_retries:
+            console.print(f"simulator replaced while starting: {why}")
+            retried += 1
+            seats.append(hire(seat.stillborn + 1))
+        elif seats:
+            console.print(f"one simulator less: {seat.stillborn + 1} in a row died while starting: {why}")
+        else:
+            raise UserError(
+                f"simulators keep dying while they start, the last {seat.stillborn + 1} times in a row: {why}; "
+                "mend that (memory, the node) and rerun the same command"
+            )
 
     def give_up(seat: _Seat, spec: EpisodeSpec, why: str) -> None:
         """Put a new actor into the seat and queue its episode again, unless it has had its tries."""
@@ -154,7 +175,7 @@ def run_fleet(
             retried += 1
             queues[spec.key.suite, spec.key.task].append(spec)
 
-    seats = [hire() for _ in range(min(actor_count(config, cpus_taken), len(specs)))]
+    seats = [hire() for _ in range(min(actor_count(config, replicas), len(specs)))]
     while any(queues.values()) or any(seat.spec for seat in seats):
         for seat in seats:
             if seat.reference is None and (task := _choose_task(seat, seats, queues)) is not None:
@@ -167,22 +188,26 @@ def run_fleet(
             seat = pending[reference]
             ended = seat.spec
             seat.spec = seat.reference = None
-            if ended is None:
-                ray.get(reference)
-                continue
             try:
                 outcome = ray.get(reference)
             except RayActorError as error:
-                give_up(seat, ended, str(error).splitlines()[0])
+                if error.actor_init_failed:  # by an exception: a bug
+                    raise
+                if ended is None:
+                    hire_again(seat, cause_of_death(error))
+                else:
+                    give_up(seat, ended, cause_of_death(error))
                 continue
             except RayTaskError as error:
-                if not isinstance(error.cause, SimulatorError | PolicyUnavailable):
+                if ended is None or not isinstance(error.cause, SimulatorError | PolicyUnavailable):
                     raise error.cause from error
                 give_up(seat, ended, str(error.cause))
                 continue
-            outcomes[ended.key.name] = outcome
-            steps += outcome["control_steps"]
-            on_outcome(ended, outcome)
+            seat.stillborn = 0
+            if ended is not None:
+                outcomes[ended.key.name] = outcome
+                steps += outcome["control_steps"]
+                on_outcome(ended, outcome)
         for seat in list(seats):
             if seat.spec is not None and time.monotonic() - seat.since > config.episode_timeout_s:
                 give_up(seat, seat.spec, f"stuck for over {config.episode_timeout_s:.0f} s")
@@ -191,11 +216,35 @@ def run_fleet(
     return FleetReport(outcomes, retried, tuple(lost), steps, time.monotonic() - start)
 
 
-def actor_count(config: FleetConfig, cpus_taken: float = 0.0) -> int:
-    """Configured number of actors, or as many as the cluster's CPUs hold beside those that are taken."""
-    if config.actors > 0:
-        return config.actors
-    return max(1, int((ray.cluster_resources().get("CPU", 1) - cpus_taken) / config.cpus_per_actor))
+def cause_of_death(error: RayActorError) -> str:
+    """Ray's pages on how a process may have died, in one line."""
+    text = str(error)
+    why = "memory ran out on its node" if "running low on memory" in text else text.splitlines()[0].rstrip(".")
+    process = re.search(r"pid: (\d+)", text), re.search(r"ip: (\S+)", text)
+    who = " on ".join(found[1] for found in process if found)
+    return f"{why} (process {who}; its log is in Ray's session directory there)" if who else why
+
+
+def actor_count(config: FleetConfig, replicas: Processes | None = None) -> int:
+    """How many actors there will be, beside the teacher's `replicas`.
+
+    Waits for nodes, or raises UserError, when not one fits (runtime.nodes).
+    """
+    one = Processes("actor", 1, config.cpus_per_actor, config.gpus_per_actor)
+    return fitted(lambda nodes: count_actors(config, nodes, replicas), one, config.wait_for_nodes_s)
+
+
+def count_actors(config: FleetConfig, nodes: Sequence[Node], replicas: Processes | None = None) -> int:
+    """As many as configured (those that don't fit yet wait for others to end), or as the nodes hold. Raises NoRoom."""
+    wanted = Processes("actor", config.actors, config.cpus_per_actor, config.gpus_per_actor)
+    check(wanted)
+    if replicas is not None:
+        left = without(nodes, replicas)
+        if total_room(nodes, wanted) and not total_room(left, wanted):
+            raise NoRoom("the teacher's replicas leave no room for an actor", "lower --replicas or --cpus-per-replica")
+        nodes = left
+    held = divide(nodes, replace(wanted, count=min(config.actors, 1))).count
+    return config.actors or held
 
 
 def _choose_task(

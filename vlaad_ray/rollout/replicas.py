@@ -31,8 +31,10 @@ import numpy as np
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
-from vlaad_ray.configs import ServingConfig, UserError
+from vlaad_ray.configs import WAIT_FOR_NODES_S, ServingConfig, UserError, check_bounds
 from vlaad_ray.runtime import cluster
+from vlaad_ray.runtime.nodes import fitted
+from vlaad_ray.runtime.placement import Processes, divide
 from vlaad_ray.serving.batcher import Batcher
 from vlaad_ray.serving.rhythm import Rhythm
 from vlaad_ray.types import ACTION_DIM, ActionChunk, BatchPolicy, LocalPolicy, Observation, Policy, SharedPolicy
@@ -130,21 +132,26 @@ class ServedPolicy:
 
 @contextmanager
 def placed(
-    policy: LocalPolicy | SharedPolicy, config: ServingConfig, rhythm: Rhythm | None = None
+    policy: LocalPolicy | SharedPolicy,
+    config: ServingConfig,
+    rhythm: Rhythm | None = None,
+    wait_for_nodes_s: float = WAIT_FOR_NODES_S,
 ) -> Iterator[Callable[[Any], Policy]]:
     """Yield what makes the policy of one environment, in that environment's process.
 
     A shared policy's replicas are up and loaded by then, and go when the block ends. `rhythm`: another rule to start
-    batches by, to compare with (bench/teacher.py).
+    batches by, to compare with (bench/teacher.py). Raises UserError for replicas that fit no node, even with waiting
+    (runtime.nodes).
     """
     if isinstance(policy, LocalPolicy):
         yield policy.make
         return
-    check_placement(config)
+    check_bounds(config)
     os.environ.setdefault(INLINE[0], str(INLINE[1]))  # read by a Ray that starts here
     rhythm = rhythm or Rhythm(config.max_batch, config.max_wait_ms / 1000)
     cluster.connect()
-    check_resources(config)
+    wanted = processes(config)
+    fitted(lambda nodes: divide(nodes, wanted), wanted, wait_for_nodes_s)
     actor = ray.remote(Replica).options(
         num_cpus=config.cpus_per_replica,
         num_gpus=config.gpus_per_replica,
@@ -185,22 +192,6 @@ def join(replicas: list[Any], needs_images: bool, policy: SharedPolicy, _: Any) 
     return ServedPolicy(replicas[seat % len(replicas)], needs_images, policy)
 
 
-def check_placement(config: ServingConfig) -> None:
-    for flag, value in (("--replicas", config.replicas), ("--max-batch", config.max_batch)):
-        if value < 1:
-            raise UserError(f"{flag} must be 1 or more, not {value}")
-    if config.gpus_per_replica < 0 or config.cpus_per_replica < 0 or config.max_wait_ms < 0:
-        raise UserError("--gpus-per-replica, --cpus-per-replica and --max-wait-ms must not be negative")
-
-
-def check_resources(config: ServingConfig) -> None:
-    """On this machine alone nothing can be added: what does not fit would wait for ever."""
-    if "RAY_ADDRESS" in os.environ:
-        return
-    for resource, each in (("GPU", config.gpus_per_replica), ("CPU", config.cpus_per_replica)):
-        there = ray.cluster_resources().get(resource, 0.0)
-        if config.replicas * each > there:
-            raise UserError(
-                f"{config.replicas} replicas of {each:g} {resource}s each do not fit this machine: it has {there:g}; "
-                f"lower --replicas or --{resource.lower()}s-per-replica"
-            )
+def processes(config: ServingConfig) -> Processes:
+    """What the replicas ask of the nodes."""
+    return Processes("replica", config.replicas, config.cpus_per_replica, config.gpus_per_replica)

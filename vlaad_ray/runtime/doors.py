@@ -15,7 +15,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import tyro
 
 from vlaad_ray import plugins
-from vlaad_ray.configs import NO_PREFIX, Elsewhere, UserError
+from vlaad_ray.configs import UserError
+from vlaad_ray.configs.bounds import NO_PREFIX, Elsewhere
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,7 @@ class Door:
     """Whether the field may hold other words (a checkpoint's directory), which have no settings."""
 
 
-DOORS = (
-    Door("suite", "env", "vlaad_ray.envs:SUITES"),
-    Door("teacher", "teacher_config", "vlaad_ray.teachers:TEACHERS"),
-    Door("policy", "teacher_config", "vlaad_ray.teachers:TEACHERS", others=True),
-    Door("student", "network", "vlaad_ray.models.student:STUDENTS"),
-    Door("objective", "method", "vlaad_ray.methods:METHODS"),
-)
+DOORS: tuple[Door, ...] = ()
 
 
 def take_plugins(args: Sequence[str]) -> list[str]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,9 @@ from typing import Any
 import ray
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from upath import UPath
 
 from vlaad_ray import files
-from vlaad_ray.configs import Location, UserError
+from vlaad_ray.configs import Location, UserError, places_of
 from vlaad_ray.runtime import cluster
 
 WRITTEN = ("out", "repair", "frame_cache", "results")
@@ -30,21 +28,20 @@ REMEDY = "give a directory on a mount that all nodes share, or a URI, as s3://BU
 def check(config: Any) -> None:
     """Raise UserError unless the places that a stage's config names can be used from where its work is done.
 
-    A store must answer. On a cluster that was started elsewhere a path must be whole, and what one node writes the
-    others must see: each alive node is asked, which takes seconds. Nothing of it stays.
+    On a cluster that was started elsewhere a path must be whole, and what one node writes the others must see: each
+    alive node is asked, which takes seconds. Nothing of it stays. A Ray of this process's own needs none of it.
     """
-    named = dict(_places(config))
-    attached = _attached()
+    if not _attached():
+        return
+    named = dict(places_of(config))
     for name, place in named.items():
-        if isinstance(place, Path) and attached and not place.is_absolute():
+        if isinstance(place, Path) and not place.is_absolute():
             raise UserError(_relative(name, place))
-        files.reach(place)
-    if attached:
-        cluster.connect()
-        _ask_nodes(
-            {name: place for name, place in named.items() if name in WRITTEN},
-            {name: place for name, place in named.items() if name in READ_BY_NODES},
-        )
+    cluster.connect()
+    _ask_nodes(
+        {name: place for name, place in named.items() if name in WRITTEN},
+        {name: place for name, place in named.items() if name in READ_BY_NODES},
+    )
 
 
 def storage(place: Location) -> dict[str, Any]:
@@ -53,16 +50,6 @@ def storage(place: Location) -> dict[str, Any]:
         return {"storage_path": str(place), "storage_filesystem": None}
     # Ray's own way from a URI is Arrow's client, which takes its address and credentials from elsewhere.
     return {"storage_path": place.path, "storage_filesystem": PyFileSystem(FSSpecHandler(place.fs))}
-
-
-def _places(config: Any) -> Iterator[tuple[str, Location]]:
-    """(field, place) of a config and of those nested in it."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if isinstance(value, Path | UPath):
-            yield field.name, value
-        elif dataclasses.is_dataclass(value):
-            yield from _places(value)
 
 
 def _attached() -> bool:

@@ -1,18 +1,24 @@
-"""What made an output: the resolved config, package versions and git revision, written beside it."""
+"""What made an output: the resolved config, package versions and git revision, written beside it.
+
+And so what an output is: no job writes into a directory that holds what another kind of job has made.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from vlaad_ray import store
-from vlaad_ray.configs import Location, UserError, location
+from vlaad_ray.configs import Location, UserError, check_bounds, location, places_of
+from vlaad_ray.files import children, reach, read_bytes
 
 PACKAGES = (
     "vlaad-ray",
@@ -31,11 +37,84 @@ PACKAGES = (
     "optuna",
 )
 
+RECORD = "config.json"
+TRACES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "episodes/[!.]*.parquet": ("episodes", ("CollectConfig",)),
+    "outcomes/[!.]*.json": ("outcomes of episodes", ("CollectConfig", "EvalConfig")),
+    "annotations/[!.]*.parquet": ("annotations", ("AnnotateConfig",)),
+    "metrics.jsonl": ("a training run", ("TrainConfig",)),
+    "export.json": ("an exported policy", ("ExportConfig",)),
+    "[!.]*.safetensors": ("a model's weights", ()),
+}
+"""What tells of an output, beside its record: files -> (in words, the jobs that write them into their --out)."""
+
+
+def begin(
+    out: Location, config: Any, reads: Mapping[str, Location | None] | None = None, replaces: Sequence[str] = ()
+) -> None:
+    """What every job does first. Raises UserError for a setting out of range, a store that does not answer, or an `out`
+    that it must not write to.
+
+    `reads`: flag -> what the job reads there. `replaces`: folders of `out` that it removes. Nothing is written yet.
+    """
+    check_bounds(config)
+    for place in (*dict(places_of(config)).values(), *(reads or {}).values()):
+        if place is not None:
+            reach(place)
+    check_place("--out", out, type(config).__name__, reads)
+    for flag, place in (reads or {}).items():
+        if place is not None and any(_within(place, out / folder) for folder in replaces):
+            raise UserError(f"{flag} {place} lies where --out {out} gets a new one; copy it elsewhere first")
+
+
+def check_place(
+    flag: str, out: Location, stage: str, reads: Mapping[str, Location | None] | None = None, beside: Sequence[str] = ()
+) -> None:
+    """Raise UserError unless `stage` may write to `out`. `beside`: of TRACES, what else it may find there."""
+    if isinstance(out, Path):
+        there = next(place for place in (out.absolute(), *out.absolute().parents) if os.path.lexists(place))
+        if not there.is_dir():
+            raise UserError(f"{flag} {out}: {there} is not a directory; choose another")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise UserError(f"{flag} {out}: you may not write to {there}; choose another")
+    for other, place in (reads or {}).items():
+        if place is not None and place.resolve() == out.resolve():
+            raise UserError(f"{flag} {out} is also {other}; choose another directory")
+    if (found := holds(out, stage, beside)) is not None:
+        raise UserError(f"{flag} {out} holds {found}, which this job must not mix with its own; choose another")
+
+
+def holds(directory: Location, stage: str, beside: Sequence[str] = ()) -> str | None:
+    """What there is in a directory that `stage` does not write, in words; None: nothing of that kind."""
+    for pattern, (words, stages) in TRACES.items():
+        if stage not in stages and pattern not in beside and _any(directory, pattern):
+            return f"{words} ({pattern})"
+    try:
+        stored = json.loads(read_bytes(directory / RECORD))
+    except (FileNotFoundError, IsADirectoryError):
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        stored = None
+    made_by = stored.get("stage") if isinstance(stored, dict) else None
+    return None if made_by == stage else f"a {RECORD} of {made_by or 'something else'}"
+
+
+def _any(directory: Location, pattern: str) -> bool:
+    """Whether files match: a name, or an ending behind `[!.]*`; in the directory itself, or in the folder before it."""
+    folder, _, name = pattern.rpartition("/")
+    found = children(directory / folder if folder else directory, name.removeprefix("[!.]*"))
+    return any(name.startswith("[!.]*") or path.name == name for path in found)
+
+
+def _within(place: Location, folder: Location) -> bool:
+    inner, outer = place.resolve(), folder.resolve()
+    return inner == outer or outer in inner.parents
+
 
 def write_run_record(out: Location, config: Any) -> Location:
     """Write out/config.json. `config` is a stage's frozen dataclass."""
     return store.write_json(
-        out / "config.json",
+        out / RECORD,
         {"stage": type(config).__name__, "config": dataclasses.asdict(config), **software()},
     )
 

@@ -15,8 +15,8 @@ to an integer; pictures with their channels first; and a state of any numbers, i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeGuard
 
 import msgpack
 import numpy as np
@@ -43,8 +43,17 @@ def pack(message: Mapping[str, Any]) -> bytes:
 
 def unpack(data: bytes) -> dict[str, Any]:
     """Bytes to a map; arrays in it are read-only views of `data`. Raises MessageError."""
+    return _unpack(data, _unpack_numpy)
+
+
+def unpack_of_server(data: bytes) -> dict[str, Any]:
+    """The same for what a server sends, which may hold more than we read: arrays of text, say, stay maps of parts."""
+    return _unpack(data, _unpack_numbers)
+
+
+def _unpack(data: bytes, unpack_map: Callable[[dict[Any, Any]], Any]) -> dict[str, Any]:
     try:
-        message = msgpack.unpackb(data, object_hook=_unpack_numpy)
+        message = msgpack.unpackb(data, object_hook=unpack_map)
     except (ValueError, TypeError, KeyError, OverflowError, msgpack.exceptions.UnpackException) as error:
         what = f"{type(error).__name__}: {error}".removesuffix(": ")
         raise MessageError(f"not a MessagePack message of openpi's protocol ({what})") from None
@@ -146,8 +155,19 @@ def _unpack_numpy(value: dict[Any, Any]) -> Any:
     return value
 
 
+def _unpack_numbers(value: dict[Any, Any]) -> Any:
+    numpys = b"__ndarray__" in value or b"__npgeneric__" in value
+    if numpys and not _is_plain(value.get(b"dtype")):
+        return {str(key): part for key, part in value.items()}
+    return _unpack_numpy(value)
+
+
 def _plain(name: object) -> np.dtype[Any]:
-    """Numbers and booleans only: no objects, no structures."""
-    if not isinstance(name, str) or not re.fullmatch("[<>|][biuf][1248]", name):
+    if not _is_plain(name):
         raise ValueError(f"arrays of {name!r} are not accepted")
     return np.dtype(name)
+
+
+def _is_plain(name: object) -> TypeGuard[str]:
+    """Numbers and booleans only: no objects, no structures."""
+    return isinstance(name, str) and re.fullmatch("[<>|][biuf][1248]", name) is not None

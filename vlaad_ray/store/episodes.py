@@ -62,7 +62,12 @@ def decode_image(data: bytes) -> np.ndarray:
 
 
 def write_episode(root: Location, episode: Episode, extra: Mapping[str, Any]) -> Location:
-    """Store an episode. `extra` (render mode, versions …) joins the footer beside the episode's own facts."""
+    """Store an episode. `extra` (render mode, versions …) joins the footer beside the episode's own facts.
+
+    Raises UserError for one without steps, or with a number that is none: nothing could be learned from it.
+    """
+    if (trouble := unusable(episode.proprio, episode.actions, episode.executed)) is not None:
+        raise UserError(f"episode {episode.key.name} is not stored: {trouble}")
     steps = len(episode)
     names = pa.DictionaryArray.from_arrays
     zeros = pa.array(np.zeros(steps, np.int32))
@@ -111,6 +116,8 @@ def copy_with_actions(path: Location, root: Location, actions: np.ndarray, extra
     footer, table = read_table(path, "episode", lambda facts: episode_schema(read_embodiment(facts)).names)
     schema = episode_schema(read_embodiment(footer))
     table = table.cast(schema)
+    if (trouble := unusable(matrix(table, "proprio"), actions, matrix(table, "executed"))) is not None:
+        raise UserError(f"episode {path.stem} is not copied: {trouble}")
     columns = {name: table[name].combine_chunks() for name in schema.names}
     columns["action"] = fixed_size(actions)
     return write_table(
@@ -118,6 +125,17 @@ def copy_with_actions(path: Location, root: Location, actions: np.ndarray, extra
         pa.table(columns, schema=schema),
         {**footer, "content_hash": content_hash(columns), **extra},
     )
+
+
+def unusable(proprio: np.ndarray, actions: np.ndarray, executed: np.ndarray) -> str | None:
+    """What makes an episode [T, …] one that nothing can be learned from; None for a sound one."""
+    if not len(actions):
+        return "it has no steps"
+    for name, values in (("proprio", proprio), ("action", actions), ("executed", executed)):
+        if not (finite := np.isfinite(values).all(axis=1)).all():
+            step = int(np.argmin(finite))
+            return f"{name} at step {step} is {values[step].tolist()}"
+    return None
 
 
 def content_hash(columns: Mapping[str, pa.Array]) -> str:
@@ -146,7 +164,10 @@ def read_metadata(path: Location) -> dict[str, Any]:
 
 
 def read_episode(path: Location, images: bool = True) -> Episode:
-    """Load an episode; images as decoded [H, W, 3] uint8, or none at all with `images=False`."""
+    """Load an episode; images as decoded [H, W, 3] uint8, or none at all with `images=False`.
+
+    Raises UserError for a file that is corrupt, a number that is none included.
+    """
 
     def columns(facts: Mapping[str, Any]) -> Sequence[str]:
         cameras = read_embodiment(facts).cameras if images else ()
@@ -157,12 +178,15 @@ def read_episode(path: Location, images: bool = True) -> Episode:
     cameras = embodiment.cameras if images else ()
     if table.num_rows != footer["steps"]:
         raise corrupt(path, f"{table.num_rows} rows where its footer says {footer['steps']}")
+    proprio, actions, executed = (matrix(table, name) for name in ("proprio", "action", "executed"))
+    if (trouble := unusable(proprio, actions, executed)) is not None:
+        raise corrupt(path, trouble)
     return Episode(
         key=read_key(footer["key"]),
         instruction=footer["instruction"],
-        proprio=matrix(table, "proprio"),
-        actions=matrix(table, "action"),
-        executed=matrix(table, "executed"),
+        proprio=proprio,
+        actions=actions,
+        executed=executed,
         phases=tuple(table["teacher_phase"].to_pylist()),
         images={camera: tuple(_decode_or_none(path, data) for data in table[camera].to_pylist()) for camera in cameras},
         success_step=footer["success_step"],

@@ -107,4 +107,4 @@ def fixed_size(values: np.ndarray) -> pa.FixedSizeListArray:
 
 def matrix(table: pa.Table, name: str) -> np.ndarray:
     column = table[name].combine_chunks()
-    return column.flatten().to_numpy().reshape(len(column), -1)
+    return column.flatten().to_numpy().reshape(len(column), -1 if len(column) else 0)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import re
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from http import HTTPStatus
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.frames import CloseCode
 from websockets.sync.client import ClientConnection, connect
 
 from vlaad_ray.configs import TeacherConfig, UserError
@@ -36,6 +39,8 @@ BACK_OFF = (0.1, 5.0)
 """Seconds between two attempts to connect: the first pause, doubled each time up to the second."""
 MAX_RESENDS = 3
 """Times that one request is sent again because the connection broke over it."""
+LONGEST_REASON = 300
+"""Characters of a server's error that are passed on."""
 
 
 def remote_teacher(config: TeacherConfig, execute: int) -> LocalPolicy:
@@ -53,13 +58,38 @@ def remote_teacher(config: TeacherConfig, execute: int) -> LocalPolicy:
             f"the server at {config.url} does not say which policy it serves; name it, say --label pi05_libero, "
             "so that episodes of two checkpoints are never mixed up"
         )
-    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True, default=repr).encode()).hexdigest()[:8]
+    trained = _trained(metadata, config.url)
+    try:
+        said = json.dumps(metadata, sort_keys=True, default=repr)
+    except TypeError:
+        raise UserError(f"{config.url} sends metadata with keys that are not text; mend that in the server") from None
+    digest = hashlib.sha256(said.encode()).hexdigest()[:8]
     return LocalPolicy(
         name=f"{config.label or 'remote'}-{digest}",
         make=functools.partial(_make, config, execute or EXECUTE),
         settings={"execute": execute or EXECUTE},
-        trained=Trained(metadata.get("render", "exact"), metadata.get("image_size", RENDERED_SIZE)),
+        trained=trained,
     )
+
+
+def _trained(metadata: Mapping[str, Any], url: str) -> Trained:
+    """What the server says its policy learnt from; what it leaves out is as in openpi's LIBERO data.
+
+    The size may come as a number, its digits, or equal height and width.
+    """
+    render, size = (
+        said.tolist() if isinstance(said, np.ndarray) else said
+        for said in (metadata.get("render", "exact"), metadata.get("image_size", RENDERED_SIZE))
+    )
+    if not isinstance(render, str | None):
+        raise UserError(f"{url} says in its metadata that render is {render!r:.80}, not text; mend that in the server")
+    sides = {str(side) for side in (size if isinstance(size, list) else [0 if size is None else size])}
+    if len(sides) != 1 or not all(side.isdecimal() for side in sides):
+        raise UserError(
+            f"{url} says in its metadata that image_size is {size!r:.80}, not the pixels along the sides of a square; "
+            "mend that in the server"
+        )
+    return Trained(render, int(sides.pop()))
 
 
 def _make(config: TeacherConfig, execute: int, _: Any) -> RemoteTeacher:
@@ -90,6 +120,7 @@ class RemoteTeacher:
         request = protocol.pack(
             protocol.pack_observation(Observation(observation.instruction, observation.proprio, images))
         )
+        broken: ConnectionClosed | None = None
         for _ in range(MAX_RESENDS + 1):
             self._used = True
             try:
@@ -101,12 +132,15 @@ class RemoteTeacher:
                     f"{self._config.url} did not answer within {self._config.infer_timeout_s:g} s; give it more time "
                     "with --infer-timeout-s, or ask it from fewer --actors; then rerun the same command"
                 ) from None
-            except ConnectionClosed:
+            except ConnectionClosed as error:
+                _refuse_if_too_big(error, self._config.url)
+                broken = error
                 self._connection = self._connect()
                 continue
             return self._chunk(reply)
         raise UserError(
-            f"{self._config.url} broke the connection {MAX_RESENDS + 1} times over one request; see the server's log"
+            f"{self._config.url} broke the connection {MAX_RESENDS + 1} times over one request "
+            f"({' '.join(str(broken).split())}); see the server's log"
         )
 
     def close(self) -> None:
@@ -132,7 +166,7 @@ class RemoteTeacher:
                     additional_headers=self._headers,
                 )
                 connection = self._open.enter_context(opening)
-                self.metadata = protocol.unpack(_binary(connection.recv(left)))
+                self.metadata = protocol.unpack_of_server(_binary(connection.recv(left)))
                 self._used = False
                 return connection
             except InvalidURI:
@@ -140,6 +174,8 @@ class RemoteTeacher:
             except protocol.MessageError as error:
                 raise UserError(f"{config.url} does not speak openpi's protocol: {error}") from None
             except (OSError, ConnectionClosed, InvalidHandshake) as error:
+                if isinstance(error, ConnectionClosed):
+                    _refuse_if_too_big(error, config.url)
                 if isinstance(error, InvalidStatus) and error.response.status_code == HTTPStatus.UNAUTHORIZED:
                     raise UserError(f"{config.url} wants another token: give its own with --token-file") from None
                 if time.monotonic() + pause > deadline:
@@ -154,10 +190,9 @@ class RemoteTeacher:
         """The first actions of an answer."""
         url = self._config.url
         if isinstance(reply, str):
-            last = reply.strip().splitlines()[-1:] or ["no reason given"]
-            raise UserError(f"{url} could not answer: {last[0]}")
+            raise UserError(f"{url} could not answer: {reason(reply)}")
         try:
-            actions = protocol.unpack(reply).get(protocol.ACTIONS)
+            actions = protocol.unpack_of_server(reply).get(protocol.ACTIONS)
         except protocol.MessageError as error:
             raise UserError(f"{url} does not speak openpi's protocol: {error}") from None
         if not isinstance(actions, np.ndarray) or actions.ndim != 2 or actions.shape[1] != ACTION_DIM:
@@ -178,8 +213,38 @@ def _token(path: Path) -> str:
 
 def _binary(message: str | bytes) -> bytes:
     if isinstance(message, str):
-        raise protocol.MessageError(f"it sent text first: {message[:80]!r}")
+        raise protocol.MessageError(f"it sent text first: {reason(message)}")
     return message
+
+
+def _refuse_if_too_big(error: ConnectionClosed, url: str) -> None:
+    """Raises UserError if the connection was closed over a message's size: the same would happen again."""
+    first = error.rcvd if error.rcvd_then_sent else error.sent or error.rcvd
+    if first is None or first.code != CloseCode.MESSAGE_TOO_BIG:
+        return
+    if first is error.rcvd:
+        raise UserError(
+            f"{url} takes no message as long as an observation, with two images of {IMAGE_SIZE} pixels; "
+            "raise its limit (max_size of its websocket)"
+        )
+    raise UserError(
+        f"{url} sent more than {protocol.MAX_MESSAGE // 2**20} MiB in one message, the most that is taken; "
+        "make it answer with actions alone"
+    )
+
+
+def reason(text: str) -> str:
+    """One line of a server's error. Of a traceback: the last exception's type, and how its message begins."""
+    lines = text.splitlines()
+    headers = [number for number, line in enumerate(lines) if "Traceback" in line and line.endswith(":")]
+    if headers:
+        # In a group of exceptions, what stands before a header stands before each line of its traceback.
+        lead = lines[headers[-1]].partition("Traceback")[0]
+        below = [line.removeprefix(lead) for line in lines[headers[-1] + 1 :]]
+        lines = list(itertools.dropwhile(lambda line: not line[:1].strip(), below)) or lines[-1:]
+    lines = [line.strip() for line in lines if line.strip()] or ["no reason given"]
+    # Some messages begin on the line after their exception's type, or with a heading.
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:LONGEST_REASON]
 
 
 def resize_with_pad(image: np.ndarray, size: int) -> np.ndarray:

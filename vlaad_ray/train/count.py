@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
 
-from vlaad_ray.configs import TAXONOMIES, TrainConfig
+from vlaad_ray.configs import TAXONOMIES, TrainConfig, check_bounds
+from vlaad_ray.configs.bounds import at_least
 from vlaad_ray.methods.vlaad.learner import AuxiliaryHeads
 from vlaad_ray.models.student.presets import PRESETS, network
-from vlaad_ray.runtime.cli import console, key_value_table
+from vlaad_ray.runtime.cli import console, key_value_table, users_errors
 from vlaad_ray.train import prepare
 
 
@@ -20,7 +21,7 @@ class CountConfig:
     """Count a student's parameters."""
 
     preset: Literal["small", "vlaad_158m"] = "vlaad_158m"
-    lora_rank: int = TrainConfig.lora_rank
+    lora_rank: Annotated[int, at_least(1)] = TrainConfig.lora_rank
     """vlaad_158m: rank of the adapters."""
     cameras: tuple[str, ...] = ()
     """none: the preset's."""
@@ -62,7 +63,9 @@ def _count(module: torch.nn.Module) -> int:
 
 
 if __name__ == "__main__":
-    counts = count(config := tyro.cli(CountConfig))
+    with users_errors():
+        check_bounds(config := tyro.cli(CountConfig))
+    counts = count(config)
     rows = {
         "total in training": f"{counts.total:,}",
         "trainable": f"{counts.trainable:,}",

@@ -68,7 +68,7 @@ def survey(
     """
     paths = store.list_episodes(data)
     footers = dict(zip(paths, in_parallel(store.read_metadata, paths), strict=True))
-    successes = {path: footer for path, footer in footers.items() if footer["success_final"] and footer["steps"]}
+    successes = {path: footer for path, footer in footers.items() if footer["success_final"]}
     if not successes:
         raise UserError(f"{data} holds no successful episode ({len(footers)} failed ones); collect more")
     labels = _annotations_of(successes, annotations) if annotations else {}

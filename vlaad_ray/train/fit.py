@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vlaad_ray.configs import TrainConfig
+from vlaad_ray.configs import TrainConfig, UserError
 from vlaad_ray.methods.vlaad.learner import Answers, Learner
 from vlaad_ray.methods.vlaad.losses import LossWeights, Targets, loss_weights, student_loss
 from vlaad_ray.models.student.preprocess import random_shift
@@ -118,13 +118,16 @@ def fit(setup: Setup, progress: Progress, on_epoch: Callable[[Progress], None]) 
             answers, loss, parts, targets = _forward(setup, setup.model, rows, rng)
             setup.optimiser.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(setup.learner.parameters(), MAX_GRADIENT_NORM)
+            norm = nn.utils.clip_grad_norm_(setup.learner.parameters(), MAX_GRADIENT_NORM)
+            # Before the step, which would break the weights; after backward, which workers must take together.
+            _check_finite(config, progress, loss=loss.item(), gradient=norm.item())
             setup.optimiser.step()
             tally.add(answers, loss, parts, targets)
             progress.step += 1
         train = tally.summed(worker)
         samples_per_second = train.get("frames", 0) / (time.monotonic() - start)
         validation = validate(setup)
+        _check_finite(config, progress, held_out_loss=validation.get("loss", 0.0))
         progress.epoch += 1
         progress.seconds = elapsed()
         progress.finished = progress.epoch >= config.epochs or progress.seconds >= limit
@@ -140,6 +143,18 @@ def fit(setup: Setup, progress: Progress, on_epoch: Callable[[Progress], None]) 
             }
         )
         on_epoch(progress)
+
+
+def _check_finite(config: TrainConfig, progress: Progress, **numbers: float) -> None:
+    """Raise UserError for a number that is none: weights would follow, and no step makes them whole again."""
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            where = f"epoch {progress.epoch + 1}, step {progress.step + 1}"
+            precision = ", or try --precision fp32" if config.precision == "bf16" else ""
+            raise UserError(
+                f"training stopped in {where}: the {name.replace('_', ' ')} is {number}; take another --out and lower "
+                f"--lr, now {config.lr:g}{precision}"
+            )
 
 
 def learning_rate(step: int, done: float, warm_up: int) -> float:

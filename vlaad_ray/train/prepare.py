@@ -22,6 +22,12 @@ ACTIVATION_BYTES = 110
 where 0.14 to 0.19 were measured."""
 
 
+def reads(config: TrainConfig) -> dict[str, Location | None]:
+    """Flag -> the directory that training reads there."""
+    backbone = None if config.backbone in ("", RANDOM) else location(config.backbone)
+    return {"--data": config.data, "--annotations": config.annotations, "--backbone": backbone}
+
+
 def absolute(backbone: str) -> str:
     """A directory's whole path or URI, as workers run elsewhere; a name on the hub as it is."""
     if backbone in ("", RANDOM):

@@ -40,8 +40,8 @@ from vlaad_ray.models.student.model import StudentConfig
 from vlaad_ray.models.student.presets import PRESETS
 from vlaad_ray.models.student.text import TextTokenizer
 from vlaad_ray.runtime import cli, cluster, places
-from vlaad_ray.runtime.record import software, write_run_record
-from vlaad_ray.train import prepare, resume
+from vlaad_ray.runtime.record import begin, software, write_run_record
+from vlaad_ray.train import prepare, resume, workers
 from vlaad_ray.train.data import EpisodeSource, Survey, episode_frames, gather, survey
 from vlaad_ray.train.fit import Progress, Setup, Worker, fit, make_optimiser
 
@@ -53,19 +53,20 @@ RESUMABLE = (
     "workers",
     "cpus_per_worker",
     "gpus_per_worker",
+    "wait_for_nodes_s",
     "checkpoint_every",
     "frame_cache",
 )
 """Settings that may differ when a run is continued (the content of data and backbone may not, wherever they lie)."""
+REPLACED = ("ray", "backbone", "checkpoint")
+"""Folders of OUT that a new run makes anew."""
 PLACEMENT_GROUP = "placement_group"
 """Reported with every epoch: what the workers hold, which whoever stops a run from outside must free."""
-LOADER_CPUS = 0.25
-"""CPUs Ray Data reserves for each decoding task. The workers leave half a CPU unreserved, so that decoding, which ends
-before training begins, never waits for a CPU that they hold."""
 
 
 def train(config: TrainConfig, callbacks: Sequence[UserCallback] = ()) -> dict[str, Any]:
     """Train, or continue, or show what is finished; return (and write) the summary. `callbacks` are Ray Train's."""
+    begin(config.out, config, prepare.reads(config), REPLACED)
     places.check(config)
     config = dataclasses.replace(
         config,
@@ -126,21 +127,6 @@ def check(config: TrainConfig) -> None:
         )
     if PRESETS[config.student] == "small" and config.backbone:
         raise UserError("--student small has no backbone; leave --backbone out, or choose --student vlaad_158m")
-    if config.lora_rank < 1:
-        raise UserError(f"--lora-rank must be 1 or more, not {config.lora_rank}")
-    if min(config.phase_weight, config.direction_weight) <= 0:
-        raise UserError(
-            "--phase-weight and --direction-weight must be above 0 (without them: --objective dual_path or bc)"
-        )
-    for flag, value in (("epochs", config.epochs), ("batch-size", config.batch_size)):
-        if value < 1:
-            raise UserError(f"--{flag} must be 1 or more, not {value}")
-    if config.workers < 0:
-        raise UserError(f"--workers must not be negative: {config.workers}")
-    if config.checkpoint_every < 1 or config.chunk < 1:
-        raise UserError("--checkpoint-every and --chunk must be 1 or more")
-    if not 0 <= config.validation_fraction < 1:
-        raise UserError(f"--validation-fraction must lie in 0 to below 1, not {config.validation_fraction}")
 
 
 def run_identity(config: TrainConfig, facts: Survey) -> dict[str, Any]:
@@ -157,13 +143,8 @@ def run_workers(
     callbacks: Sequence[UserCallback] = (),
 ) -> ray.train.Checkpoint:
     """Train on Ray; returns the last checkpoint. Continues from OUT/ray when there is one."""
-    all_cpus = int(ray.cluster_resources().get("CPU", 1))
-    workers = config.workers or (1 if config.gpus_per_worker else all_cpus)
-    cpus = config.cpus_per_worker or max(1, all_cpus // workers)
-    _check_memory(config, facts, student_config)
-    resources = {"CPU": max(0.5, cpus - 0.5)}
-    if config.gpus_per_worker:
-        resources["GPU"] = config.gpus_per_worker
+    share = workers.share(config)
+    _check_memory(config, facts, student_config, workers.memory(share, config.gpus_per_worker))
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
         train_loop_config={
@@ -172,14 +153,12 @@ def run_workers(
             "texts": tokenizer(facts.texts),
             "facts": dataclasses.replace(facts, sources=()),
             "capacity": facts.steps,
-            "threads": cpus,
+            "threads": int(share.cpus),
         },
         datasets={"frames": frame_dataset(facts, student_config, config.frame_cache)},
         # In order, so that every worker gets the same share each time.
         dataset_config=ray.train.DataConfig(execution_options=ray.data.ExecutionOptions(preserve_order=True)),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=workers, use_gpu=config.gpus_per_worker > 0, resources_per_worker=resources
-        ),
+        scaling_config=workers.scaling(share, config.gpus_per_worker),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]
             name="ray",
             **places.storage(config.out),
@@ -215,7 +194,8 @@ def frame_dataset(facts: Survey, student_config: StudentConfig, cache: Location 
             "cache": cache,
         },
         batch_size=1,
-        num_cpus=LOADER_CPUS,
+        num_cpus=workers.LOADER_CPUS,
+        concurrency=workers.loaders(),
     )
 
 
@@ -303,7 +283,7 @@ def training_record(config: TrainConfig, facts: Survey) -> dict[str, Any]:
 def write_metrics(out: Location, progress: Progress) -> None:
     """metrics.jsonl afresh each epoch, so that it never holds an epoch twice after a resume."""
     with store.replacing(out / "metrics.jsonl") as temporary:
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in progress.history))
+        temporary.write_text("".join(json.dumps(record, allow_nan=False) + "\n" for record in progress.history))
 
 
 def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
@@ -364,15 +344,15 @@ def refuse_other_run(out: Location, identity: Mapping[str, Any]) -> None:
         )
 
 
-def _check_memory(config: TrainConfig, facts: Survey, student_config: StudentConfig) -> None:
+def _check_memory(config: TrainConfig, facts: Survey, student_config: StudentConfig, free: float) -> None:
+    """`free`: bytes of the nodes that the workers may run on."""
     frames = facts.steps * len(student_config.cameras) * student_config.image_size**2 * 3
     batch = 0 if config.gpus_per_worker else config.batch_size * prepare.activation_bytes(student_config)
-    free = ray.cluster_resources()["memory"]
     if frames + batch > free:
         raise UserError(
             f"{config.data}: {facts.steps} steps need {frames / 1e9:.1f} GB of memory, a batch {batch / 1e9:.1f} GB, "
-            f"Ray has {free / 1e9:.1f} GB; lower {'--batch-size' if batch > frames else '--image-size'}, or add "
-            "machines and --workers"
+            f"the nodes for it have {free / 1e9:.1f} GB; lower {'--batch-size' if batch > frames else '--image-size'}, "
+            "or add machines and --workers"
         )
 
 

@@ -26,7 +26,7 @@ from vlaad_ray.annotate.questions import Work
 from vlaad_ray.configs import AnnotateConfig, BenchAnnotateConfig, Location, UserError
 from vlaad_ray.files import local_copy, replacing_directory
 from vlaad_ray.runtime import cli, cluster
-from vlaad_ray.runtime.record import software, write_run_record
+from vlaad_ray.runtime.record import begin, software, write_run_record
 
 EVERY_QUESTION = 10**6
 """More tries than any answer has had: whatever is planned counts as open."""
@@ -41,6 +41,7 @@ BATCHES_IN_FLIGHT = 8
 
 def bench_annotate(config: BenchAnnotateConfig) -> dict[str, Any]:
     """Questions a thousand frames, and answers a second against vLLM's own."""
+    begin(config.out, config, {"--data": config.data})
     write_run_record(config.out, config)
     cluster.connect()
     paths = store.list_episodes(config.data)

@@ -17,12 +17,13 @@ from vlaad_ray.configs import AnnotateConfig, BenchAuditConfig, Location, VlmCon
 from vlaad_ray.experiments.bench import liar
 from vlaad_ray.experiments.bench.liar import Liar, Truth
 from vlaad_ray.runtime import cluster
-from vlaad_ray.runtime.record import software, write_run_record
+from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.semantics import directions
 
 
 def bench_audit(config: BenchAuditConfig) -> dict[str, Any]:
     """Detection, false alarms and estimated rate of contradictions, for each rate of lies."""
+    begin(config.out, config, {"--data": config.data})
     write_run_record(config.out, config)
     cluster.connect()
     runs = {f"{rate:g}": measure(rate, config) for rate in config.rates}

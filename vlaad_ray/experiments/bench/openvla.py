@@ -26,7 +26,7 @@ from vlaad_ray.models.openvla.random_checkpoint import (
 )
 from vlaad_ray.models.openvla.settings import parse_normalisation
 from vlaad_ray.runtime import cli
-from vlaad_ray.runtime.record import software, write_run_record
+from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.teachers.openvla import DTYPES, OpenVla
 from vlaad_ray.types import PROPRIO_DIM, Observation
 
@@ -44,6 +44,7 @@ INSTRUCTIONS = (
 
 def bench_openvla(config: BenchOpenVlaConfig) -> dict[str, Any]:
     """Weights are random, their number and shapes OpenVLA's: speed doesn't depend on their values."""
+    begin(config.out, config)
     device = torch.device(config.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(

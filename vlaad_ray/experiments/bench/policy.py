@@ -28,7 +28,7 @@ from vlaad_ray.models.student.checkpoint import CONFIG, Pretrained, checkpoint_n
 from vlaad_ray.models.student.presets import PRESETS
 from vlaad_ray.models.student.small import SmallStudent
 from vlaad_ray.runtime import cli
-from vlaad_ray.runtime.record import software, write_run_record
+from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.train import prepare
 from vlaad_ray.types import Observation
 
@@ -57,6 +57,11 @@ NOISE_FRAMES = 32
 
 def bench_policy(config: BenchPolicyConfig) -> dict[str, Any]:
     """Each measurement is a process of its own, one after the other."""
+    begin(
+        config.out,
+        config,
+        {"--policy": None if config.policy in PRESETS else Path(config.policy), "--data": config.data},
+    )
     names = config.backends or at_hand()
     if unknown := [name for name in names if name not in NEEDS]:
         raise UserError(f"--backends: {unknown[0]!r} is none of {', '.join(NEEDS)}")

@@ -18,7 +18,7 @@ from rich.table import Table
 from vlaad_ray import store
 from vlaad_ray.configs import BenchRolloutConfig, EnvConfig
 from vlaad_ray.runtime import cli
-from vlaad_ray.runtime.record import software, write_run_record
+from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.types import InitState
 
 CHUNK = 5
@@ -30,6 +30,7 @@ _block: Callable[[], None]
 
 def bench_rollout(config: BenchRolloutConfig) -> dict[str, Any]:
     """Control steps per second and core: LIBERO's own loop with two 128-px cameras against ours, suite by suite."""
+    begin(config.out, config)
     write_run_record(config.out, config)
     suites = {}
     with cli.progress("bench rollout", len(config.suites)) as advance:

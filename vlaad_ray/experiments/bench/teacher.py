@@ -23,7 +23,7 @@ from vlaad_ray import store
 from vlaad_ray.configs import BenchTeacherConfig, ServingConfig
 from vlaad_ray.rollout.replicas import INLINE, placed
 from vlaad_ray.runtime import cli, cluster
-from vlaad_ray.runtime.record import software, write_run_record
+from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.serving.rhythm import TICK, Rhythm
 from vlaad_ray.types import ACTION_DIM, CAMERAS, PROPRIO_DIM, ActionChunk, Observation, Policy, SharedPolicy
 
@@ -124,6 +124,7 @@ class Environments:
 
 def bench_teacher(config: BenchTeacherConfig) -> dict[str, Any]:
     """Measure each number of environments with our batching, with a set wait and with none."""
+    begin(config.out, config)
     write_run_record(config.out, config)
     os.environ.setdefault(INLINE[0], str(INLINE[1]))
     cluster.connect()

@@ -12,6 +12,7 @@ from vlaad_ray.experiments.studies import closed_loop
 from vlaad_ray.experiments.studies.closed_loop import difference, success_cells, success_points
 from vlaad_ray.experiments.studies.pages import markdown_table, span, whole, write
 from vlaad_ray.experiments.studies.workshop import Workshop
+from vlaad_ray.runtime.record import begin
 
 PAPER = {"libero_object": 1.0, "libero_goal": 1.0, "libero_spatial": 0.5}
 """What the paper chose out of 0.3, 0.5, 0.8 and 1.0 (arXiv 2605.16241)."""
@@ -19,6 +20,7 @@ PAPER = {"libero_object": 1.0, "libero_goal": 1.0, "libero_spatial": 0.5}
 
 def study(config: StudyAlphaConfig) -> Location:
     """Run what is missing, write the results; returns the path of the page."""
+    begin(config.budget.out, config)
     workshop = Workshop(config.budget)
     evaluated: dict[tuple[str, float], dict[int, Location]] = {}
     training = []
@@ -71,23 +73,26 @@ def page(numbers: Mapping[str, Any], workshop: Workshop) -> str:
     accuracy: dict[tuple[str, float], list[float]] = {}
     for record in numbers["training"]:
         accuracy.setdefault((record["suite"], record["alpha"]), []).append(record["near"])
-    rows = []
+    success, learnt = [], []
     for (suite, alpha), near in sorted(accuracy.items()):
         cell = measured.get((suite, alpha))
         closed = [*success_cells(cell), difference(cell["against_1"])] if cell is not None else ["", "", ""]
-        chosen = "chosen" if PAPER.get(suite) == alpha else ""
-        rows.append([suite, f"{alpha:g}", span(near, 100), *closed, chosen])
-    headings = ["suite", "α", "accuracy, near, %", "success ever", "after release", "against α = 1", "paper"]
+        success.append([suite, f"{alpha:g}", *closed])
+        learnt.append([suite, f"{alpha:g}", span(near, 100), "chosen" if PAPER.get(suite) == alpha else ""])
     steps = ", ".join(map(str, sorted({record["steps"] for record in numbers["training"]}))) or "no"
     return f"""# Weight of the path without description
 
 {whole(workshop)} Students trained with L_full + α · L_img for {steps} steps; in action as deployed (docs/deploy.md).
 
-Accuracy: of the path without description, which is the one that is deployed, on held-out episodes; mean
-(least–greatest, n seeds). With α = 0 that path is not trained at all. Success with 95 % Wilson interval over the
-episodes of all seeds; paired with α = 1 of the same suite, seed and start (success "ever", exact McNemar p).
+Success with 95 % Wilson interval over the episodes of all seeds; paired with α = 1 of the same suite, seed and start
+(success "ever", exact McNemar p).
 
-{markdown_table(headings, rows)}
+{markdown_table(["suite", "α", "success ever", "after release", "against α = 1"], success)}
+
+Accuracy: of the path without description, which is the one that is deployed, on held-out episodes; mean
+(least–greatest, n seeds). With α = 0 that path is not trained at all.
+
+{markdown_table(["suite", "α", "accuracy, near, %", "paper"], learnt)}
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from vlaad_ray.experiments.studies import closed_loop
 from vlaad_ray.experiments.studies.closed_loop import Outcomes, difference, success_cells, success_points, window_cell
 from vlaad_ray.experiments.studies.pages import markdown_table, whole, write
 from vlaad_ray.experiments.studies.workshop import Workshop, check_objective
+from vlaad_ray.runtime.record import begin
 from vlaad_ray.stats import paired_ratio, success_summary
 
 PAPER = [
@@ -24,6 +26,7 @@ PAPER = [
 
 def study(config: StudyDistillationConfig) -> Location:
     """Run what is missing, write the results; returns the path of the page."""
+    begin(config.budget.out, config)
     objectives = of_suites(config.suites, config.objectives)
     workshop = Workshop(config.budget)
     teachers: dict[str, Outcomes] = {}
@@ -116,35 +119,27 @@ def relative_change(student: Outcomes, teacher: Outcomes, kind: str) -> dict[str
 
 def page(numbers: Mapping[str, Any], workshop: Workshop) -> str:
     """The Markdown page."""
-    rows, failures = [], []
+    rates, relative, failures = [], [], []
     for suite, measured in [*numbers["suites"].items(), ("all", numbers["together"])]:
         if measured is None:
             continue
         for who in ("teacher", "student"):
-            of_student = who == "student"
-            rows.append(
-                [
-                    suite if not of_student else "",
-                    who,
-                    *success_cells(measured[who]),
-                    change_cell(measured["relative"]["ever"]) if of_student else "",
-                    change_cell(measured["relative"]["final"]) if of_student else "",
-                    difference(measured["paired"]) if of_student else "",
-                    window_cell(measured[who]["flips_per_240"]),
-                ]
-            )
+            flips = window_cell(measured[who]["flips_per_240"])
+            rates.append([suite if who == "teacher" else "", who, *success_cells(measured[who]), flips])
+        change = measured["relative"]
+        relative.append(
+            [suite, change_cell(change["ever"]), change_cell(change["final"]), difference(measured["paired"])]
+        )
     for measured in numbers["suites"].values():
         for task in measured["tasks"]:
             if task["failed"]:
-                name = f"{task['suite']} {task['task']}, {task['instruction']}"
-                failures.append([name, f"{task['ever']['k']}/{task['ever']['n']}", ", ".join(task["failed"])])
+                name, success = f"{task['suite']} {task['task']}, {task['instruction']}", task["ever"]
+                failures.append(f"- {name}: {success['k']}/{success['n']}; {last_phases(task['failed'])}")
     trained = "; ".join(
         f"{record['suite']} seed {record['seed']}, {record['objective']}: {record['episodes']['train']} episodes, "
         f"{record['steps']} steps, {record['training_seconds'] / 60:.0f} min"
         for record in numbers["training"]
     )
-    headings = ["suite", "policy", "success ever", "after release", "relative, ever", "relative, after release"]
-    headings += ["paired, ever", "gripper flips / 240 steps"]
     text = f"""# Distillation
 
 {whole(workshop)} Trained: {trained or "none"}.
@@ -153,19 +148,31 @@ Success with 95 % Wilson interval, the field's step budgets. Relative: the stude
 states, less 1, with the 95 % interval of Bonett and Price (2006) for ratios of paired proportions. Paired: difference
 in success, exact McNemar p. Students act as deployed (docs/deploy.md).
 
-{markdown_table(headings, rows)}
+{markdown_table(["suite", "policy", "success ever", "after release", "gripper flips / 240 steps"], rates)}
+
+The student against its teacher:
+
+{markdown_table(["suite", "relative, ever", "relative, after release", "paired, ever"], relative)}
 
 The paper's, of other teachers and a larger student, per cent:
 
 {markdown_table(["", "object", "spatial", "goal", "average"], PAPER)}
 """
     if failures:
-        table = markdown_table(["task", "success", "failed from"], failures)
-        text += (
-            "\nWhere the student failed, and the phase that it was in at the end by the rules (videos of some in its "
-        )
-        text += f"evaluation's folder):\n\n{table}\n"
+        lines = "\n".join(failures)
+        text += f"""
+Where the student failed: successes, and how many failures ended in which phase by the rules. The starts are in
+distillation.json, as `suites.NAME.tasks.failed`; videos of some are in the evaluation's folder.
+
+{lines}
+"""
     return text
+
+
+def last_phases(failed: Sequence[str]) -> str:
+    """`s0037 (completed)` … -> `8 approaching, 1 completed`, the most frequent first."""
+    counts = Counter(each.partition("(")[2].rstrip(")") for each in failed)
+    return ", ".join(f"{count} {phase}" for phase, count in counts.most_common())
 
 
 def change_cell(change: Mapping[str, Any] | None) -> str:

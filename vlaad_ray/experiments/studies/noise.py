@@ -13,6 +13,7 @@ from vlaad_ray.experiments.studies import closed_loop
 from vlaad_ray.experiments.studies.closed_loop import difference, success_cells, success_points, window_cell
 from vlaad_ray.experiments.studies.pages import markdown_table, span, whole, write
 from vlaad_ray.experiments.studies.workshop import Trained, Workshop, check_objective
+from vlaad_ray.runtime.record import begin
 
 WINDOWS = ("flips_per_240", "taken_back_per_240", "needless_per_240")
 COLOURS = {"bc": "#8a8a8a", "dual_path": "#0072b2", "auxiliary": "#009e73", "both": "#d55e00", "teacher": "#222222"}
@@ -20,6 +21,7 @@ COLOURS = {"bc": "#8a8a8a", "dual_path": "#0072b2", "auxiliary": "#009e73", "bot
 
 def study(config: StudyNoiseConfig) -> Location:
     """Run what is missing, write the results; returns the path of the page."""
+    begin(config.budget.out, config)
     for objective in config.objectives:
         check_objective(objective)
     workshop = Workshop(config.budget)
@@ -104,66 +106,56 @@ def share_of(teacher: Mapping[str, Any] | None, student: Mapping[str, Any], name
 
 def page(numbers: Mapping[str, Any], workshop: Workshop) -> str:
     """The Markdown page."""
-    rows: list[list[str]] = []
+    success: list[list[str]] = []
+    paired: list[list[str]] = []
+    flipped: list[list[str]] = []
     teachers = {teacher["flip_rate"]: teacher for teacher in numbers["teachers"]}
     for rate in sorted({*teachers, *(cell["flip_rate"] for cell in numbers["students"])}):
         flips = f"{100 * rate:g} %"
         if (teacher := teachers.get(rate)) is not None:
-            windows = [window_cell(teacher[name]) for name in WINDOWS]
             ever, final = success_cells(teacher)
-            rows.append([flips, "teacher", "", ever, "", final, *windows, "", "", "", ""])
-        rows += [[flips, *student_row(cell)] for cell in numbers["students"] if cell["flip_rate"] == rate]
+            success.append([flips, "teacher", "", ever, "", final])
+            flipped.append([flips, "teacher", "", *(window_cell(teacher[name]) for name in WINDOWS), "", ""])
+        for cell in (cell for cell in numbers["students"] if cell["flip_rate"] == rate):
+            who = [flips, cell["objective"], cell["gripper"]]
+            ever, final = success_cells(cell)
+            success.append([*who, ever, ", ".join(str(seed["ever"]) for seed in cell["seeds"]), final])
+            paired.append([*who, difference(cell["against_teacher"]), difference(cell["against_bc"])])
+            shares = (cell[f"{name}_of_teachers"] for name in ("flips", "needless"))
+            of_teacher = (f"{100 * share:.0f} %" if share is not None else "" for share in shares)
+            flipped.append([*who, *(window_cell(cell[name]) for name in WINDOWS), *of_teacher])
     accuracy: dict[tuple[float, str], list[float]] = {}
     for record in numbers["training"]:
         accuracy.setdefault((record["flip_rate"], record["objective"]), []).append(record["near"])
-    headings = [
-        "teacher's flips",
-        "policy",
-        "gripper",
-        "success ever",
-        "by seed",
-        "after release",
-        "flips / 240 steps",
-        "taken back / 240",
-        "needless / 240",
-    ]
-    headings += ["flips, of the teacher's", "needless, of the teacher's", "against the teacher", "against bc"]
+    who = ["set", "policy", "gripper"]
     steps = ", ".join(map(str, sorted({record["steps"] for record in numbers["training"]}))) or "no"
     learnt = [[f"{100 * rate:g} %", objective, span(near, 100)] for (rate, objective), near in accuracy.items()]
     return f"""# Noise of the teacher
 
 {numbers["suite"]}. {whole(workshop)} Students trained for {steps} steps.
 
-A teacher with x % flips turns this share of its gripper targets and takes it back after one or two steps, in the data
-and in its own evaluation; no flips are injected into what students do. Gripper: steady, as students are deployed (a
-command stands for 10 steps or more, so that none is taken back; docs/deploy.md), or raw, exactly as the student says.
-Taken back: flips that disappear when runs of up to 3 steps are taken out (docs/noise.md). Needless: all beyond two an
-episode, to close and to open. Intervals: 95 %, Wilson for success, ratio estimator over episodes for flips; those of
-students are over the episodes of all seeds, which share their starts, so they are somewhat too narrow. Paired:
-difference in success "ever" on the same starts (against bc: and the same seed), exact McNemar p over all of them.
+Set: the teacher's flips. A teacher with x % turns this share of its gripper targets and takes it back after one or two
+steps, in the data and in its own evaluation; no flips are injected into what students do. Gripper: steady, as students
+are deployed (a command stands for 10 steps or more, so that none is taken back; docs/deploy.md), or raw, exactly as the
+student says. Taken back: flips that disappear when runs of up to 3 steps are taken out (docs/noise.md). Needless: all
+beyond two an episode, to close and to open. Intervals: 95 %, Wilson for success, ratio estimator over episodes for
+flips; those of students are over the episodes of all seeds, which share their starts, so they are somewhat too narrow.
+Paired: difference in success "ever" on the same starts (against bc: and the same seed), exact McNemar p over all.
 
-{markdown_table(headings, rows)}
+{markdown_table([*who, "success ever", "by seed", "after release"], success)}
+
+Paired:
+
+{markdown_table([*who, "against the teacher", "against bc"], paired)}
+
+Flips / 240 steps, and in per cent of the teacher's:
+
+{markdown_table([*who, "all", "taken back", "needless", "all, of teacher's", "needless, of teacher's"], flipped)}
 
 Accuracy (near, %) on held-out episodes of the noisy data, mean (least–greatest, n seeds):
 
-{markdown_table(["flips", "objective", "accuracy"], learnt)}
+{markdown_table(["set", "objective", "accuracy"], learnt)}
 """
-
-
-def student_row(cell: Mapping[str, Any]) -> list[str]:
-    shares = (cell[f"{name}_of_teachers"] for name in ("flips", "needless"))
-    ever, final = success_cells(cell)
-    return [
-        cell["objective"],
-        cell["gripper"],
-        ever,
-        ", ".join(str(seed["ever"]) for seed in cell["seeds"]),
-        final,
-        *(window_cell(cell[name]) for name in WINDOWS),
-        *(f"{100 * share:.0f} %" if share is not None else "" for share in shares),
-        difference(cell["against_teacher"]),
-        difference(cell["against_bc"]),
-    ]
 
 
 def plot(numbers: Mapping[str, Any]) -> Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from vlaad_ray.configs import Location
 from vlaad_ray.experiments.studies.workshop import Workshop
 from vlaad_ray.runtime.record import software
 
+COLUMNS = 120
+"""Longest line of a page. A table that would be wider is to be two."""
 PLACES = ("out", "results", "minutes")
 """Settings that say where and how long, and so belong to a machine, not to a result."""
 
@@ -50,8 +53,21 @@ def write(
         lines += ["", "Not run, for lack of time:", "", *(f"- {piece}" for piece in workshop.not_run)]
     path = folder / f"{name}.md"
     with store.replacing(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n")
+        temporary.write_text(wrapped("\n".join(lines)) + "\n")
     return path
+
+
+def wrapped(text: str) -> str:
+    """Paragraphs and lists in lines of at most COLUMNS; headings, tables and pictures as they are."""
+
+    def fill(block: str) -> str:
+        if block.startswith(("#", "|", "!")):
+            return block
+        paragraphs, indent = (block.splitlines(), "  ") if block.startswith("- ") else ([block], "")
+        wrap = textwrap.TextWrapper(COLUMNS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        return "\n".join(map(wrap.fill, paragraphs))
+
+    return "\n\n".join(fill(block) for block in text.split("\n\n"))
 
 
 def plain_settings(config: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from vlaad_ray.configs import Location, StudyPhasesConfig
 from vlaad_ray.experiments.studies.pages import markdown_table, span, whole, write
 from vlaad_ray.experiments.studies.workshop import Workshop
+from vlaad_ray.runtime.record import begin
 
 PAPER = {
     7: {"accuracy": 59.8},
@@ -22,6 +23,7 @@ PAPER = {
 
 def study(config: StudyPhasesConfig) -> Location:
     """Run what is missing, write the results; returns the path of the page."""
+    begin(config.budget.out, config)
     workshop = Workshop(config.budget)
     counts: dict[str, dict[int, dict[str, int]]] = {}
     for suite in config.suites:

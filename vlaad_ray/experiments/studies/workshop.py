@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -39,10 +39,12 @@ from vlaad_ray.configs import (
 from vlaad_ray.configs.studies import Gripper
 from vlaad_ray.rollout.fleet import actor_count
 from vlaad_ray.runtime import cli, cluster
+from vlaad_ray.runtime.nodes import fitted
+from vlaad_ray.runtime.placement import Node, Processes, Share, divide_groups
 
 MACHINE = (
     *("out", "fleet", "serving", "data", "annotations", "policy", "frame_cache"),
-    *("workers", "cpus_per_worker", "gpus_per_worker"),
+    *("workers", "cpus_per_worker", "gpus_per_worker", "wait_for_nodes_s"),
 )
 """Settings that don't change what a piece is: where it lies (its name says of what it was made) and who works on it."""
 
@@ -122,6 +124,7 @@ class Workshop:
             max_minutes=budget.max_minutes,
             workers=budget.workers,
             gpus_per_worker=budget.gpus_per_worker,
+            wait_for_nodes_s=budget.fleet.wait_for_nodes_s,
             frame_cache=budget.out / "frames",
             **chosen,
         )
@@ -142,8 +145,11 @@ class Workshop:
     def train_all(self, configs: Sequence[TrainConfig]) -> list[Trained | None]:
         """Students trained side by side: small ones gain little from more than one CPU, or GPU."""
         cluster.connect()
-        concurrent, workers, cpus = training_shares(self.budget, ray.cluster_resources())
-        share: dict[str, Any] = {"workers": workers, "cpus_per_worker": cpus}
+        budget = self.budget
+        concurrent, held = fitted(
+            lambda nodes: training_shares(budget, nodes), training_workers(budget), budget.fleet.wait_for_nodes_s
+        )
+        share: dict[str, Any] = {"workers": held.count, "cpus_per_worker": int(held.cpus)}
         self._side_by_side(train.train, [dataclasses.replace(config, **share) for config in configs], concurrent)
         return [_read(config) if _is_done(config) else None for config in configs]
 
@@ -220,13 +226,13 @@ class Workshop:
         return True
 
 
-def training_shares(budget: StudyBudget, cluster_has: Mapping[str, float]) -> tuple[int, int, int]:
-    """Trainings at a time, workers of each, CPUs of a worker, as far as the budget leaves it to the cluster."""
-    cpus, workers = int(cluster_has.get("CPU", 1)), budget.workers or 1
-    gpus = budget.gpus_per_worker * workers
-    room = int(cluster_has.get("GPU", 0) / gpus) if gpus else cpus // workers
-    concurrent = budget.concurrent or max(1, room)
-    return concurrent, workers, max(1, cpus // (concurrent * workers))
+def training_shares(budget: StudyBudget, nodes: Sequence[Node]) -> tuple[int, Share]:
+    """Trainings at a time, and workers of each, as far as the budget leaves it to the nodes. Raises NoRoom."""
+    return divide_groups(nodes, training_workers(budget), budget.concurrent)
+
+
+def training_workers(budget: StudyBudget) -> Processes:
+    return Processes("worker", budget.workers or 1, gpus=budget.gpus_per_worker, share=True)
 
 
 def _wait_for_one(running: Sequence[ray.ObjectRef[Any]]) -> list[ray.ObjectRef[Any]]:

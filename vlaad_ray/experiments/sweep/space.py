@@ -10,7 +10,8 @@ from typing import Any
 
 from ray import tune
 
-from vlaad_ray.configs import TAXONOMIES, SweepConfig, UserError
+from vlaad_ray.configs import TAXONOMIES, SweepConfig, TrainConfig, UserError
+from vlaad_ray.configs.bounds import check_value, hints, marks_of
 
 INTEGERS = ("phases", "chunk", "lora_rank")
 LOGARITHMIC = ("lr", "phase_weight", "direction_weight")
@@ -44,6 +45,8 @@ def read_axes(config: SweepConfig) -> list[Axis]:
     if not axes:
         raise UserError("nothing varies: give --space.… at least one choice or interval")
     for axis in axes:
+        if axis.name in hints(TrainConfig):  # a trial's setting may be what a training's may be
+            check_value(axis.flag, axis.interval or axis.choices, marks_of(hints(TrainConfig)[axis.name]))
         objectives = MATTERS_TO.get(axis.name)
         if objectives is not None and config.train.objective not in objectives:
             raise UserError(

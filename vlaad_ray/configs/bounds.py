@@ -1,0 +1,113 @@
+"""What a setting may be, said where it is declared; `check_bounds` holds a whole config against it.
+
+    lr: Annotated[float, above(0)] = 1e-3
+
+A bound holds for every number in its field: the one, each of a tuple, none in None. No number may be NaN or infinite.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from numbers import Real
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+import tyro
+
+from vlaad_ray.configs.errors import UserError
+
+T = TypeVar("T")
+NO_PREFIX = tyro.conf.arg(name="")
+Flat = Annotated[T, NO_PREFIX]
+"""A nested config whose flags carry no prefix."""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Annotates a nested config: these fields have no flags, as the job sets them."""
+
+    fields: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An interval, in numbers and in words. `open_low`, `open_high`: without the end itself."""
+
+    words: str
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def holds(self, value: float) -> bool:
+        low = value > self.low if self.open_low else value >= self.low
+        high = value < self.high if self.open_high else value <= self.high
+        return math.isfinite(value) and low and high
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A tuple that must not be empty."""
+
+
+FILLED = Filled()
+
+
+def at_least(low: float) -> Bound:
+    return Bound(f"{low:g} or more", low=low)
+
+
+def above(low: float, up_to: float = math.inf) -> Bound:
+    return Bound(f"above {low:g}" + (f", up to {up_to:g}" if math.isfinite(up_to) else ""), low, up_to, open_low=True)
+
+
+def between(low: int | float, high: int | float) -> Bound:
+    return Bound(f"{low} to {high}", low, high)
+
+
+def below(high: float, low: float) -> Bound:
+    return Bound(f"{low:g} to below {high:g}", low, high, open_high=True)
+
+
+def check_bounds(config: Any) -> None:
+    """Raise UserError for the first setting of a config, or of one nested in it, that is not what it may be."""
+    for flag, value, marks in settings(config):
+        check_value(flag, value, marks)
+
+
+def check_value(flag: str, value: Any, marks: Iterable[Any]) -> None:
+    """Raise UserError unless a setting is what its annotations say."""
+    for mark in marks:
+        if isinstance(mark, Filled) and not value:
+            raise UserError(f"{flag} needs at least one value")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(mark, Bound) and isinstance(number, Real) and not mark.holds(float(number)):
+                finite = "" if math.isfinite(number) else "finite, "
+                raise UserError(f"{flag} must be {finite}{mark.words}, not {number}")
+
+
+def settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+    """Every setting that is not a config itself: its flag, its value, and what its declaration is annotated with."""
+    config_type: Any = type(config)
+    for name, hint in hints(config_type).items():
+        value = getattr(config, name)
+        marks = marks_of(hint)
+        flag = f"{prefix}{name.replace('_', '-')}"
+        if dataclasses.is_dataclass(value):
+            yield from settings(value, prefix if NO_PREFIX in marks else f"{flag}.")
+        else:
+            yield f"--{flag}", value, marks
+
+
+def marks_of(hint: Any) -> tuple[Any, ...]:
+    """What a type is annotated with."""
+    return get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+
+
+@functools.cache
+def hints(config_type: Any) -> dict[str, Any]:
+    """Field -> its type, annotations included."""
+    return get_type_hints(config_type, include_extras=True)

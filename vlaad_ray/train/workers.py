@@ -1,0 +1,46 @@
+"""What training workers ask of the cluster."""
+
+from __future__ import annotations
+
+import ray.train
+
+from vlaad_ray.configs import TrainConfig
+from vlaad_ray.runtime.nodes import fitted, nodes
+from vlaad_ray.runtime.placement import Processes, Share, divide, hosts
+
+SPARE_CPUS = 0.01
+"""Of each worker's CPUs, left unreserved: so decoding, which ends before training begins, never waits for CPUs that the
+workers hold. So little that a node still takes no more workers than it has CPUs."""
+LOADER_CPUS = 0.005
+"""That Ray Data reserves for each decoding task, of what the workers leave."""
+
+
+def processes(config: TrainConfig) -> Processes:
+    """One worker with a GPU, else one for each CPU, unless the config says how many."""
+    count = config.workers or int(config.gpus_per_worker > 0)
+    return Processes("worker", count, config.cpus_per_worker, config.gpus_per_worker, share=True)
+
+
+def share(config: TrainConfig) -> Share:
+    """Workers, and CPUs of each. Waits for nodes, or raises UserError, when they fit none (runtime.nodes)."""
+    wanted = processes(config)
+    return fitted(lambda there: divide(there, wanted), wanted, config.wait_for_nodes_s)
+
+
+def scaling(share: Share, gpus_per_worker: float) -> ray.train.ScalingConfig:
+    """The bundles that Ray Train asks for, one a worker."""
+    resources = {"CPU": share.cpus - SPARE_CPUS}
+    if gpus_per_worker:
+        resources["GPU"] = gpus_per_worker
+    return ray.train.ScalingConfig(num_workers=share.count, use_gpu=gpus_per_worker > 0, resources_per_worker=resources)
+
+
+def memory(share: Share, gpus_per_worker: float) -> float:
+    """Bytes of the nodes that a worker may run on, all together."""
+    worker = Processes("worker", 1, share.cpus, gpus_per_worker)
+    return sum(node["memory"] for node in hosts(nodes(), worker))
+
+
+def loaders() -> int:
+    """Decoding tasks at a time: one for each CPU, since they reserve next to nothing."""
+    return max(1, int(sum(node.get("CPU", 0.0) for node in nodes())))
