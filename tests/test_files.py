@@ -195,11 +195,6 @@ def test_file_modes_are_what_the_umask_says(tmp_path, umask):
         assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask, path
 
 
-def test_a_place_that_cannot_be_written_is_said(tmp_path):
-    (tmp_path / "file").write_text("")
-    assert "cannot be written" in complaint(lambda: files.write_json(tmp_path / "file" / "x.json", {}))
-
-
 def write_folder(place, content):
     with files.replacing_directory(place, "config.json") as folder:
         (folder / "config.json").write_text(content)

@@ -6,6 +6,7 @@ which shows nothing until it is complete; a folder's last file is the one by whi
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
