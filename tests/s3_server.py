@@ -1,39 +1,35 @@
-"""An S3 on this machine: moto's server, which speaks the protocol over HTTP and keeps buckets in memory."""
+"""An S3 on this machine: moto's, which speaks the protocol over HTTP and keeps buckets in memory."""
 
 from __future__ import annotations
 
-import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from moto.server import ThreadedMotoServer
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from s3fs import S3FileSystem
 from upath import UPath
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 from vlaad_ray.configs import location
 
-LOG = logging.getLogger("werkzeug")
+REQUESTS: list[str] = []
+"""What servers of this process were asked, such as `GET /bucket/name`."""
 
 
-class Requests(logging.Handler):
-    """What the server was asked, in its own words: `GET /bucket/name HTTP/1.1`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage().split('"')[1])
+class Handler(WSGIRequestHandler):
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Keeps what werkzeug would print."""
+        REQUESTS.append(f"{self.command} {self.path}")
 
 
 class Server:
     """Buckets are made with `bucket`; `environment` is what a process needs to find them."""
 
-    def __init__(self, host: str, port: int):
-        self.address = f"http://{host}:{port}"
+    def __init__(self, port: int):
         self.environment = {
-            "AWS_ENDPOINT_URL": self.address,
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
             "AWS_ACCESS_KEY_ID": "somebody",
             "AWS_SECRET_ACCESS_KEY": "secret",
             "AWS_DEFAULT_REGION": "us-east-1",
@@ -48,23 +44,20 @@ class Server:
 
     @contextmanager
     def counted(self) -> Iterator[list[str]]:
-        """The requests that arrive meanwhile."""
-        handler = Requests()
-        LOG.addHandler(handler)
-        try:
-            yield handler.lines
-        finally:
-            LOG.removeHandler(handler)
+        """The requests that arrive within the block: of nobody else's, if nobody else asks."""
+        before = len(REQUESTS)
+        asked: list[str] = []
+        yield asked
+        asked += REQUESTS[before:]
 
 
 @contextmanager
 def serving() -> Iterator[Server]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    LOG.setLevel(logging.INFO)
-    LOG.propagate = False
-    LOG.addHandler(logging.NullHandler())  # else it makes itself one that prints
-    found = Server(*server.get_host_and_port())
+    application = DomainDispatcherApplication(create_backend_app)
+    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    found = Server(server.server_port)
     before = {name: os.environ.get(name) for name in found.environment}
     os.environ.update(found.environment)
     S3FileSystem.clear_instance_cache()
@@ -75,4 +68,5 @@ def serving() -> Iterator[Server]:
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
-        server.stop()
+        server.shutdown()
+        thread.join()

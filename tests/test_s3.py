@@ -14,12 +14,16 @@ from pathlib import Path
 
 import pytest
 import ray
-import synthetic
 from fakes import episode
 
 from vlaad_ray import files, store
-from vlaad_ray.configs import UserError
+from vlaad_ray.annotate import annotate
+from vlaad_ray.collect import collect
+from vlaad_ray.configs import AnnotateConfig, CollectConfig, EnvConfig, EvalConfig, ExportConfig, UserError
 from vlaad_ray.deploy.policy import StudentPolicy
+from vlaad_ray.evaluate import evaluate
+from vlaad_ray.export import export
+from vlaad_ray.report import write_report
 from vlaad_ray.types import Observation
 
 ROOT = Path(__file__).parents[1]
@@ -78,50 +82,48 @@ def cluster(ray_local):
 def test_a_project_in_a_bucket_from_collection_to_report(s3, cluster):
     """One stage that takes the URI for a folder of that name is enough to lose its work with the machine."""
     run = s3.bucket("project") / "run"
-    pipeline = ("pipeline", "--out", run, *EPISODES, "--init-states", "0", "--placements", "1", "--workers", "1")
-    finished(job(*pipeline, "--epochs", "1", "--eval-init-states", "20", "--cpus-per-actor", "0.5", **cluster))
-    summary = store.read_json(run / "summary.json")
-    assert summary["teacher"]["success"]["ever"]["n"] == summary["student"]["success"]["ever"]["n"] == 1
-    assert len(store.list_episodes(run / "data")) == 2
-    assert "data:video/mp4;base64" in files.read_bytes(run / "report.html").decode()
+    env = EnvConfig(image_size=32)
+    collect(CollectConfig(run / "data", tasks="0", init_states="0-1", image_every=4, env=env))
+    annotate(AnnotateConfig(run / "data", run / "annotations"))
+    assert len(store.list_annotations(run / "annotations")) == len(store.list_episodes(run / "data")) == 2
 
-    flags = ("--data", run / "data", "--out", run / "export", "--backend", "onnx", "--frames", "32")
-    finished(job("export", "--checkpoint", run / "train" / "checkpoint", *flags))
-    exported = StudentPolicy.from_pretrained(run / "export")
+    train = ("train", "--data", run / "data", "--annotations", run / "annotations", "--out", run / "train")
+    train = (*train, "--epochs", "8", "--batch-size", "32", "--image-size", "32", "--workers", "1")
+    first = job(*train, **cluster)
+    wait_for(lambda: files.children(run / "train" / "ray", "snapshot.json"), first)
+    first.kill()
+    first.communicate()
+    assert first.returncode == -signal.SIGKILL, "killed before it ended"
+    assert not (run / "train" / "summary.json").exists()
+    before = files.read_bytes(run / "train" / "metrics.jsonl").splitlines()
+    finished(job(*train, **cluster))
+    after = files.read_bytes(run / "train" / "metrics.jsonl").splitlines()
+    assert [json.loads(line)["epoch"] for line in after] == list(range(1, 9))
+    assert after[0] == before[0], "the first epoch was trained once"
+
+    checkpoint = run / "train" / "checkpoint"
+    flags = {"tasks": "0", "init_states": "20", "budget": 20, "env": env}
+    summary = evaluate(EvalConfig(str(checkpoint), run / "eval_student", videos=1, **flags))
+    assert summary["success"]["ever"]["n"] == 1
+    write_report(run)
+    assert "data:video/mp4;base64" in files.read_bytes(run / "report.html").decode()
+    export(ExportConfig(checkpoint, run / "data", run / "export", backend="onnx", precision="fp32", frames=32))
+    exported = StudentPolicy.from_pretrained(str(run / "export"))
     assert exported.infer(observation(store.read_episode(store.list_episodes(run / "data")[0]))).actions.shape == (5, 7)
     assert not [path for path in ROOT.iterdir() if path.name.startswith("s3:")]
 
 
-def test_training_in_a_bucket_continues_after_a_kill(s3, cluster):
-    data, notes = synthetic.write_dataset(s3.bucket("training"), 6, steps=20)
-    out = data.parent / "run"
-    train = ("train", "--data", data, "--annotations", notes, "--out", out, "--epochs", "12", "--batch-size", "32")
-    train = (*train, "--chunk", "1", "--image-size", "32", "--cpus-per-worker", "1", "--workers", "1")
-    first = job(*train, **cluster)
-    wait_for(lambda: files.children(out / "ray", "snapshot.json"), first)
-    first.kill()
-    first.communicate()
-    assert first.returncode == -signal.SIGKILL, "killed before it ended"
-    assert not (out / "summary.json").exists()
-    before = files.read_bytes(out / "metrics.jsonl").splitlines()
-    finished(job(*train, **cluster))
-    after = files.read_bytes(out / "metrics.jsonl").splitlines()
-    assert [json.loads(line)["epoch"] for line in after] == list(range(1, 13))
-    assert after[0] == before[0], "the first epoch was trained once"
-    assert (out / "checkpoint" / "config.json").exists()
-
-
 def test_a_driver_killed_in_collection_loses_nothing_that_was_stored(s3, cluster):
     out = s3.bucket("killed") / "data"
-    collect = ("collect", "--out", out, *EPISODES, "--init-states", "0-3", "--actors", "1")
-    first = job(*collect, **cluster)
+    flags = ("collect", "--out", out, *EPISODES, "--init-states", "0-3", "--actors", "1")
+    first = job(*flags, **cluster)
     wait_for(lambda: files.children(out / "outcomes", ".json"), first)
     first.kill()
     first.communicate()
     assert first.returncode == -signal.SIGKILL, "killed before it ended"
     before = {path.name: path.stat().st_mtime for path in store.list_episodes(out)}
     assert 0 < len(before) < 4
-    finished(job(*collect, **cluster))
+    finished(job(*flags, **cluster))
     after = {path.name: path.stat().st_mtime for path in store.list_episodes(out)}
     assert len(after) == 4
     assert {name: after[name] for name in before} == before, "collected twice"
@@ -129,8 +131,8 @@ def test_a_driver_killed_in_collection_loses_nothing_that_was_stored(s3, cluster
 
 def test_two_drivers_of_one_dataset_end_with_the_planned_episodes(s3, cluster):
     out = s3.bucket("twice") / "data"
-    collect = ("collect", "--out", out, *EPISODES, "--init-states", "0-1", "--actors", "1")
-    for process in [job(*collect, **cluster) for _ in range(2)]:
+    flags = ("collect", "--out", out, *EPISODES, "--init-states", "0-1", "--actors", "1")
+    for process in [job(*flags, **cluster) for _ in range(2)]:
         finished(process)
     assert len(store.list_episodes(out)) == len(store.read_outcomes(out)) == 2
     counts = store.read_json(out / "summary.json")["episodes"]

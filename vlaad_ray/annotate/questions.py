@@ -10,16 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ray.data
 from PIL import Image
 
 from vlaad_ray import store
 from vlaad_ray.annotate import engines, prompts, rules, windows
 from vlaad_ray.annotate.windows import Window
 from vlaad_ray.configs import AnnotateConfig, Location, UserError, VlmConfig, location
-from vlaad_ray.runtime import cli
+from vlaad_ray.runtime.over_episodes import over_episodes
 from vlaad_ray.semantics import phases
-from vlaad_ray.types import CAMERAS
+from vlaad_ray.types import CAMERAS, Episode
 
 
 @dataclass
@@ -50,33 +49,27 @@ class Work:
 
 def plan(paths: Sequence[Location], config: AnnotateConfig, revision: str) -> tuple[list[Work], list[str]]:
     """The work on every episode, in order, and what was wrong with files that cannot be read."""
-    plan_one = functools.partial(plan_file, config=config, revision=revision)
-    rows = ray.data.from_items([{"path": str(path)} for path in paths]).map(plan_one).iter_rows()
-    records = []
-    with cli.progress("planning questions", len(paths)) as advance:
-        for row in rows:
-            records.append(json.loads(row["work"]))
-            advance("")
+    plan_one = functools.partial(plan_episode, config=config, revision=revision)
+    records = over_episodes(paths, plan_one, "planning questions")
     works = [_read_work(record) for record in records if "error" not in record]
     return works, [record["error"] for record in records if "error" in record]
 
 
-def plan_file(row: dict[str, Any], config: AnnotateConfig, revision: str) -> dict[str, Any]:
-    """One episode file -> {"work": JSON} with what to ask of it, or the error that the file is to blame for."""
-    path = location(row["path"])
+def plan_episode(
+    path: Location, episode: Episode, facts: Mapping[str, Any], config: AnnotateConfig, revision: str
+) -> dict[str, Any]:
+    """What to ask of an episode, or the error that its file is to blame for."""
     try:
-        episode = store.read_episode(path, images=False)
-        content = store.read_metadata(path)["content_hash"]
         pictures = {camera: store.read_pictures(path, camera) for camera in CAMERAS}
     except UserError as error:
-        return {"work": json.dumps({"error": str(error)})}
+        return {"error": str(error)}
     corrupt = {camera: [step for step, data in pictures[camera].items() if not _decodes(data)] for camera in CAMERAS}
     readable = sorted(set(pictures[engines.CAMERA]) - set(corrupt[engines.CAMERA]))
     nine = rules.nine_phases(episode)
     labels = phases.relabel(nine, episode.proprio, config.phases)
     planned = windows.plan(labels, nine, episode.proprio, readable, config.vlm.every, config.vlm.moving)
-    questions = {request_key(content, window, revision, config.vlm): vars(window) for window in planned}
-    record = {
+    questions = {request_key(facts["content_hash"], window, revision, config.vlm): vars(window) for window in planned}
+    return {
         "path": str(path),
         "episode": episode.key.name,
         "suite": episode.key.suite,
@@ -87,7 +80,6 @@ def plan_file(row: dict[str, Any], config: AnnotateConfig, revision: str) -> dic
         "questions": questions,
         "answers": known_answers(config.out, episode.key.name),
     }
-    return {"work": json.dumps(record)}
 
 
 def request_key(content_hash: str, window: Window, revision: str, vlm: VlmConfig) -> str:

@@ -29,7 +29,7 @@ class CollectConfig:
     """
 
     out: Location
-    """Dataset directory (shared by all nodes on a cluster)."""
+    """Dataset directory; on a cluster one that all nodes share, or a URI."""
     suite: str = "libero_object"
     """libero_object, libero_spatial, libero_goal, libero_10 or libero_90."""
     tasks: str = "0-9"
@@ -68,7 +68,7 @@ class AnnotateConfig:
     data: Location
     """Dataset directory, as jobs/collect.py wrote it."""
     out: Location
-    """Annotation directory (shared by all nodes on a cluster)."""
+    """Annotation directory; on a cluster one that all nodes share, or a URI."""
     annotator: Literal["rules", "vlm"] = "rules"
     """rules: on proprioception. vlm: a VLM within the rules' phases, audited against the robot's own motion."""
     phases: Literal[3, 5, 7, 9, 11, 13] = 9
@@ -87,7 +87,7 @@ class TrainConfig:
     data: Location
     """Dataset directory, as jobs/collect.py wrote it."""
     out: Location
-    """Run directory: metrics.jsonl, summary.json, config.json and checkpoint/ (shared by all nodes on a cluster)."""
+    """Run directory: metrics.jsonl, summary.json, config.json and checkpoint/; on a cluster shared, or a URI."""
     annotations: Location | None = None
     """Annotation directory, as jobs/annotate.py wrote it. bc needs none."""
     student: Literal["small", "vlaad_158m"] = "small"

@@ -1,12 +1,11 @@
 """How noisy a dataset's targets are, by phase, task and suite; what to filter; and a repaired copy, when asked for.
 
-One function measures one episode file (`audit_file`); Ray Data maps it over all. The formulas are in `smoothness`.
+One function measures one episode file (`audit_episode`); Ray Data maps it over all. The formulas are in `smoothness`.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import math
 import time
@@ -19,8 +18,9 @@ import ray.data
 from rich.table import Table
 
 from vlaad_ray import store
-from vlaad_ray.configs import AuditConfig, Location, UserError, location
-from vlaad_ray.runtime import cli, cluster, record
+from vlaad_ray.configs import AuditConfig, Location, UserError
+from vlaad_ray.runtime import cluster, record
+from vlaad_ray.runtime.over_episodes import over_episodes
 from vlaad_ray.semantics import phases, smoothness
 from vlaad_ray.stats import ratio_interval
 from vlaad_ray.types import Episode
@@ -54,16 +54,8 @@ def audit(config: AuditConfig, paths: Sequence[Location]) -> dict[str, Any]:
     cluster.connect()
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # warns of its progress bars being off
     ray.data.DataContext.get_current().enable_progress_bars = False  # ours instead of one an operator
-    rows = (
-        ray.data.from_items([{"path": str(path)} for path in paths])
-        .map(functools.partial(audit_file, longest=config.longest, repair=config.repair))
-        .iter_rows()
-    )
-    records = []
-    with cli.progress("auditing", len(paths)) as advance:
-        for row in rows:
-            records.append(json.loads(row["record"]))
-            advance("")
+    work = functools.partial(audit_episode, longest=config.longest, repair=config.repair)
+    records = over_episodes(paths, work, "auditing")
     records.sort(key=lambda record: record["path"])
     if all("error" in record for record in records):
         raise UserError(f"none of the {len(records)} episode files can be read; the first: {records[0]['error']}")
@@ -93,17 +85,11 @@ def check_places(config: AuditConfig, paths: Sequence[Location]) -> None:
             )
 
 
-def audit_file(row: dict[str, Any], longest: int, repair: Location | None) -> dict[str, Any]:
-    """One episode file -> {"record": JSON}: its counts, or the error that the file is to blame for.
-
-    JSON, because Arrow turns dicts with different keys into one with all of them.
-    """
-    path = location(row["path"])
-    try:
-        episode, footer = store.read_episode(path, images=False), store.read_metadata(path)
-    except UserError as error:
-        return {"record": json.dumps({"path": str(path), "error": str(error)})}
-    record = {
+def audit_episode(
+    path: Location, episode: Episode, footer: dict[str, Any], longest: int, repair: Location | None
+) -> dict[str, Any]:
+    """An episode's counts; with `repair`, its repaired copy is stored there."""
+    record: dict[str, Any] = {
         "path": str(path),
         "episode": episode.key.name,
         "suite": episode.key.suite,
@@ -115,7 +101,7 @@ def audit_file(row: dict[str, Any], longest: int, repair: Location | None) -> di
     }
     if repair is not None:
         record["repair"] = write_repaired(path, repair, episode, footer, longest)
-    return {"record": json.dumps(record)}
+    return record
 
 
 def measure(episode: Episode, longest: int) -> dict[str, Any]:

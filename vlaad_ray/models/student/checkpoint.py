@@ -76,9 +76,6 @@ def _load(directory: Path) -> Pretrained:
     student = network_type.unfilled(student_config)
     tensors = load_tensors(directory / WEIGHTS)
     tokenizer = load_tokenizer(directory / TOKENIZER, student_config.text_length)
-    for name, expected_hash in config.get("files", {}).items():
-        if sha256(directory / name) != expected_hash:
-            raise UserError(f"{directory / name} is not the file that its {CONFIG} was written with; copy both again")
     expected = {name: tensor.shape for name, tensor in student.state_dict().items()}
     wrong = sorted(name for name in expected.keys() | tensors.keys() if _shape(tensors, name) != expected.get(name))
     if wrong:
@@ -86,6 +83,9 @@ def _load(directory: Path) -> Pretrained:
             f"{directory / WEIGHTS} doesn't match its {CONFIG}: {len(wrong)} tensors missing, extra or of another "
             f"shape, first {wrong[0]!r}; copy the whole checkpoint again"
         )
+    for name, written in config.get("files", {}).items():
+        if sha256(directory / name) != written:
+            raise UserError(f"{directory / name} is not the file that {CONFIG} was written with; copy both again")
     # A clip's weights stay where the file is mapped: copied, a process would hold its 630 MB twice for a moment.
     student.load_state_dict(tensors, assign=student_config.architecture == "clip")
     student.eval()
