@@ -1,6 +1,7 @@
 """A deployed student: the same pixels and actions as in training, and nothing bad in or out."""
 
 import dataclasses
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -13,16 +14,21 @@ import torch
 from vlaad_ray import store
 from vlaad_ray.configs import ActuationConfig, UserError
 from vlaad_ray.deploy import actuation, loading
-from vlaad_ray.deploy.actuation import Actuated, Actuation, GripperCommand, Nudge
-from vlaad_ray.deploy.policy import MAX_TEXTS, StudentPolicy, TemporalEnsemble
-from vlaad_ray.models.student import checkpoint
+from vlaad_ray.deploy.actuation import Actuation, GripperCommand, Nudge
+from vlaad_ray.deploy.decoding import decode
+from vlaad_ray.deploy.policy import MAX_TEXTS, StudentPolicy
+from vlaad_ray.deploy.shaping import Shaped, shape
+from vlaad_ray.models.student import bins, checkpoint
 from vlaad_ray.models.student.preprocess import bins_to_actions, translation_spread
 from vlaad_ray.models.student.small import SmallConfig, SmallStudent
 from vlaad_ray.models.student.text import train_tokenizer
-from vlaad_ray.train.data import episode_frames, survey
+from vlaad_ray.train.data import episode_frames
+from vlaad_ray.train.survey import survey
 from vlaad_ray.types import ActionChunk, Observation
 
 torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
+
+AS_SAID = ActuationConfig(gripper_dwell=0, gripper_memory=0, nudge_after=0)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +68,7 @@ def test_a_deployed_student_answers_as_the_network_did_in_training(directory, tm
     with torch.no_grad():
         tokens = torch.from_numpy(pretrained.tokenizer(facts.texts))[frames["instruction"]]
         logits = pretrained.student(torch.from_numpy(frames["images"]), torch.from_numpy(frames["proprio"]), tokens)
-    expected = bins_to_actions(logits.image).numpy()
+    expected = bins_to_actions(logits).numpy()
 
     stored = store.read_episode(source.path)
     policy = StudentPolicy.from_pretrained(directory)
@@ -127,13 +133,13 @@ class Says:
 def test_a_gripper_command_stands_for_a_while_once_it_has_changed():
     """Open, close, open, close …: the fingers must get the time to close; and a new episode starts afresh."""
     said = [-1, 1, -1, 1, -1, 1, -1, 1, 1, 1, 1, -1]
-    policy = Actuated(Says(*said), ActuationConfig(3, 0, 0))
+    policy = Shaped(Says(*said), shape(None, None, ActuationConfig(3, 0, 0)))
     for _ in range(2):
         policy.reset("")
         done = np.concatenate([policy.infer(observation()).actions for _ in range(len(said) // 2)])
         assert done[:, 6].tolist() == [-1, -1, -1, 1, 1, 1, -1, -1, -1, 1, 1, 1]
         assert (done[:, :6] == 0.5).all()
-    unchanged = Actuated(Says(*said), ActuationConfig(0, 0, 0))
+    unchanged = Shaped(Says(*said), shape(None, None, AS_SAID))
     unchanged.reset("")
     assert np.concatenate([unchanged.infer(observation()).actions for _ in range(6)])[:, 6].tolist() == said
 
@@ -177,11 +183,11 @@ def test_a_real_student_at_rest_is_nudged(directory, ensembled, monkeypatch):
     policy = StudentPolicy.from_pretrained(directory, execute=2)
     seen = next(seen for seen in map(observation, range(8)) if (policy.infer(seen).actions[:, 6] < 0).all())
     says = policy.infer(seen).actions
-    asked = TemporalEnsemble(policy, execute=2, decay=0.0) if ensembled else policy
-    actuated = Actuated(asked, ActuationConfig(gripper_dwell=0, gripper_memory=0, nudge_after=6))
+    actuation_config = ActuationConfig(gripper_dwell=0, gripper_memory=0, nudge_after=6)
+    shaped = Shaped(policy, shape(2, 0.0 if ensembled else None, actuation_config))
     for _ in range(2):
-        actuated.reset(seen.instruction)
-        off = [np.abs(actuated.infer(seen).actions - says) for _ in range(4)]
+        shaped.reset(seen.instruction)
+        off = [np.abs(shaped.infer(seen).actions - says) for _ in range(4)]
         np.testing.assert_allclose(off[:3], 0, atol=1e-6)
         assert off[3][:, :3].min() > 1e-4
         np.testing.assert_allclose(off[3][:, 3:], 0, atol=1e-6)
@@ -240,7 +246,8 @@ def test_a_hand_that_holds_a_thing_is_not_nudged_and_rests_anew_once_it_has_let_
     def nudged(gripper, answers, closing=0.05):
         actions = np.array([[0] * 6 + [gripper]] * 2, np.float32)
         chunk = ActionChunk(actions, closing=np.full(2, closing), spread=np.full((2, 3), 0.3, np.float32))
-        return [bool(told.apply(np.zeros(8, np.float32), chunk)[:, :3].any()) for _ in range(answers)]
+        seen = Observation("", np.zeros(8, np.float32))
+        return [bool(told.apply(seen, chunk).actions[:, :3].any()) for _ in range(answers)]
 
     assert nudged(-1, 4) == [False, False, False, True]
     assert nudged(-1, 9, closing=0.2) == [False] * 9, "one that may be about to grasp"
@@ -276,7 +283,7 @@ class Overlapping:
 
 def test_overlapping_chunks_are_averaged_with_acts_weights_the_oldest_first():
     """Counted from the newest, they would favour what ACT plays down; a mean gripper command would be neither."""
-    policy = TemporalEnsemble(Overlapping(-1, -1, 1, 1), execute=1, decay=0.1)
+    policy = Shaped(Overlapping(-1, -1, 1, 1), shape(1, 0.1, AS_SAID))
     for _ in range(2):  # a new episode starts afresh
         policy.reset("")
         done = [policy.infer(observation()).actions for _ in range(4)]
@@ -288,13 +295,13 @@ def test_overlapping_chunks_are_averaged_with_acts_weights_the_oldest_first():
 
 
 def test_an_ensemble_that_hands_out_two_actions_lines_chunks_up_by_step():
-    policy = TemporalEnsemble(Overlapping(1, -1, -1), execute=2, decay=0.0)
+    policy = Shaped(Overlapping(1, -1, -1), shape(2, 0.0, AS_SAID))
     policy.reset("")
     done = np.concatenate([policy.infer(observation()).actions for _ in range(3)])
     assert done[:, 0].tolist() == [0, 0, 0.5, 1, 1.5, 2]
     assert done[:, 6].tolist() == [1, 1, -1, -1, -1, -1]  # the tie at step 2 goes to the newest
     with pytest.raises(UserError, match="at least 0"):
-        TemporalEnsemble(Overlapping(), 1, -0.1)
+        shape(1, -0.1, AS_SAID)
 
 
 class Recording:
@@ -309,9 +316,12 @@ class Recording:
         self.texts += 1
         return tokens[:, :4].astype(np.float32)
 
-    def logits(self, images, proprio, text):
+    def output(self, images, proprio, text):
         self.seen.append((images, proprio))
         return np.broadcast_to(self.logits_given, (len(images), 5, 7, 16)).copy()
+
+    def decode(self, output):
+        return decode(output, functools.partial(bins.decode, gripper=6))
 
 
 def recorded(directory, logits) -> tuple[StudentPolicy, Recording]:

@@ -1,31 +1,41 @@
 """Stage 5: what is reported, and the same loop for real."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from vlaad_ray import store
-from vlaad_ray.configs import EnvConfig, EvalConfig, FleetConfig, UserError
+from vlaad_ray.configs import (
+    STUDIES,
+    ActuationConfig,
+    EnvConfig,
+    EvalConfig,
+    FleetConfig,
+    TeacherNoiseConfig,
+    UserError,
+    config_hash,
+    named_settings,
+)
+from vlaad_ray.envs.libero_suites import images
+from vlaad_ray.evaluate import outcomes as results
 from vlaad_ray.evaluate import stage as evaluate
+from vlaad_ray.evaluate.metrics import find_metrics
+from vlaad_ray.evaluate.policies import find_policy
 from vlaad_ray.models.student.checkpoint import save_pretrained
 from vlaad_ray.models.student.small import SmallConfig, SmallStudent
 from vlaad_ray.models.student.text import train_tokenizer
 from vlaad_ray.rollout.fleet import check_images
+from vlaad_ray.types import Outcome
 
 SMALL = {"suite": "libero_object", "env": EnvConfig(image_size=32), "fleet": FleetConfig(actors=2)}
 
 
 def outcome(task, init, ever, final=None, steps=100, flips=2):
-    return {
-        "suite": "libero_object",
-        "task": task,
-        "init": init,
-        "instruction": f"task {task}",
-        "success_ever": ever,
-        "success_final": ever if final is None else final,
-        "steps": steps,
-        "recorded_steps": steps,
-        "gripper_flips": flips,
-    }
+    final = ever if final is None else final
+    metrics = {} if flips is None else {"gripper_flips": flips}
+    return Outcome("libero_object", task, init, f"task {task}", ever, final, steps, steps, metrics)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +54,7 @@ def checkpoint(tmp_path_factory):
 def test_summary_counts_by_task_and_keeps_the_two_kinds_of_success_apart():
     outcomes = [outcome(0, f"s{i:04d}", ever=i < 9, final=i < 7) for i in range(10)]
     outcomes += [outcome(3, f"s{i:04d}", ever=True) for i in range(10)]
-    summary = evaluate.summarise(outcomes)
+    summary = results.summarise(outcomes)
     assert summary["success"]["ever"]["k"] == 19
     assert summary["success"]["final"]["k"] == 17
     assert summary["tasks"]["0"]["ever"]["k"] == 9
@@ -52,14 +62,19 @@ def test_summary_counts_by_task_and_keeps_the_two_kinds_of_success_apart():
     assert summary["gripper_flips_per_240"] == pytest.approx(240 * 40 / 2000)
 
 
+def test_a_robot_without_gripper_has_no_flips_in_its_summary():
+    summary = results.summarise([outcome(0, "p0000", ever=True, flips=None)])
+    assert summary.keys() == {"success", "tasks", "steps_mean"}
+
+
 def test_comparison_pairs_by_start_whatever_the_policies_are_called():
     a = [outcome(0, f"s{i:04d}", ever=True) for i in range(8)]
     b = [outcome(0, f"s{i:04d}", ever=i >= 6) for i in range(10)]
-    pair = evaluate.compare(a, b)["ever"]
+    pair = results.compare(a, b)["ever"]
     assert (pair["n"], pair["only_a"], pair["only_b"]) == (8, 6, 0)
     assert pair["mcnemar_p"] == pytest.approx(2 / 64)
     with pytest.raises(UserError, match="share no task and init state"):
-        evaluate.compare(a, [outcome(1, "s0000", ever=True)])
+        results.compare(a, [outcome(1, "s0000", ever=True)])
 
 
 def test_teacher_is_evaluated_resumed_and_filmed(ray_local, tmp_path):
@@ -74,6 +89,32 @@ def test_teacher_is_evaluated_resumed_and_filmed(ray_local, tmp_path):
     assert again["success"] == summary["success"]
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "outcomes").iterdir()} == store_time
 
+    # A video that fails is said to have failed, and costs no results.
+    video.unlink()
+    video.parent.rmdir()
+    video.parent.touch()
+    spoilt = evaluate.evaluate(config)
+    assert spoilt["videos"] == []
+    (warning,) = spoilt["warnings"]
+    assert warning.startswith(f"no video of {video.stem}: cannot write ")
+    assert json.loads((tmp_path / "summary.json").read_text())["success"]["ever"]["k"] == 2
+
+
+def test_results_are_there_before_any_video(tmp_path, monkeypatch):
+    """All episodes had been run, ffmpeg broke, and there was no summary.json."""
+
+    def break_down(*_):
+        raise RuntimeError("all simulators burn")
+
+    config = EvalConfig(policy="scripted", out=tmp_path, tasks="0", init_states="20", videos=1, **SMALL)
+    policy, _ = find_policy(config)
+    (spec,) = evaluate.plan_episodes(config, policy)
+    store.write_outcome(tmp_path, spec.key.name, outcome(0, "s0020", ever=True))
+    monkeypatch.setattr(evaluate, "film", break_down)
+    with pytest.raises(RuntimeError, match="burn"):
+        evaluate.evaluate(config)
+    assert json.loads((tmp_path / "summary.json").read_text())["success"]["ever"]["k"] == 1
+
 
 def test_student_runs_through_the_same_loop_and_training_states_are_reported(ray_local, tmp_path, checkpoint):
     config = EvalConfig(
@@ -83,13 +124,13 @@ def test_student_runs_through_the_same_loop_and_training_states_are_reported(ray
     assert summary["success"]["ever"]["n"] == 2
     assert summary["steps_mean"] == 12
     assert summary["warnings"] == ["1 of 2 episodes start from init states that the student was trained on"]
-    assert all(name.split("-")[3] == "student" for name in store.read_outcomes(tmp_path))
+    assert all(name.split("-")[3] == "student" for name in store.read_outcomes(tmp_path, Outcome))
 
 
 def test_another_render_mode_than_in_training_is_reported(checkpoint):
     config = EvalConfig(policy=str(checkpoint), out=checkpoint, tasks="1", env=EnvConfig(render="exact"))
-    policy, _ = evaluate.resolve_policy(config)
-    assert check_images(policy, config.env) == [
+    policy, _ = find_policy(config)
+    assert check_images(policy, images(config.env)) == [
         f"{policy.name} learnt from 'fast' images and gets 'exact' ones (--render)"
     ]
 
@@ -97,7 +138,7 @@ def test_another_render_mode_than_in_training_is_reported(checkpoint):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"policy": "no/such/dir"}, "neither a teacher \\(scripted, openvla, remote\\) nor a checkpoint directory"),
+        ({"policy": "no/such/dir"}, "neither a teacher \\(scripted, openvla, remote.*\\) nor a checkpoint; give"),
         ({"init_states": "40-60"}, "init state 60 of libero_object task 0 does not exist"),
         ({"tasks": ""}, "nothing to evaluate"),
     ],
@@ -113,3 +154,38 @@ def test_a_comparison_with_nothing_is_refused_before_hours_of_rollouts(tmp_path)
     with pytest.raises(UserError, match="holds no evaluation"):
         evaluate.evaluate(config)
     assert np.size(list(tmp_path.iterdir())) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "3421aaf6"),
+        ({"actuation": ActuationConfig(nudge_after=15)}, "eb0bd8b2"),
+        ({"ensemble": 0.01, "execute": 1}, "eba41f5d"),
+        ({"teacher_noise": TeacherNoiseConfig(flip_rate=0.03)}, "6b91a2ef"),
+        ({"env": EnvConfig(render="exact"), "budget": 100}, "9aa24c79"),
+        ({"policy": "scripted"}, "c7528062"),
+    ],
+)
+def test_evaluations_are_called_as_before_settings_were_added(checkpoint, changes, expected):
+    """With another name, all that was evaluated would be run again, and could not be compared."""
+    config = EvalConfig(**{"policy": str(checkpoint), "out": checkpoint, "tasks": "0", "init_states": "20", **changes})
+    policy, _ = find_policy(config)
+    (spec,) = evaluate.plan_episodes(config, policy)
+    assert spec.key.config_hash == expected
+
+
+def test_a_setting_that_came_later_is_part_of_a_name_once_it_is_set():
+    assert named_settings(ActuationConfig()) == {"gripper_dwell": 10, "gripper_memory": 10}
+    assert named_settings(ActuationConfig(nudge_after=15))["nudge_after"] == 15
+    assert named_settings(EvalConfig("x", Path()), "ensemble", "device", "teacher_noise", "budget") == {"budget": 0}
+    config = EvalConfig("x", Path())
+    of_study = named_settings(config, generation=STUDIES)
+    assert {"ensemble", "teacher_noise"} <= of_study.keys() and not {"device", "precision"} & of_study.keys()
+    assert config_hash(a=ActuationConfig()) == config_hash(a={"gripper_dwell": 10, "gripper_memory": 10})
+
+
+def test_an_unknown_metric_is_named():
+    """A suite that asks for one would else fail on its first finished episode, on an actor."""
+    with pytest.raises(UserError, match="unknown metric 'grace'; choose one of gripper_flips, "):
+        find_metrics(["grace"])

@@ -11,9 +11,9 @@ from openpi_client.websocket_client_policy import WebsocketClientPolicy
 from websockets.exceptions import InvalidStatus
 
 from vlaad_ray.configs import ActuationConfig, EnvConfig, ServerConfig
-from vlaad_ray.deploy.actuation import Actuated
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.deploy.server import PolicyServer
+from vlaad_ray.deploy.shaping import Shaped, shape
 from vlaad_ray.envs.libero import LiberoEnv
 from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
 from vlaad_ray.types import ActionChunk, EpisodeKey, InitState
@@ -57,7 +57,7 @@ def test_a_whole_episode_on_real_libero_is_the_same_as_without_a_network(policy)
     spec = EpisodeSpec(EpisodeKey("libero_object", 0, InitState("stored", 20), "student", 0, "00000000"), budget=BUDGET)
     env = LiberoEnv("libero_object", 0, EnvConfig(image_size=64))
     actuation = ActuationConfig(gripper_dwell=DWELL)
-    here = run_episode(env, Actuated(policy, actuation), spec)
+    here = run_episode(env, Shaped(policy, shape(None, None, actuation)), spec)
     with PolicyServer(policy, METADATA, ServerConfig(port=0, actuation=actuation)) as server:
         there = run_episode(env, OpenpiExample(server), spec)
         answered = server.counts.answered

@@ -17,8 +17,8 @@ from websockets.sync.client import connect
 
 from vlaad_ray.configs import ActuationConfig, ServeClusterConfig, ServedStudentConfig, ServerConfig, UserError
 from vlaad_ray.deploy import ray_serve
-from vlaad_ray.deploy.actuation import Actuation
 from vlaad_ray.deploy.policy import StudentPolicy
+from vlaad_ray.deploy.shaping import shape
 from vlaad_ray.models.student.checkpoint import checkpoint_name
 from vlaad_ray.serving import protocol
 from vlaad_ray.types import Observation
@@ -59,13 +59,13 @@ def test_openpi_clients_get_the_answers_of_the_student_and_none_of_anothers_stat
     assert len(np.unique([chunk.actions[:, 6] for chunk in said])) == 2, "the gripper must have something to hold"
 
     def act(first):
-        client, actuation = WebsocketClientPolicy("127.0.0.1", port, api_key=TOKEN), Actuation(ACTUATION)
+        client, shaping = WebsocketClientPolicy("127.0.0.1", port, api_key=TOKEN), shape(None, None, ACTUATION)
         metadata = client.get_server_metadata()
         assert (metadata["policy"], metadata["actions"]) == (checkpoint_name(checkpoint), 5)
         for number in range(first, 24, 4):
             answer = client.infer(protocol.pack_observation(seen(number)))
             # A batch of another size adds floats in another order.
-            expected = actuation.apply(seen(number).proprio, said[number])
+            expected = shaping.apply(seen(number), said[number]).actions
             np.testing.assert_allclose(answer["actions"], expected, atol=1e-5)
         return client
 

@@ -11,14 +11,15 @@ import pytest
 import ray
 import torch
 
-from vlaad_ray.configs import EnvConfig, EvalConfig, FleetConfig, ServingConfig, TeacherConfig, UserError
+from vlaad_ray.configs import EnvConfig, EvalConfig, FleetConfig, NoSettings, OpenVlaConfig, ServingConfig, UserError
+from vlaad_ray.envs.libero_suites import images
 from vlaad_ray.evaluate import stage as evaluate
 from vlaad_ray.rollout import replicas
 from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
 from vlaad_ray.rollout.fleet import check_images
-from vlaad_ray.rollout.replicas import PolicyUnavailable, Replica, placed, question
+from vlaad_ray.rollout.replicas import PolicyUnavailable, Replica, placed, question, unpack
 from vlaad_ray.serving.rhythm import Rhythm
-from vlaad_ray.teachers import TEACHERS, fingerprint
+from vlaad_ray.teachers import TEACHERS, Teacher, fingerprint
 from vlaad_ray.types import Observation, SharedPolicy, Trained
 
 LIGHT = ServingConfig(cpus_per_replica=0)
@@ -43,12 +44,12 @@ def test_waiting_requests_share_a_batch_and_each_gets_its_own_answer(ray_local, 
     answers = [replica.infer.remote(f"client {number}", question(seen(number / 10))) for number in range(8)]
     ray.get(replica.next_seat.remote())  # calls of one caller start in order: all eight wait by now
     (tmp_path / "gate").touch()
-    chunks = ray.get(answers)
+    chunks = [unpack(answer) for answer in ray.get(answers)]
     ray.kill(replica)
-    sizes = Counter(int(phase) for _, phase in chunks)  # each answer says how large its batch was
+    sizes = Counter(int(chunk.phase) for chunk in chunks)  # each answer says how large its batch was
     assert sizes[4] >= 4
     assert all(count % size == 0 and size <= 4 for size, count in sizes.items())
-    assert [np.frombuffer(actions, np.float32)[0] for actions, _ in chunks] == [np.float32(n / 10) for n in range(8)]
+    assert [chunk.actions[0, 0] for chunk in chunks] == [np.float32(n / 10) for n in range(8)]
 
 
 def run_line_episodes(make, count):
@@ -131,7 +132,7 @@ def test_what_is_wrong_with_a_checkpoint_is_said_before_any_simulator_starts(ray
             "no node has 1 CPU and 1 GPU for a replica: the largest has 2 CPUs and no",
         ),
         (ServingConfig(replicas=3), "3 replicas of 1 CPU do not fit: the nodes have room for 2"),
-        (ServingConfig(replicas=0), "--replicas must be 1 or more"),
+        (ServingConfig(replicas=-1), "--replicas must be 0 or more"),
         (ServingConfig(max_batch=0), "--max-batch must be 1 or more"),
         (ServingConfig(max_wait_ms=-1), "--max-wait-ms must be 0 or more"),
     ],
@@ -154,7 +155,7 @@ def test_real_libero_through_replicas_and_an_episode_whose_teacher_vanished_runs
     """With no resends the first request dies with the replica: its episode is counted as retried, never as failed."""
     monkeypatch.setattr(replicas, "MAX_RESENDS", 0)
     policy = echo(scar=tmp_path / "scar", hurt=fakes.die)
-    monkeypatch.setitem(TEACHERS, "echo", lambda config, suite, execute: policy)
+    monkeypatch.setitem(TEACHERS, "echo", Teacher(NoSettings, lambda config, suite, execute: policy))
     config = EvalConfig(
         policy="echo",
         out=tmp_path / "out",
@@ -192,7 +193,7 @@ def test_openvla_acts_in_real_libero_through_a_replica(ray_local, tmp_path, open
         init_states="20-21",
         budget=4,
         videos=0,
-        teacher_config=TeacherConfig(checkpoint=openvla_checkpoint, dtype="fp32"),
+        teacher_config=OpenVlaConfig(checkpoint=openvla_checkpoint, dtype="fp32"),
         serving=LIGHT,
         env=EnvConfig(render="exact", image_size=256),
         fleet=FleetConfig(actors=2),
@@ -217,8 +218,8 @@ def test_fine_tunes_of_one_architecture_have_other_fingerprints(tmp_path):
 def test_images_that_a_published_checkpoint_never_saw_are_refused_or_reported():
     policy = SharedPolicy("openvla", fakes.load_echo, execute=1, trained=Trained("exact", 256))
     with pytest.raises(UserError, match="learnt from images of 256 pixels, not 128: add --image-size 256"):
-        check_images(policy, EnvConfig(render="exact"))
-    (warning,) = check_images(policy, EnvConfig(render="fast", image_size=256))
+        check_images(policy, images(EnvConfig(render="exact")))
+    (warning,) = check_images(policy, images(EnvConfig(render="fast", image_size=256)))
     assert "(--render)" in warning
 
 

@@ -1,5 +1,6 @@
 """Storage: what is written comes back, and what is damaged is named."""
 
+import dataclasses
 import os
 
 import numpy as np
@@ -10,7 +11,7 @@ from fakes import episode
 
 from vlaad_ray import store
 from vlaad_ray.configs import UserError
-from vlaad_ray.types import Annotation
+from vlaad_ray.types import Annotation, Collected, Outcome
 
 
 @pytest.fixture
@@ -109,13 +110,32 @@ def test_a_writer_that_dies_leaves_nothing_to_read(tmp_path):
     assert os.listdir(target.parent) == []
     # SIGKILL leaves the temporary file behind; readers pass over it.
     (target.parent / ".x.json.123").write_text("{")
-    assert store.read_outcomes(tmp_path) == {}
+    assert store.read_outcomes(tmp_path, Outcome) == {}
 
 
 def test_an_evaluation_speaks_only_of_its_own_outcomes(tmp_path):
     """A folder that was used with other settings before must not mix into comparisons and reports."""
-    for name in ("old", "new"):
-        store.write_outcome(tmp_path, name, {"success_ever": name == "new"})
+    old, new = (Outcome("suite", 0, "s0020", "go", ever, ever, 9, 9, {"gripper_flips": 2}) for ever in (False, True))
+    store.write_outcome(tmp_path, "old", old)
+    store.write_outcome(tmp_path, "new", new)
     assert store.read_evaluation(tmp_path) == {}  # not finished: no summary yet
     store.write_json(tmp_path / "summary.json", {"episodes": ["new"]})
-    assert store.read_evaluation(tmp_path) == {"new": {"success_ever": True}}
+    assert store.read_evaluation(tmp_path) == {"new": new}
+
+
+def test_an_outcome_is_stored_as_it_always_was_and_a_metric_hides_none_of_it(tmp_path):
+    """Evaluations of before stay comparable: their metrics lie beside the other facts."""
+    before = {"suite": "libero_object", "task": 3, "init": "s0020", "instruction": "go", "success_ever": True}
+    before |= {"success_final": False, "steps": 80, "recorded_steps": 100, "gripper_flips": 2, "last_phase": "done"}
+    store.write_json(tmp_path / "outcomes" / "before.json", before)
+    outcome = store.read_outcomes(tmp_path, Outcome)["before"]
+    assert outcome.metrics == {"gripper_flips": 2, "last_phase": "done"}
+    path = store.write_outcome(tmp_path, "after", outcome)
+    assert list(store.read_json(path).items()) == list(before.items())
+    with pytest.raises(ValueError, match="'steps'"):
+        store.write_outcome(tmp_path, "hidden", dataclasses.replace(outcome, metrics={"steps": 1}))
+    collected = Collected("libero_object", 3, "s0020", True, True, True, True, 100)
+    store.write_outcome(tmp_path / "data", "kept", collected)
+    assert store.read_outcomes(tmp_path / "data", Collected) == {"kept": collected}
+    with pytest.raises(UserError, match=r"after\.json has no 'kept'; delete it and rerun"):
+        store.read_outcomes(tmp_path, Collected)

@@ -18,25 +18,18 @@ from vlaad_ray.configs import (
     parse_range,
 )
 from vlaad_ray.experiments.studies import alpha, closed_loop, distillation, noise, pages, phases
+from vlaad_ray.experiments.studies.closed_loop import SeededOutcome
 from vlaad_ray.experiments.studies.pages import plain_settings, span
 from vlaad_ray.experiments.studies.workshop import Workshop
 from vlaad_ray.stats import paired_ratio, ratio_interval
 
 
-def outcome(init: int, ever: bool = True, task: int = 0, flips: int = 2, meant: int = 2, seed: int = 0) -> dict:
-    return {
-        "suite": "libero_object",
-        "task": task,
-        "init": f"s{init:04d}",
-        "instruction": "pick up the milk",
-        "success_ever": ever,
-        "success_final": ever,
-        "recorded_steps": 120,
-        "gripper_flips": flips,
-        "gripper_flips_meant": meant,
-        "last_phase": "approaching",
-        "seed": seed,
-    }
+def outcome(
+    init: int, ever: bool = True, task: int = 0, flips: int = 2, meant: int = 2, seed: int = 0
+) -> SeededOutcome:
+    metrics = {"gripper_flips": flips, "gripper_flips_meant": meant, "last_phase": "approaching"}
+    start = ("libero_object", task, f"s{init:04d}", "pick up the milk")
+    return SeededOutcome(*start, ever, ever, 100, 120, metrics, seed)
 
 
 def test_coefficient_of_variation_by_hand():
@@ -186,9 +179,9 @@ def test_settings_of_a_page_name_no_place():
 
 
 def test_an_objective_that_cannot_be_trained_with_is_said_before_hours_of_collecting(tmp_path):
-    with pytest.raises(UserError, match="no objective 'clever'"):
+    with pytest.raises(UserError, match="unknown objective 'clever'"):
         noise.study(StudyNoiseConfig(budget=StudyBudget(out=tmp_path), objectives=("bc", "clever")))
-    with pytest.raises(UserError, match="no objective 'clever'"):
+    with pytest.raises(UserError, match="unknown objective 'clever'"):
         distillation.study(StudyDistillationConfig(budget=StudyBudget(out=tmp_path), objectives=("clever",)))
     assert not list(tmp_path.iterdir())
 
@@ -210,6 +203,26 @@ def test_a_setting_that_is_the_default_makes_no_other_student(tmp_path, monkeypa
     )
     assert plain == given
     assert "alpha0.5" in other.out.name and other.out != plain.out
+
+
+@pytest.mark.parametrize(
+    ("objective", "settings", "ending"),
+    [
+        ("bc", {}, "-seed1-0b53263e"),
+        ("dual_path", {}, "-seed1-fe0427e9"),
+        ("dual_path", {"alpha": 0.5}, "-alpha0.5-seed1-439c14ba"),
+        ("auxiliary", {}, "-seed1-8207623a"),
+        ("both", {"alpha": 1.0}, "-seed1-f271ffa9"),
+    ],
+)
+def test_students_are_called_as_before_objectives_had_settings_of_their_own(
+    tmp_path, monkeypatch, objective, settings, ending
+):
+    """With other names, hours of training would be repeated."""
+    monkeypatch.setattr(Workshop, "annotations", lambda *_: (tmp_path / "labels", {}))
+    monkeypatch.setattr("vlaad_ray.experiments.studies.workshop.rules_hash", lambda: "f8215e88")
+    found = workshop(tmp_path).training(Path("data"), 1, objective, **settings)
+    assert found.out.name.endswith(ending)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from typing import Any
 import tyro
 
 from vlaad_ray import __version__, configs
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import UserError, check_bounds
 from vlaad_ray.runtime import doors
 
 Run = Callable[[Any], None]
@@ -133,7 +133,7 @@ def audit() -> Run:
     vlaad audit --teacher scripted --suite libero_goal --episodes 50 --out DIR     a teacher, live
     """
     from vlaad_ray.experiments.teacher_audit import run_audit
-    from vlaad_ray.quality.audit import show
+    from vlaad_ray.quality.summary import show
 
     return _stage(run_audit, show)
 
@@ -186,6 +186,7 @@ def bench() -> Run:
     vlaad bench openvla --size full --out DIR      OpenVLA's latency and throughput, batched against one by one
     vlaad bench policy --policy vlaad_158m --out DIR     a student in every backend against OpenVLA-7B
     vlaad bench teacher --out DIR                  batched teacher requests against the ideal, and plainer batching
+    vlaad bench evaluation --out DIR               episodes a minute: a student in each simulator against shared ones
     vlaad bench audit --data DATA --out DIR        what the audit sees of a server that lies at known rates
     """
     from vlaad_ray.runtime import cli
@@ -225,6 +226,7 @@ BENCHMARKS: Mapping[str, type[Any]] = {
     "openvla": configs.BenchOpenVlaConfig,
     "policy": configs.BenchPolicyConfig,
     "teacher": configs.BenchTeacherConfig,
+    "evaluation": configs.BenchEvaluationConfig,
 }
 COMMANDS: Mapping[str, Command] = {
     "collect": Command(collect, configs.CollectConfig, "sim"),
@@ -258,6 +260,7 @@ def main(name: str | None = None, args: Sequence[str] | None = None) -> None:
         if name not in COMMANDS:
             raise UserError(f"{name!r} is no command; choose one of {', '.join(COMMANDS)}")
         config = parse(name, words)
+        check_bounds(config)
         _load(name)(config)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -32,11 +32,12 @@ def annotate(config: AnnotateConfig) -> dict[str, Any]:
     no answer of a VLM was usable.
     """
     record.begin(config.out, config, {"--data": config.data})
-    began = time.monotonic()
     places.check(config)
+    began = time.monotonic()
     paths = store.list_episodes(config.data)
+    check_robot(paths)
     record.write_run_record(config.out, config)
-    cluster.connect()
+    cluster.connect(ray_data=True)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # ours instead of one an operator
     context.issue_detectors_config.detectors = []  # pages of advice on how much memory vLLM takes
@@ -60,19 +61,35 @@ def annotate(config: AnnotateConfig) -> dict[str, Any]:
     return summary
 
 
+def check_robot(paths: Sequence[Location]) -> None:
+    """Raises UserError if the first readable episode is of a robot that cannot be annotated."""
+    for path in paths:
+        try:
+            footer = store.read_metadata(path)
+        except UserError:
+            continue  # named with the others that cannot be read
+        rules.check_robot(store.read_embodiment(footer), path)
+        return
+
+
 def annotate_by_rules(paths: Sequence[Location], config: AnnotateConfig) -> list[dict[str, Any]]:
     """A record for each episode: records.count, or the error that the file is to blame for."""
-    return over_episodes(paths, functools.partial(annotate_episode, config=config, origin=origin(config)), "annotating")
+    work = functools.partial(annotate_episode, config=config, origin=origin(config))
+    return over_episodes(paths, work, "annotating")
 
 
 def annotate_episode(
     _: Location, episode: Episode, facts: Mapping[str, Any], config: AnnotateConfig, origin: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Store the labels of an episode, unless they are there; its counts for the summary."""
+    """Store the labels of an episode, unless they are there. Its counts, or the error that it is to blame for."""
+    try:
+        rules.check_robot(episode.embodiment, episode.key.name)
+    except UserError as error:
+        return {"error": str(error)}
     origin = {**origin, "content_hash": facts["content_hash"]}
     annotation = existing(config.out, episode.key.name, origin)
     skipped = annotation is not None
     if annotation is None:
-        annotation = rules.by_rules(episode, config.phases)
+        annotation = rules.by_rules(episode, rules.nine_phases(episode), config.phases)
         store.write_annotation(config.out, annotation, origin)
     return {"skipped": skipped, **records.count(episode, annotation, config.phases)}

@@ -3,6 +3,7 @@
 from vlaad_ray.configs.bench import (
     BenchAnnotateConfig,
     BenchAuditConfig,
+    BenchEvaluationConfig,
     BenchOpenVlaConfig,
     BenchPolicyConfig,
     BenchRolloutConfig,
@@ -13,19 +14,17 @@ from vlaad_ray.configs.bounds import (
     check_bounds,
 )
 from vlaad_ray.configs.common import (
-    EVAL_INIT_STATES,
-    STEP_BUDGETS,
-    SUITES,
     TAXONOMIES,
     WAIT_FOR_NODES_S,
     ActuationConfig,
     EnvConfig,
     FleetConfig,
     NoiseConfig,
+    NoSettings,
     TeacherNoiseConfig,
     config_hash,
     parse_range,
-    teacher_noise_content,
+    settings_of,
     what_a_checkpoint_is,
 )
 from vlaad_ray.configs.deploy import (
@@ -38,6 +37,17 @@ from vlaad_ray.configs.deploy import (
 from vlaad_ray.configs.errors import (
     UserError,
     writing,
+)
+from vlaad_ray.configs.machine import (
+    Machine,
+    machine_flags,
+)
+from vlaad_ray.configs.names import (
+    STUDIES,
+    Later,
+    Newer,
+    content,
+    named_settings,
 )
 from vlaad_ray.configs.places import (
     Location,
@@ -66,17 +76,16 @@ from vlaad_ray.configs.sweep import (
     TuningConfig,
 )
 from vlaad_ray.configs.teachers import (
+    OpenVlaConfig,
+    RemoteConfig,
     ServingConfig,
-    TeacherConfig,
 )
 from vlaad_ray.configs.vlm import (
     VlmConfig,
 )
 
 __all__ = [
-    "EVAL_INIT_STATES",
-    "STEP_BUDGETS",
-    "SUITES",
+    "STUDIES",
     "TAXONOMIES",
     "WAIT_FOR_NODES_S",
     "ActuationConfig",
@@ -84,6 +93,7 @@ __all__ = [
     "AuditConfig",
     "BenchAnnotateConfig",
     "BenchAuditConfig",
+    "BenchEvaluationConfig",
     "BenchOpenVlaConfig",
     "BenchPolicyConfig",
     "BenchRolloutConfig",
@@ -94,9 +104,15 @@ __all__ = [
     "ExportConfig",
     "Flat",
     "FleetConfig",
+    "Later",
     "Location",
+    "Machine",
+    "Newer",
+    "NoSettings",
     "NoiseConfig",
+    "OpenVlaConfig",
     "PipelineConfig",
+    "RemoteConfig",
     "ReportConfig",
     "ServeClusterConfig",
     "ServeConfig",
@@ -110,7 +126,6 @@ __all__ = [
     "StudyNoiseConfig",
     "StudyPhasesConfig",
     "SweepConfig",
-    "TeacherConfig",
     "TeacherNoiseConfig",
     "TrainConfig",
     "TuningConfig",
@@ -118,10 +133,13 @@ __all__ = [
     "VlmConfig",
     "check_bounds",
     "config_hash",
+    "content",
     "location",
+    "machine_flags",
+    "named_settings",
     "parse_range",
     "places_of",
-    "teacher_noise_content",
+    "settings_of",
     "what_a_checkpoint_is",
     "writing",
 ]

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from vlaad_ray.configs.bounds import FILLED, Flat, above, at_least, between
+from vlaad_ray.configs.common import EnvConfig, FleetConfig
 from vlaad_ray.configs.places import Location
+from vlaad_ray.configs.teachers import ServingConfig
 from vlaad_ray.configs.vlm import VlmConfig
 
 
@@ -104,6 +106,30 @@ class BenchPolicyConfig:
     extrapolated. auto: full if the memory is there."""
     teacher_calls: Annotated[int, at_least(1)] = 3
     """Timed calls of each teacher's network."""
+
+
+@dataclass(frozen=True)
+class BenchEvaluationConfig:
+    """Episodes a minute of a student's evaluation: a copy in each simulator's process, against shared replicas."""
+
+    policy: str = "small"
+    """A preset (small, vlaad_158m), which gets random weights, or a checkpoint directory."""
+    out: Location = Path("runs/bench/evaluation")
+    """Where summary.json, a preset's random weights and the evaluations go."""
+    suite: str = "libero_object"
+    tasks: str = "0"
+    init_states: str = "20-27"
+    execute: Annotated[int, at_least(1)] = 2
+    """Actions executed of each answer: the more, the less the student has to do."""
+    budget: Annotated[int, at_least(1)] = 100
+    """Control steps of an episode. Of random weights each takes them all."""
+    repeats: Annotated[int, at_least(1)] = 2
+    """Evaluations of each kind, in turn; medians are reported."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Of the replicas."""
+    serving: Flat[ServingConfig] = ServingConfig(replicas=1)
+    env: Flat[EnvConfig] = EnvConfig()
+    fleet: Flat[FleetConfig] = FleetConfig()
 
 
 @dataclass(frozen=True)

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from vlaad_ray.configs.bounds import FILLED, above, at_least, below, between
 from vlaad_ray.configs.errors import UserError
+from vlaad_ray.configs.names import Later, named_settings
 
-SUITES = ("libero_object", "libero_spatial", "libero_goal", "libero_10", "libero_90")
-STEP_BUDGETS = {
-    "libero_spatial": 220,
-    "libero_object": 280,
-    "libero_goal": 300,
-    "libero_10": 520,
-    "libero_90": 400,
-}
-"""Control steps a policy gets, after settling: the field's protocol (OpenVLA, openpi)."""
-EVAL_INIT_STATES = range(20, 50)
-"""Stored init states kept for evaluation. Collection refuses them unless told otherwise."""
+T = TypeVar("T")
 TAXONOMIES = (3, 5, 7, 9, 11, 13)
 LONGEST_RANGE = 100_000
 """Of tasks, init states or seeds: a slip of the key would fill the memory."""
@@ -52,7 +42,26 @@ def what_a_checkpoint_is(given: object) -> str:
 
 
 @dataclass(frozen=True)
+class NoSettings:
+    """Of an entry (teacher, method …) without flags of its own."""
+
+
+def settings_of(entry: str, wanted: type[T], given: Any) -> T:
+    """`given`, if it is what the chosen entry takes; the entry's own defaults where the caller left those of another.
+
+    Raises UserError for another's settings that say something, which would be lost.
+    """
+    if isinstance(given, wanted):
+        return given
+    if given != type(given)():
+        raise UserError(f"{entry} takes settings of {wanted.__name__}, not {type(given).__name__}: {given}")
+    return wanted()
+
+
+@dataclass(frozen=True)
 class EnvConfig:
+    """How LIBERO is run and drawn."""
+
     render: Literal["fast", "exact"] = "fast"
     """exact: pixel-identical to LIBERO's own images (published checkpoints need it). fast: several times quicker,
     no reflections or antialiasing; for students trained on data collected the same way."""
@@ -89,7 +98,7 @@ class ActuationConfig:
     gripper_memory: Annotated[int, at_least(0)] = 10
     """Control steps over which a student's doubts about the gripper's command add up, until the command changes; 0: it
     changes when the student finds that likelier than not."""
-    nudge_after: Annotated[int, at_least(0)] = 0
+    nudge_after: Annotated[Later[int], at_least(0)] = 0
     """Control steps without motion, gripper open, after which a student's translations get noise for a moment, as wide
     as it is unsure; 0: never. 15 helps students that stand still before they grasp; the scripted teacher hardly ever
     rests so long (docs/experiments.md)."""
@@ -123,12 +132,7 @@ class TeacherNoiseConfig:
     """A stall lasts 1 to this many steps."""
 
 
-def teacher_noise_content(config: TeacherNoiseConfig) -> dict[str, TeacherNoiseConfig]:
-    """What teacher noise adds to the settings that `config_hash` is over: nothing without noise, so names stay."""
-    return {} if config == TeacherNoiseConfig() else {"teacher_noise": config}
-
-
 def config_hash(**settings: object) -> str:
-    """8 hex digits over settings that determine content. Values must be JSON-able or dataclasses."""
-    text = json.dumps(settings, sort_keys=True, default=dataclasses.asdict)
+    """8 hex digits over settings that determine content. Values must be JSON-able or dataclasses (`named_settings`)."""
+    text = json.dumps(settings, sort_keys=True, default=named_settings)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

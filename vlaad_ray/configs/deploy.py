@@ -37,6 +37,9 @@ class ServerConfig:
     allow_no_token: bool = False
     """Listen to other machines without a token: whoever reaches the port may ask."""
     actuation: Flat[ActuationConfig] = ActuationConfig()
+    ensemble: Annotated[float | None, at_least(0)] = None
+    """Average a client's overlapping chunks, as jobs/eval.py does: predictions i = 0, 1, … (oldest first) weigh
+    exp(-ENSEMBLE * i); ACT uses 0.01, and --execute 1. None: each chunk stands alone."""
     max_connections: Annotated[int, at_least(1)] = 64
     """Clients at once; more are turned away (HTTP 503)."""
     max_batch: Annotated[int, at_least(1)] = 32
@@ -59,7 +62,8 @@ class ExportConfig:
     """Dataset directory, as jobs/collect.py wrote it: frames to compare on, and others to calibrate int8."""
     out: Location
     """Where the exported policy goes, with summary.json."""
-    backend: Literal["onnx", "openvino"] = "openvino"
+    backend: str = "openvino"
+    """What is to run it: openvino or onnx (ONNX Runtime)."""
     precision: Literal["fp32", "bf16", "int8"] = "bf16"
     """Of the weights and the arithmetic; the last layers, which decide on the bins, stay fp32. onnx: fp32 only."""
     frames: Annotated[int, at_least(1)] = 512

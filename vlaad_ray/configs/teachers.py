@@ -1,4 +1,4 @@
-"""A teacher's weights and the replicas that answer for it."""
+"""Teachers' own settings, and the replicas that answer for a large one."""
 
 from __future__ import annotations
 
@@ -11,33 +11,40 @@ from vlaad_ray.configs.places import Location
 
 
 @dataclass(frozen=True)
-class TeacherConfig:
-    """Where a teacher's weights are and how they are run. The scripted teacher needs none of this."""
+class OpenVlaConfig:
+    """Where OpenVLA's weights are and how they are run."""
 
     checkpoint: Location | None = None
-    """openvla: directory with config.json, *.safetensors and dataset_statistics.json (readable on all nodes)."""
+    """Directory with config.json, *.safetensors and dataset_statistics.json (readable on all nodes)."""
     unnorm_key: str | None = None
-    """openvla: data set whose statistics un-normalise the actions; None: the suite's own."""
+    """Data set whose statistics un-normalise the actions; None: the suite's own."""
     dtype: Literal["bf16", "fp32"] = "bf16"
-    """openvla: precision of weights and activations."""
+    """Precision of weights and activations."""
+
+
+@dataclass(frozen=True)
+class RemoteConfig:
+    """Where a policy is served."""
+
     url: str = "ws://127.0.0.1:8000"
-    """remote: address of a policy server that speaks openpi's protocol."""
+    """Address of a policy server that speaks openpi's protocol."""
     label: str = ""
-    """remote: what to call the served policy in names of episodes; needed if the server does not tell."""
+    """What to call the served policy in names of episodes; needed if the server does not tell."""
     token_file: Path | None = None
-    """remote: file with the token (API key) that the server asks for, readable on all nodes."""
+    """File with the token (API key) that the server asks for, readable on all nodes."""
     connect_timeout_s: Annotated[float, above(0)] = 60.0
-    """remote: how long to keep trying to reach the server, at the start and after it went away."""
+    """How long to keep trying to reach the server, at the start and after it went away."""
     infer_timeout_s: Annotated[float, above(0)] = 120.0
-    """remote: longest wait for one answer (a server's first one may compile for a minute)."""
+    """Longest wait for one answer (a server's first one may compile for a minute)."""
 
 
 @dataclass(frozen=True)
 class ServingConfig:
-    """Replicas of a teacher that answers batches (openvla). Never changes what an episode contains, beyond rounding."""
+    """Replicas of a policy that answers batches. Never changes what an episode contains, beyond rounding."""
 
-    replicas: Annotated[int, at_least(1)] = 1
-    """Copies of the teacher; environments are dealt out among them."""
+    replicas: Annotated[int, at_least(0)] = 0
+    """Copies of the policy; simulators are dealt out among them. 0: one of a teacher that needs it (openvla); a student
+    on CPUs has a copy of its own in each simulator's process."""
     gpus_per_replica: Annotated[float, at_least(0)] = 0.0
     """GPUs, or the fraction of one, for each copy; 0: it computes on CPUs."""
     cpus_per_replica: Annotated[float, at_least(0)] = 1.0

@@ -8,12 +8,13 @@ either does).
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
-from vlaad_ray.configs import ActuationConfig, check_bounds
+from vlaad_ray.configs import ActuationConfig, UserError, check_bounds
 from vlaad_ray.models.student.preprocess import GRIPPER
-from vlaad_ray.types import ActionChunk, Observation, Policy
+from vlaad_ray.types import ActionChunk, Observation
 
 UNCHANGED = 1 / 8
 """A gripper command changes when the chance is less that the teacher would have left it as it is all the while."""
@@ -31,9 +32,13 @@ NUDGED_STEPS = 6
 class Actuation:
     """A gripper's command and an arm's nudges. `apply` answers in order; an episode begins with `reset`."""
 
-    def __init__(self, config: ActuationConfig) -> None:
+    def __init__(self, config: ActuationConfig, gripper: int = GRIPPER) -> None:
+        """`gripper`: its place in an action."""
         check_bounds(config)
-        self._gripper = GripperCommand(config.gripper_dwell, config.gripper_memory)
+        if config.nudge_after and gripper != GRIPPER:
+            raise UserError("--nudge-after reads the proprioception of LIBERO's arm; leave it at 0 for this robot")
+        self._place, self._nudges = gripper, config.nudge_after > 0
+        self._gripper = GripperCommand(config.gripper_dwell, config.gripper_memory, gripper)
         self._nudge = Nudge(config.nudge_after)
 
     def reset(self) -> None:
@@ -41,15 +46,17 @@ class Actuation:
         self._gripper.reset()
         self._nudge.reset()
 
-    def apply(self, proprio: np.ndarray, chunk: ActionChunk) -> np.ndarray:
-        """[K, 7]: what to do, from proprioception [8] and the answer to it. All K actions count as executed."""
+    def apply(self, observation: Observation, chunk: ActionChunk) -> ActionChunk:
+        """What to do, from what was seen and the answer to it. All K actions count as executed."""
         actions = self._gripper.apply(chunk)
+        if not self._nudges:
+            return replace(chunk, actions=actions)
         sure_to_stay_open = chunk.closing is None or float(chunk.closing.max()) < ABOUT_TO_CLOSE
-        if (actions[:, GRIPPER] < 0).all() and sure_to_stay_open:
-            actions[:, :3] = self._nudge.apply(proprio, chunk)
+        if (actions[:, self._place] < 0).all() and sure_to_stay_open:
+            actions[:, :3] = self._nudge.apply(observation.proprio, chunk)
         else:  # at rest before it grasps, or before it lets go: the doubts above see to that
             self._nudge.pause()
-        return actions
+        return replace(chunk, actions=actions)
 
 
 class GripperCommand:
@@ -63,9 +70,11 @@ class GripperCommand:
     command stands for a while once it has changed (docs/experiments.md has what either does).
     """
 
-    def __init__(self, dwell: int, memory: int) -> None:
-        """`dwell`: control steps that a new command stands at least. `memory`: steps over which doubts add up."""
-        self._dwell, self._memory = dwell, memory
+    def __init__(self, dwell: int, memory: int, gripper: int = GRIPPER) -> None:
+        """`dwell`: control steps that a new command stands at least. `memory`: steps over which doubts add up.
+        `gripper`: its place in an action.
+        """
+        self._dwell, self._memory, self._place = dwell, memory, gripper
         self.reset()
 
     def reset(self) -> None:
@@ -73,17 +82,17 @@ class GripperCommand:
         self._command, self._stood, self._doubt = 0.0, 0, 0.0
 
     def apply(self, chunk: ActionChunk) -> np.ndarray:
-        """[K, 7], the chunk's actions with the gripper's commands. All K count as executed."""
+        """[K, A], the chunk's actions with the gripper's commands. All K count as executed."""
         actions = chunk.actions.copy()
         if not self._dwell and not self._memory:
             return actions
-        closing = chunk.closing if chunk.closing is not None else (actions[:, GRIPPER] > 0).astype(np.float32)
+        closing = chunk.closing if chunk.closing is not None else (actions[:, self._place] > 0).astype(np.float32)
         for action, chance in zip(actions, closing, strict=True):
             if self._command == 0:
-                self._change(float(action[GRIPPER]))
+                self._change(float(action[self._place]))
             elif self._stood >= self._dwell and self._would_have_changed(float(chance)):
                 self._change(-self._command)
-            action[GRIPPER] = self._command
+            action[self._place] = self._command
             self._stood += 1
         return actions
 
@@ -149,20 +158,3 @@ def moved(before: np.ndarray, now: np.ndarray) -> bool:
     """By two proprioceptions, [8] each: hand or fingers. Turning in place does not count."""
     hand, fingers = np.linalg.norm(now[:3] - before[:3]), np.abs(now[6:8] - before[6:8]).max()
     return not (hand <= REST_M and fingers <= FINGERS_REST_M)  # what is not a number is no rest
-
-
-class Actuated:
-    """A policy with an Actuation: what it answers is what the robot is told."""
-
-    def __init__(self, policy: Policy, config: ActuationConfig) -> None:
-        self._policy, self._actuation = policy, Actuation(config)
-        self.needs_images = policy.needs_images
-
-    def reset(self, instruction: str) -> None:
-        self._policy.reset(instruction)
-        self._actuation.reset()
-
-    def infer(self, observation: Observation) -> ActionChunk:
-        """All actions handed out count as executed."""
-        chunk = self._policy.infer(observation)
-        return ActionChunk(self._actuation.apply(observation.proprio, chunk), chunk.phase)

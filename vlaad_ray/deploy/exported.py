@@ -6,27 +6,28 @@ not load.
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import importlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from torch import Tensor
 
 from vlaad_ray.configs import Location, UserError
-from vlaad_ray.deploy.backends.graphs import PARTS, GraphBackend, Precision
+from vlaad_ray.deploy import decoding
+from vlaad_ray.deploy.backends import Precision, find_runtime, module
+from vlaad_ray.deploy.backends.graphs import PARTS, GraphBackend
 from vlaad_ray.files import read_bytes, sha256
+from vlaad_ray.models.student import bins
+from vlaad_ray.models.student.model import Decoded
+from vlaad_ray.types import LIBERO
 
 FORMAT = "vlaad_ray export"
 SCHEMA_VERSION = 1
 MANIFEST, TOKENIZER = "export.json", "tokenizer.json"
-GraphFormat = Literal["onnx", "openvino"]
-BACKENDS: dict[str, str] = {
-    "onnx": "vlaad_ray.deploy.backends.onnx_runtime",
-    "openvino": "vlaad_ray.deploy.backends.open_vino",
-}
-"""Backend -> the module that opens its graphs; also the name of the extra that brings its package."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,27 @@ class Interface:
     cameras: tuple[str, ...]
     proprio: bool
     chunk: int
-    bins: int
     text_length: int
+    bins: int = 0
+    """N of a student that answers in bins; 0: its exported graph answers with actions."""
+    action_dim: int = LIBERO.action_dim
+    proprio_dim: int = LIBERO.proprio_dim
+    gripper: int | None = LIBERO.gripper
+    """Its place in an action; None: there is none."""
+
+
+def read_interface(content: Mapping[str, Any]) -> Interface:
+    """From a student's config, or what an export keeps of it. Raises KeyError or TypeError where a field is missing."""
+    found = {each.name: content[each.name] for each in fields(Interface) if each.name in content}
+    return Interface(**{**found, "cameras": tuple(content["cameras"])})
 
 
 @dataclass(frozen=True)
 class Manifest:
     """What export.json holds."""
 
-    backend: GraphFormat
+    backend: str
+    """One of backends.BACKENDS."""
     precision: Precision
     source: str
     """Name of the checkpoint that it was made from, which is a hash of its weights."""
@@ -68,17 +81,9 @@ def is_export(directory: Location) -> bool:
     return (directory / MANIFEST).is_file()
 
 
-def backend_module(backend: str) -> Any:
-    """The module of a backend. Raises UserError where its package is not installed."""
-    try:
-        return importlib.import_module(BACKENDS[backend])
-    except ModuleNotFoundError as error:
-        raise UserError(f"{backend} needs the package {error.name}; pip install 'vlaad-ray[{backend}]'") from None
-
-
 def graph_files(backend: str) -> tuple[str, ...]:
     """Names of the files of all three graphs."""
-    return tuple(name for part in PARTS for name in backend_module(backend).files(part))
+    return tuple(name for part in PARTS for name in module(backend).files(part))
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
@@ -101,12 +106,13 @@ def read_manifest(directory: Location) -> Manifest:
     if (version := content.pop("schema_version", None)) != SCHEMA_VERSION:
         raise UserError(f"{path} has schema version {version}, this vlaad_ray reads {SCHEMA_VERSION}; {again}")
     try:
-        interface = Interface(**{**content["interface"], "cameras": tuple(content["interface"]["cameras"])})
-        manifest = Manifest(**{**content, "interface": interface})
+        manifest = Manifest(**{**content, "interface": read_interface(content["interface"])})
     except (TypeError, KeyError) as error:
         raise UserError(f"{path} lacks an entry or has one too many ({error}); {again}") from None
-    if manifest.backend not in BACKENDS:
-        raise UserError(f"{path} names the backend {manifest.backend!r}; this vlaad_ray knows {', '.join(BACKENDS)}")
+    try:
+        find_runtime(manifest.backend)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     return manifest
 
 
@@ -120,14 +126,22 @@ def check_files(directory: Path, manifest: Manifest) -> None:
             raise UserError(f"{path} is not the file that was exported; copy the directory again")
 
 
-def open_graphs(directory: Path, backend: GraphFormat, precision: Precision, threads: int) -> GraphBackend:
+def open_graphs(
+    directory: Path, backend: str, precision: Precision, threads: int, interface: Interface
+) -> GraphBackend:
     """The three graphs. `decide` stays fp32 whatever the rest runs in."""
-    module = backend_module(backend)
+    runs = module(backend)
 
     def opened(part: str, at: Precision) -> Any:
-        return module.open_graph(directory / module.files(part)[0], at, threads)
+        return runs.open_graph(directory / runs.files(part)[0], at, threads)
 
     text, perceive, decide = PARTS
+    graphs = opened(text, precision), opened(perceive, precision), opened(decide, "fp32")
     return GraphBackend(
-        f"{backend}-{precision}", opened(text, precision), opened(perceive, precision), opened(decide, "fp32")
+        f"{backend}-{precision}", *graphs, functools.partial(decoding.decode, meaning=meaning(interface))
     )
+
+
+def meaning(interface: Interface) -> Callable[[Tensor], Decoded]:
+    """What the last graph's output tells a robot. Needs no code of the architecture."""
+    return functools.partial(bins.decode, gripper=interface.gripper) if interface.bins else Decoded

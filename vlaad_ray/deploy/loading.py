@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
 from vlaad_ray.configs import Location, UserError
 from vlaad_ray.deploy import exported
-from vlaad_ray.deploy.backends import Backend
+from vlaad_ray.deploy.backends import Backend, Precision
 from vlaad_ray.deploy.backends.pytorch import Dtype, TorchBackend
 from vlaad_ray.deploy.exported import Interface
 from vlaad_ray.files import local_copy
 from vlaad_ray.models.student.checkpoint import Pretrained, checkpoint_name, from_pretrained, read_config
 from vlaad_ray.models.student.text import TextTokenizer, load_tokenizer
-
-BackendName = Literal["torch", "onnx", "openvino"]
 
 
 @dataclass(frozen=True)
@@ -31,12 +29,11 @@ class Runnable:
     """The checkpoint's record of its training: objective, data, render mode, init states."""
 
 
-def load(
-    directory: Location, device: str = "cpu", dtype: Dtype | None = None, backend: BackendName | None = None
-) -> Runnable:
+def load(directory: Location, device: str = "cpu", dtype: Dtype | None = None, backend: str | None = None) -> Runnable:
     """Open a checkpoint in torch, or an exported directory in what it was exported for, with as many threads as torch.
 
-    `device` and `dtype` (None: fp32) are a checkpoint's choice; an export has its own. `backend`: refuse anything else.
+    `device` and `dtype` (None: fp32) are a checkpoint's choice; an export has its own. `backend` ("torch", or one of
+    BACKENDS): refuse anything else.
     Raises UserError for a missing, corrupt or foreign directory.
     """
     if not exported.is_export(directory):
@@ -49,18 +46,28 @@ def load(
     manifest = exported.read_manifest(directory)
     if backend not in (None, manifest.backend):
         raise UserError(f"{directory} was exported for {manifest.backend}; {backend} can't run it")
-    if dtype not in (None, manifest.precision) or device != "cpu":
-        raise UserError(
-            f"{directory} runs in {manifest.precision} on CPU, as it was exported; --dtype and --device are for "
-            "checkpoints"
-        )
+    check_runs(directory, device, dtype)
     with local_copy(directory) as folder:
         exported.check_files(folder, manifest)
         return Runnable(
-            exported.open_graphs(folder, manifest.backend, manifest.precision, torch.get_num_threads()),
+            exported.open_graphs(
+                folder, manifest.backend, manifest.precision, torch.get_num_threads(), manifest.interface
+            ),
             manifest.interface,
             load_tokenizer(folder / exported.TOKENIZER, manifest.interface.text_length),
             manifest.training,
+        )
+
+
+def check_runs(directory: Location, device: str, dtype: Precision | None) -> None:
+    """Raises UserError for an export that is to run in another way than it was made for. Loads no network."""
+    if not exported.is_export(directory):
+        return
+    manifest = exported.read_manifest(directory)
+    if dtype not in (None, manifest.precision) or device != "cpu":
+        raise UserError(
+            f"{directory} runs in {manifest.precision} on CPU, as it was exported; another precision or device is for "
+            "checkpoints"
         )
 
 
@@ -71,14 +78,28 @@ def in_torch(pretrained: Pretrained, device: str = "cpu", dtype: Dtype = "fp32")
 
 
 def interface(pretrained: Pretrained) -> Interface:
-    config = pretrained.student.config
-    return Interface(config.image_size, config.cameras, config.proprio, config.chunk, config.bins, config.text_length)
+    return exported.read_interface(asdict(pretrained.student.config))
 
 
-def describe(directory: Location) -> tuple[str, dict[str, Any]]:
-    """(name, training record) of a checkpoint or an exported directory. Loads no network."""
+@dataclass(frozen=True)
+class Description:
+    """What can be known of a directory without loading a network."""
+
+    name: str
+    """For names of episodes; tells checkpoints and exports of them apart."""
+    interface: Interface
+    training: Mapping[str, Any]
+    """The checkpoint's record of its training."""
+
+
+def describe(directory: Location) -> Description:
+    """A checkpoint, or an exported directory. Raises UserError for anything else."""
     if exported.is_export(directory):
         manifest = exported.read_manifest(directory)
-        return manifest.name, manifest.training
-    training = read_config(directory)["training"]
-    return checkpoint_name(directory), training
+        return Description(manifest.name, manifest.interface, manifest.training)
+    config = read_config(directory)
+    try:
+        known = exported.read_interface(config["student"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{directory}/config.json: 'student' lacks {error}; copy the checkpoint again") from None
+    return Description(checkpoint_name(directory), known, config["training"])

@@ -7,19 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from vlaad_ray.configs import Location, UserError, location
 from vlaad_ray.deploy.backends.pytorch import Dtype
-from vlaad_ray.deploy.loading import BackendName, Runnable, load
-from vlaad_ray.models.student.preprocess import (
-    GRIPPER,
-    bins_to_actions,
-    closing_logit,
-    stack_cameras,
-    translation_spread,
-)
-from vlaad_ray.types import PROPRIO_DIM, ActionChunk, Observation, Policy
+from vlaad_ray.deploy.loading import Runnable, load
+from vlaad_ray.models.student.preprocess import resize_image, stack_cameras
+from vlaad_ray.types import ActionChunk, Observation
 
 MAX_TEXTS = 64
 """Instructions whose encodings are kept: a server's clients are at different tasks."""
@@ -28,7 +21,7 @@ MAX_TEXTS = 64
 class StudentPolicy:
     """Deterministic, and without memory but for encoded instructions: the same observation gives the same actions.
 
-    Whatever the logits, actions are finite and in [-1, 1]: means over bins that lie there; no finite logits, no action.
+    Whatever the network says, actions are finite and in [-1, 1]: what is not finite is no answer.
     """
 
     needs_images = True
@@ -36,8 +29,7 @@ class StudentPolicy:
     def __init__(self, student: Runnable, execute: int | None = None) -> None:
         """`execute`: how many of the K actions to hand out before looking again (None: all)."""
         chunk = student.interface.chunk
-        if execute is not None and not 1 <= execute <= chunk:
-            raise UserError(f"execute={execute}: this student answers with {chunk} actions; choose 1 to {chunk}")
+        check_execute(execute, chunk)
         self.training: Mapping[str, Any] = student.training
         """The checkpoint's record of its training: objective, data, render mode, init states."""
         self.backend = student.backend
@@ -45,6 +37,8 @@ class StudentPolicy:
         """Those that the student looks through."""
         self.execute = execute or chunk
         """How many actions an answer holds."""
+        self.gripper = student.interface.gripper
+        """Its place in an action; None: there is none."""
         self._interface, self._tokenizer = student.interface, student.tokenizer
         self._texts: OrderedDict[str, np.ndarray] = OrderedDict()
         """Instruction -> its encoding [1, D], the latest used last."""
@@ -56,7 +50,7 @@ class StudentPolicy:
         execute: int | None = None,
         device: str = "cpu",
         dtype: Dtype | None = None,
-        backend: BackendName | None = None,
+        backend: str | None = None,
     ) -> StudentPolicy:
         """Load OUT/checkpoint of a training run, or what jobs/export.py wrote.
 
@@ -79,20 +73,11 @@ class StudentPolicy:
         """One answer for each observation, in order; they need not belong together. Raises as `infer` does."""
         if not observations:
             return []
-        logits = self.backend.logits(*self.prepare(observations))
-        if not np.isfinite(logits).all():
-            raise FloatingPointError("the student's logits are not finite: its weights are broken, train it again")
-        # First all, then the slice: a product of another shape rounds otherwise, and episodes would not repeat exactly.
-        actions = bins_to_actions(torch.from_numpy(logits))[:, : self.execute].numpy()
-        closing = closing_logit(torch.from_numpy(logits))[:, : self.execute].sigmoid().numpy()
-        spread = translation_spread(torch.from_numpy(logits))[:, : self.execute].numpy()
-        return [
-            ActionChunk(each, closing=odds, spread=width)
-            for each, odds, width in zip(actions, closing, spread, strict=True)
-        ]
+        output = self.backend.output(*self.prepare(observations))
+        return [chunk.first(self.execute) for chunk in self.backend.decode(output)]
 
     def prepare(self, observations: Sequence[Observation]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What the network gets to see: images [B, C, S, S, 3] uint8, proprio [B, 8] float32, encoded text [B, D]."""
+        """What the network gets to see: images [B, C, S, S, 3] uint8, proprio [B, P] float32, encoded text [B, D]."""
         pictures = [
             stack_cameras(self._checked_images(each), self.cameras, self._interface.image_size) for each in observations
         ]
@@ -121,48 +106,22 @@ class StudentPolicy:
         return observation.images
 
     def _checked_proprio(self, observation: Observation) -> np.ndarray:
+        size = self._interface.proprio_dim
         if not self._interface.proprio:
-            return np.zeros(PROPRIO_DIM, np.float32)
+            return np.zeros(size, np.float32)
         proprio = np.array(observation.proprio, np.float32)
-        if proprio.shape != (PROPRIO_DIM,) or not np.isfinite(proprio).all():
-            raise ValueError(f"proprio: expected [{PROPRIO_DIM}] finite numbers, got {list(proprio.shape)} {proprio}")
+        if proprio.shape != (size,) or not np.isfinite(proprio).all():
+            raise ValueError(f"proprio: expected [{size}] finite numbers, got {list(proprio.shape)} {proprio}")
         return proprio
 
 
-class TemporalEnsemble:
-    """Averages what overlapping chunks say about the same control step (ACT, Zhao et al., arXiv 2304.13705, §IV-B).
+def check_execute(execute: int | None, chunk: int) -> None:
+    """Raises UserError for more actions than an answer holds, or none."""
+    if execute is not None and not 1 <= execute <= chunk:
+        raise UserError(f"execute={execute}: this student answers with {chunk} actions; choose 1 to {chunk}")
 
-    A step's predictions, oldest first, weigh exp(-decay * i), i = 0, 1, …; the gripper goes where most weight is. Asks
-    the policy for whole chunks and hands out `execute` actions of each: every action counts as executed.
-    """
 
-    def __init__(self, policy: Policy, execute: int, decay: float) -> None:
-        """`decay`: >= 0; ACT's is 0.01, 0 weighs all alike, the larger the more the oldest counts."""
-        if decay < 0:
-            raise UserError(f"ensemble decay {decay}: must be at least 0 (ACT: 0.01)")
-        self._policy, self._execute, self._decay = policy, execute, decay
-        self.needs_images = policy.needs_images
-        self._chunks: list[np.ndarray] = []
-        """Chunks that are not over yet, oldest first, as [K, 8]: actions and the chance that the gripper closes; each
-        begins at the present step."""
-
-    def reset(self, instruction: str) -> None:
-        self._policy.reset(instruction)
-        self._chunks = []
-
-    def infer(self, observation: Observation) -> ActionChunk:
-        answer = self._policy.infer(observation)
-        closing = answer.closing if answer.closing is not None else (answer.actions[:, GRIPPER] > 0)
-        self._chunks.append(np.column_stack([answer.actions, closing]))
-        blended = np.stack([self._blend(step) for step in range(self._execute)])
-        self._chunks = [rest for chunk in self._chunks if len(rest := chunk[self._execute :])]
-        spread = None if answer.spread is None else answer.spread[: self._execute]
-        return ActionChunk(blended[:, :-1], answer.phase, blended[:, -1], spread)
-
-    def _blend(self, step: int) -> np.ndarray:
-        said = np.stack([chunk[step] for chunk in self._chunks if step < len(chunk)])
-        weights = np.exp(-self._decay * np.arange(len(said)))
-        action = (weights / weights.sum()) @ said
-        # A tie (two chunks, no decay) goes to what was seen last.
-        action[GRIPPER] = np.sign(action[GRIPPER]) if abs(action[GRIPPER]) > 1e-6 else said[-1, GRIPPER]
-        return action.astype(np.float32)
+def fit_images(observation: Observation, cameras: Sequence[str], size: int) -> Observation:
+    """Only what a student looks at, in its own size: all that must travel to one elsewhere, which answers the same."""
+    seen = {name: resize_image(image, size) for name, image in observation.images.items() if name in cameras}
+    return Observation(observation.instruction, observation.proprio, seen)

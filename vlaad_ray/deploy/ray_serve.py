@@ -26,12 +26,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from vlaad_ray.configs import ServeClusterConfig, UserError, check_bounds
 from vlaad_ray.deploy import access, metrics
-from vlaad_ray.deploy.actuation import Actuation
 from vlaad_ray.deploy.loading import describe
 from vlaad_ray.deploy.metrics import Counts
-from vlaad_ray.deploy.policy import StudentPolicy
-from vlaad_ray.deploy.server import HEALTH, METRICS, student_metadata
+from vlaad_ray.deploy.server import HEALTH, METRICS, served_student, student_metadata
 from vlaad_ray.deploy.session import Session
+from vlaad_ray.deploy.shaping import shape
 from vlaad_ray.runtime import cluster
 from vlaad_ray.runtime.nodes import fitted
 from vlaad_ray.runtime.placement import Processes, divide
@@ -50,7 +49,7 @@ class StudentReplica:
 
     def __init__(self, config: ServeClusterConfig):
         student, device = config.student, "cuda" if config.gpus_per_replica > 0 else "cpu"
-        self._policy = StudentPolicy.from_pretrained(student.checkpoint, student.execute or None, device, student.dtype)
+        self._policy, self._execute = served_student(student, device), student.execute or None
         self._metadata = protocol.pack(student_metadata(student, config.server, self._policy))
         self._config, self._token = config.server, access.read_token(config.server)
         self._batcher: Batcher | None = None
@@ -97,8 +96,8 @@ class StudentReplica:
             thread = ThreadPoolExecutor(1)
             self._batcher = Batcher(self._policy.infer_batch, self._config.max_batch, rhythm, thread)
         await connection.accept()
-        actuation = Actuation(self._config.actuation)
-        session = Session(connection.client, self._batcher, self._policy.cameras, actuation, self._counts)
+        shaping = shape(self._execute, self._config.ensemble, self._config.actuation)
+        session = Session(connection.client, self._batcher, self._policy.cameras, shaping, self._counts)
         try:
             await connection.send_bytes(self._metadata)
             while (message := await connection.receive())["type"] == "websocket.receive":
@@ -115,6 +114,7 @@ class StudentReplica:
 def deployment(config: ServeClusterConfig) -> serve.Application:
     """The replicas as Ray Serve wants them. Raises UserError for what cannot be served."""
     check_bounds(config)
+    shape(config.student.execute or None, config.server.ensemble, config.server.actuation)  # refuses what cannot be
     describe(config.student.checkpoint)
     access.read_token(config.server)
     return serve.deployment(

@@ -26,11 +26,11 @@ from websockets.http11 import Request, Response
 from vlaad_ray import __version__
 from vlaad_ray.configs import ServeConfig, ServedStudentConfig, ServerConfig, UserError, check_bounds
 from vlaad_ray.deploy import access, metrics
-from vlaad_ray.deploy.actuation import Actuation
 from vlaad_ray.deploy.loading import describe
 from vlaad_ray.deploy.metrics import Counts
-from vlaad_ray.deploy.policy import StudentPolicy
+from vlaad_ray.deploy.policy import StudentPolicy, check_execute
 from vlaad_ray.deploy.session import ServablePolicy, Session
+from vlaad_ray.deploy.shaping import shape
 from vlaad_ray.serving import protocol
 from vlaad_ray.serving.batcher import Batcher
 from vlaad_ray.serving.rhythm import Rhythm
@@ -50,10 +50,16 @@ class PolicyServer:
         policy: ServablePolicy,
         metadata: Mapping[str, Any],
         config: ServerConfig = ServerConfig(port=0),  # noqa: B008  it is frozen
+        execute: int | None = None,
     ):
-        """`metadata`: sent to each client that connects; {} or what tells policies apart. Raises UserError."""
+        """`metadata`: sent to each client that connects; {} or what tells policies apart. Raises UserError.
+
+        `execute`: actions that a client gets of each answer; None: all.
+        """
         check_bounds(config)
+        shape(execute, config.ensemble, config.actuation)  # refuses what cannot be before anybody connects
         self._policy, self._metadata, self._config = policy, protocol.pack(metadata), config
+        self._execute = execute
         self._token = access.read_token(config)
         family, address = access.resolve(config.host, config.port)
         try:
@@ -132,8 +138,8 @@ class PolicyServer:
         return None
 
     async def _converse(self, connection: ServerConnection) -> None:
-        actuation = Actuation(self._config.actuation)
-        session = Session(connection.remote_address, self._batcher, self._policy.cameras, actuation, self.counts)
+        shaping = shape(self._execute, self._config.ensemble, self._config.actuation)
+        session = Session(connection.remote_address, self._batcher, self._policy.cameras, shaping, self.counts)
         try:
             await connection.send(self._metadata)
             async for message in connection:
@@ -145,14 +151,22 @@ class PolicyServer:
             session.close()
 
 
+def served_student(student: ServedStudentConfig, device: str) -> StudentPolicy:
+    """It answers with whole chunks: each client's shaping hands out its part. Raises UserError."""
+    policy = StudentPolicy.from_pretrained(student.checkpoint, device=device, dtype=student.dtype)
+    check_execute(student.execute or None, policy.execute)
+    return policy
+
+
 def student_metadata(student: ServedStudentConfig, server: ServerConfig, policy: StudentPolicy) -> dict[str, Any]:
     """What a client is told: enough to tell served students apart, and what they expect."""
     return {
-        "policy": describe(student.checkpoint)[0],
+        "policy": describe(student.checkpoint).name,
         "render": policy.training.get("render"),
         "image_size": 0,
-        "cameras": [protocol.IMAGE_KEYS[camera] for camera in policy.cameras],
-        "actions": policy.execute,
+        "cameras": [protocol.image_key(camera) for camera in policy.cameras],
+        "actions": student.execute or policy.execute,
+        "ensemble": server.ensemble,
         **asdict(server.actuation),
     }
 
@@ -162,10 +176,10 @@ def run(config: ServeConfig) -> None:
     check_bounds(config)
     logging.basicConfig(format="%(asctime)s %(message)s")
     student = config.student
-    policy = StudentPolicy.from_pretrained(student.checkpoint, student.execute or None, config.device, student.dtype)
+    policy = served_student(student, config.device)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     metadata = student_metadata(student, config.server, policy)
-    with PolicyServer(policy, metadata, config.server) as server:
+    with PolicyServer(policy, metadata, config.server, student.execute or None) as server:
         print(f"serving {student.checkpoint} at {server.url}", flush=True)
         server.wait()
 

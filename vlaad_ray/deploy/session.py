@@ -10,8 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from vlaad_ray.deploy.actuation import Actuation
 from vlaad_ray.deploy.metrics import Counts
+from vlaad_ray.deploy.shaping import Shaping
 from vlaad_ray.serving import protocol
 from vlaad_ray.serving.batcher import BAD_OBSERVATION, Batcher
 from vlaad_ray.types import ACTION_DIM, BatchPolicy
@@ -25,12 +25,12 @@ class ServablePolicy(BatchPolicy, Protocol):
 
 
 class Session:
-    """What is a client's own: its Actuation, and the instruction it is for. Nothing else is kept between requests."""
+    """What is a client's own: its Shaping, and the instruction it is for. Nothing else is kept between requests."""
 
-    def __init__(self, name: object, batcher: Batcher, cameras: Sequence[str], actuation: Actuation, counts: Counts):
-        """`name`: for the log. `actuation`: a new one."""
+    def __init__(self, name: object, batcher: Batcher, cameras: Sequence[str], shaping: Shaping, counts: Counts):
+        """`name`: for the log. `shaping`: a new one."""
         self._name, self._batcher, self._cameras, self._counts = name, batcher, cameras, counts
-        self._actuation = actuation
+        self._shaping = shaping
         self._client, self._instruction = uuid.uuid4().hex, ""
         self._refused = 0
         self._began = self._previous = 0.0
@@ -59,9 +59,9 @@ class Session:
             self._counts.failed += 1
             return str(error)
         if observation.instruction != self._instruction:
-            self._actuation.reset()
+            self._shaping.reset()
             self._instruction = observation.instruction
-        actions = self._actuation.apply(observation.proprio, chunk)
+        actions = self._shaping.apply(observation, chunk).actions
         seconds = time.monotonic() - self._began
         self._counts.answer(seconds)
         timing = {"infer_ms": 1000 * seconds}

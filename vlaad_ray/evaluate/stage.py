@@ -7,163 +7,153 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from vlaad_ray import files, store
 from vlaad_ray.configs import (
-    STEP_BUDGETS,
-    ActuationConfig,
     EvalConfig,
-    Location,
+    ServingConfig,
     UserError,
     config_hash,
     location,
+    named_settings,
     parse_range,
-    teacher_noise_content,
-    what_a_checkpoint_is,
+    settings_of,
 )
-from vlaad_ray.deploy import loading
-from vlaad_ray.deploy.actuation import Actuated
-from vlaad_ray.deploy.policy import StudentPolicy, TemporalEnsemble
-from vlaad_ray.envs import libero
-from vlaad_ray.evaluate import video
+from vlaad_ray.envs import check_starts, find_suite
+from vlaad_ray.evaluate.metrics import find_metrics
+from vlaad_ray.evaluate.outcomes import compare, read_results, summarise
+from vlaad_ray.evaluate.policies import find_policy, on_device
+from vlaad_ray.evaluate.videos import choose, file_name, store_video
 from vlaad_ray.rollout.episode import EpisodeSpec
-from vlaad_ray.rollout.fleet import check_images, run_policy
+from vlaad_ray.rollout.fleet import FleetReport, check_images, run_policy
 from vlaad_ray.rollout.noise import check_teacher_noise
+from vlaad_ray.rollout.outcome import store_outcome
 from vlaad_ray.runtime import cli, places
-from vlaad_ray.runtime.record import begin, software, write_run_record
-from vlaad_ray.semantics import phases
-from vlaad_ray.semantics.smoothness import meant_gripper
-from vlaad_ray.stats import format_success, gripper_flips, paired, success_summary
-from vlaad_ray.teachers import TEACHERS, find_teacher
-from vlaad_ray.types import CONTROL_HZ, Episode, EpisodeKey, InitState, LocalPolicy, Policy, SharedPolicy, Trained
+from vlaad_ray.runtime.record import begin, files_in, software, write_run_record
+from vlaad_ray.stats import format_success
+from vlaad_ray.teachers import TEACHERS
+from vlaad_ray.types import EpisodeKey, InitState, LocalPolicy, Outcome, SharedPolicy
 
 CONTENT_VERSION = 2
 """Raise it when the same checkpoint and settings would act otherwise, so that old outcomes are not taken for new."""
-FLIP_WINDOW = 240
-"""Gripper flips are reported per 240 control steps (12 s), as the paper does."""
-STUDENT_EXECUTES = 2
-"""Actions of a student's chunk that are executed by default."""
-VIDEO_EVERY = 2
-"""Control steps between two frames of a video."""
 
 
 def evaluate(config: EvalConfig) -> dict[str, Any]:
     """Complete the evaluation that `config` describes; return (and write) its summary."""
     student = None if config.policy in TEACHERS else location(config.policy)
-    reads = {"--policy": student, "--checkpoint": config.teacher_config.checkpoint, "--compare-to": config.compare_to}
+    reads = {"--policy": student, **files_in(config.teacher_config), "--compare-to": config.compare_to}
     begin(config.out, config, reads)
     places.check(config)
-    policy, training = resolve_policy(config)
-    specs = plan_episodes(config, policy)
+    config = settled(config)
+    suite = find_suite(config.suite)
     baseline = read_results(config.compare_to) if config.compare_to else None
-    warnings = check_training(specs, training) + check_images(policy, config.env)
+    serving = on_device(config.serving, config.device)
+    policy, training = find_policy(config)
+    tasks, states = parse_range(config.tasks, "--tasks"), parse_range(config.init_states, "--init-states")
+    check_starts(config.suite, suite, tasks, states)
+    specs = plan_episodes(config, policy)
+    warnings = check_training(specs, training)
+    check_teacher_noise(config.teacher_noise, suite.embodiment)
+    warnings += check_images(policy, suite.images(config.env))
     for warning in warnings:
         cli.console.print(f"[yellow]warning:[/] {warning}")
     write_run_record(config.out, config)
-    done = store.read_outcomes(config.out)
-    todo = [spec for spec in specs if spec.key.name not in done]
+    there = store.read_outcomes(config.out, Outcome)
+    todo = [spec for spec in specs if spec.key.name not in there]
+    make_env = functools.partial(suite.make, config=config.env)
+    finish = functools.partial(store_outcome, config.out, find_metrics(suite.metrics))
     with cli.progress(f"evaluate {policy.name}", len(specs)) as advance:
         for _ in range(len(specs) - len(todo)):
             advance("already there")
-        successes = {"n": 0, "k": 0}
+        ended: list[bool] = []
 
-        def on_outcome(_: EpisodeSpec, outcome: dict[str, Any]) -> None:
-            successes["n"] += 1
-            successes["k"] += outcome["success_ever"]
-            advance(f"success {successes['k']}/{successes['n']}")
+        def on_outcome(_: EpisodeSpec, outcome: Outcome) -> None:
+            ended.append(outcome.success_ever)
+            advance(f"success {sum(ended)}/{len(ended)}")
 
-        finish = functools.partial(store_outcome, config.out)
-        report = run_policy(todo, config.env, policy, finish, config.fleet, config.serving, on_outcome)
-    results, lost = store.account_for(config.out, [spec.key.name for spec in specs], report.lost, done)
+        report = run_policy(todo, make_env, policy, finish, config.fleet, serving, on_outcome)
+    results, lost = store.account_for(config.out, Outcome, [spec.key.name for spec in specs], report.lost, there)
     if lost:
         raise UserError(
             f"{len(lost)} of {len(specs)} episodes lost their simulator {config.fleet.max_retries + 1} times "
             f"(first: {lost[0]}); no rate is reported; rerun the same command to try again"
         )
+    summary = {**facts(config, policy), **summarise(list(results.values())), **cost(report), "warnings": warnings}
+    if baseline is not None:
+        summary["paired"] = {**compare(results.values(), baseline), "baseline": str(config.compare_to)}
+    filmed = choose(specs, results, config.videos)
+    summary |= {**software(), "episodes": list(results), "videos": paths_of(config, filmed)}
+    store.write_json(config.out / "summary.json", summary)  # before the videos, which are no part of the results
+    for name, trouble in film(config, filmed, policy, serving).items():
+        warnings.append(f"no video of {name}: {trouble}")
+        cli.console.print(f"[yellow]warning:[/] {escape(warnings[-1])}")
+    summary["videos"] = paths_of(config, filmed)
+    store.write_json(config.out / "summary.json", summary)
+    return summary
+
+
+def facts(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> dict[str, Any]:
+    """What was evaluated, and how."""
+    of_student, suite = config.policy not in TEACHERS, find_suite(config.suite)
     actuation = asdict(config.actuation)
-    summary = {
+    return {
         "policy": policy.name,
-        "checkpoint": None if config.policy in TEACHERS else config.policy,
+        "checkpoint": config.policy if of_student else None,
         "suite": config.suite,
         "init_states": config.init_states,
         "placements": config.placements,
         "seed": config.seed,
         "execute": policy.settings.get("execute"),
-        **(dict.fromkeys(actuation) if config.policy in TEACHERS else actuation),
+        **(actuation if of_student else dict.fromkeys(actuation)),
         "ensemble": policy.settings.get("ensemble"),
-        "budget": config.budget or STEP_BUDGETS[config.suite],
-        "render": config.env.render,
-        **summarise(list(results.values())),
+        "budget": config.budget or suite.budget,
+        "render": suite.images(config.env).render,
+    }
+
+
+def cost(report: FleetReport) -> dict[str, Any]:
+    """What this run took: nothing where all was there already."""
+    return {
         "retried": report.retried,
         "seconds": report.seconds,
         "steps_per_second": report.steps / report.seconds if report.steps else 0.0,
-        "warnings": warnings,
-        **software(),
     }
-    if baseline is not None:
-        summary["paired"] = compare(results.values(), baseline)
-        summary["paired"]["baseline"] = str(config.compare_to)
-    summary["episodes"] = list(results)
-    summary["videos"] = record_videos(config, specs, results, policy)
-    store.write_json(config.out / "summary.json", summary)
-    return summary
 
 
-def resolve_policy(config: EvalConfig) -> tuple[LocalPolicy | SharedPolicy, dict[str, Any]]:
-    """A teacher's name or a checkpoint directory -> (the policy, its training record)."""
-    if config.policy in TEACHERS:
-        return find_teacher(config.policy, config.teacher_config, config.suite, config.execute), {}
-    directory = location(config.policy)
-    if not directory.is_dir():
-        names = ", ".join(TEACHERS)
-        raise UserError(
-            f"--policy: {config.policy!r} is neither a teacher ({names}) nor a checkpoint; "
-            f"{what_a_checkpoint_is(config.policy)}"
-        )
-    name, training = loading.describe(directory)
-    execute = config.execute or STUDENT_EXECUTES
-    settings: dict[str, Any] = {"execute": execute, **asdict(config.actuation)}
-    if not config.actuation.nudge_after:  # so names stay what they were before there was a choice
-        del settings["nudge_after"]
-    if config.ensemble is not None:  # likewise
-        settings["ensemble"] = config.ensemble
-    make = functools.partial(load_student, directory.resolve(), execute, config.actuation, config.ensemble)
-    load_student(
-        directory, execute, config.actuation, config.ensemble
-    )  # a broken one, or bad settings, fail here, not on actors
-    return LocalPolicy(name, make, settings, Trained(training.get("render"))), training
+def film(
+    config: EvalConfig, specs: Sequence[EpisodeSpec], policy: LocalPolicy | SharedPolicy, serving: ServingConfig
+) -> dict[str, str]:
+    """Run the chosen episodes that have no video yet once more, for their pictures. Failures: name -> why."""
+    there = {path.name for path in files.children(config.out / "videos", ".mp4")}
+    todo = [spec for spec in specs if file_name(spec) not in there]
+    if not todo:
+        return {}
+    make_env = functools.partial(find_suite(config.suite).make, config=config.env)
+    finish = functools.partial(store_video, config.out / "videos")
+    with cli.progress("videos", len(todo)) as advance:
+        report = run_policy(todo, make_env, policy, finish, config.fleet, serving, lambda *_: advance(""))
+    failed = {name: trouble for name, trouble in report.outcomes.items() if trouble is not None}
+    return failed | dict.fromkeys(report.lost, "its simulator was lost too often")
 
 
-def load_student(
-    directory: Location,
-    execute: int,
-    actuation: ActuationConfig,
-    ensemble: float | None,
-    _: libero.LiberoEnv | None = None,
-) -> Policy:
-    student = loading.load(directory)
-    policy: Policy = StudentPolicy(student, execute)
-    if ensemble is not None:
-        policy = TemporalEnsemble(StudentPolicy(student), execute, ensemble)
-    return Actuated(policy, actuation)
+def paths_of(config: EvalConfig, specs: Sequence[EpisodeSpec]) -> list[str]:
+    """The videos that there are of these episodes, from `out`."""
+    there = {path.name for path in files.children(config.out / "videos", ".mp4")}
+    return [f"videos/{name}" for name in map(file_name, specs) if name in there]
 
 
 def plan_episodes(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> list[EpisodeSpec]:
     """One episode for each task and start."""
-    libero.load_benchmark(config.suite)
+    config = settled(config)
     tasks, states = parse_range(config.tasks, "--tasks"), parse_range(config.init_states, "--init-states")
     starts = [InitState("stored", state) for state in states]
     starts += [InitState("placement", number) for number in range(config.placements)]
     if not tasks or not starts:
         raise UserError("nothing to evaluate: give --tasks and --init-states or --placements")
-    for task in tasks:
-        libero.check_task(config.suite, task)
-        libero.check_init_states(config.suite, task, states)
-    settings = {"execute": None, **policy.settings}
-    check_teacher_noise(config.teacher_noise)
-    settings |= teacher_noise_content(config.teacher_noise)
-    content = config_hash(version=CONTENT_VERSION, env=config.env, budget=config.budget, **settings)
+    settings = {"execute": None, **policy.settings, **named_settings(config, "env", "budget", "teacher_noise")}
+    content = config_hash(version=CONTENT_VERSION, **settings)
     return [
         EpisodeSpec(
             key=EpisodeKey(config.suite, task, start, policy.name, config.seed, content),
@@ -173,6 +163,11 @@ def plan_episodes(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> lis
         for task in tasks
         for start in starts
     ]
+
+
+def settled(config: EvalConfig) -> EvalConfig:
+    """The same with the environment's settings those of the chosen suite, where they were left at another's."""
+    return replace(config, env=settings_of(f"suite {config.suite}", find_suite(config.suite).config, config.env))
 
 
 def check_training(specs: Sequence[EpisodeSpec], training: Mapping[str, Any]) -> list[str]:
@@ -186,100 +181,6 @@ def check_training(specs: Sequence[EpisodeSpec], training: Mapping[str, Any]) ->
     if not seen:
         return []
     return [f"{len(seen)} of {len(specs)} episodes start from init states that the student was trained on"]
-
-
-def store_outcome(out: Location, episode: Episode) -> dict[str, Any]:
-    """On the actor: record how an episode ended."""
-    meant = meant_gripper(episode.actions[:, -1])
-    outcome = {
-        "suite": episode.key.suite,
-        "task": episode.key.task,
-        "init": episode.key.init.label,
-        "instruction": episode.instruction,
-        "success_ever": episode.success_ever,
-        "success_final": episode.success_final,
-        "steps": episode.success_step if episode.success_step is not None else episode.budget,
-        "recorded_steps": len(episode),
-        "gripper_flips": gripper_flips(episode.actions[:, -1]),
-        "gripper_flips_meant": gripper_flips(meant),
-        "last_phase": phases.classify(episode.proprio, meant, episode.instruction)[-1],
-    }
-    store.write_outcome(out, episode.key.name, outcome)
-    return outcome
-
-
-def summarise(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Success "ever" and "final" over all and by task, length of episodes, gripper flips."""
-
-    def success(of: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        return {name: success_summary([outcome[f"success_{name}"] for outcome in of]) for name in ("ever", "final")}
-
-    tasks = sorted({outcome["task"] for outcome in outcomes})
-    steps = sum(outcome["recorded_steps"] for outcome in outcomes)
-    return {
-        "success": success(outcomes),
-        "tasks": {
-            str(task): {
-                **success(mine := [outcome for outcome in outcomes if outcome["task"] == task]),
-                "instruction": mine[0]["instruction"],
-            }
-            for task in tasks
-        },
-        "gripper_flips_per_240": FLIP_WINDOW * sum(outcome["gripper_flips"] for outcome in outcomes) / steps,
-        "gripper_flips_per_episode": sum(outcome["gripper_flips"] for outcome in outcomes) / len(outcomes),
-        "steps_mean": sum(outcome["steps"] for outcome in outcomes) / len(outcomes),
-    }
-
-
-def read_results(out: Location) -> list[dict[str, Any]]:
-    """The outcomes of another evaluation."""
-    outcomes = list(store.read_evaluation(out).values())
-    if not outcomes:
-        raise UserError(f"{out} holds no evaluation; run jobs/eval.py --out {out} first")
-    return outcomes
-
-
-def compare(a: Sequence[Mapping[str, Any]] | Any, b: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Paired comparison of two evaluations on the starts that both have run, for both kinds of success."""
-
-    def by_start(outcomes: Sequence[Mapping[str, Any]], name: str) -> dict[tuple[str, int, str], bool]:
-        return {(o["suite"], o["task"], o["init"]): o[f"success_{name}"] for o in outcomes}
-
-    if not by_start(a, "ever").keys() & by_start(b, "ever").keys():
-        raise UserError("--compare-to: the two evaluations share no task and init state; run both on the same ones")
-    return {name: paired(by_start(a, name), by_start(b, name)) for name in ("ever", "final")}
-
-
-def record_videos(
-    config: EvalConfig,
-    specs: Sequence[EpisodeSpec],
-    results: Mapping[str, Mapping[str, Any]],
-    policy: LocalPolicy | SharedPolicy,
-) -> list[str]:
-    """Run some successes and failures once more, with the cameras on (episodes repeat exactly); paths of the MP4s."""
-    chosen: list[EpisodeSpec] = []
-    for wanted in (True, False):
-        matching = [spec for spec in specs if results[spec.key.name]["success_ever"] == wanted]
-        chosen += matching[:: max(1, len(matching) // config.videos)][: config.videos] if config.videos else []
-    there = {path.stem for path in files.children(config.out / "videos", ".mp4")}
-    todo = [replace(spec, image_every=VIDEO_EVERY) for spec in chosen if spec.key.name not in there]
-    if todo:
-        with cli.progress("videos", len(todo)) as advance:
-            finish = functools.partial(store_video, config.out / "videos")
-            run_policy(todo, config.env, policy, finish, config.fleet, config.serving, lambda *_: advance(""))
-    return [f"videos/{spec.key.name}.mp4" for spec in chosen]
-
-
-def store_video(folder: Location, episode: Episode) -> dict[str, Any]:
-    """On the actor: write the recorded frames as MP4."""
-    word = "success" if episode.success_ever else "failure"
-    frames = []
-    for step in range(0, len(episode), VIDEO_EVERY):
-        seen = {camera: frames_of[step] for camera, frames_of in episode.images.items()}
-        images = {camera: image for camera, image in seen.items() if image is not None}
-        frames.append(video.frame(images, f"{word} · step {step} · {episode.instruction[:60]}"))
-    path = video.write_mp4(folder / f"{episode.key.name}.mp4", frames, CONTROL_HZ / VIDEO_EVERY)
-    return {"video": path.name}
 
 
 def show(summary: dict[str, Any]) -> Table:

@@ -100,8 +100,7 @@ def filling(place: Location, marker: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="vlaad_ray-") as folder:
         yield Path(folder)
-        with asking(place):
-            _put(Path(folder), place, marker)
+        put_all(Path(folder), place, marker)
 
 
 def write_json(place: Location, value: Any) -> Location:
@@ -163,11 +162,13 @@ def _upload(folder: Path, place: UPath, marker: str) -> None:
     kept = {f"{root}/{path.relative_to(folder)}" for path in folder.rglob("*")}
     if stale := sorted(set(fs.find(root)) - kept):
         fs.rm(stale)
-    _put(folder, place, marker)
+    put_all(folder, place, marker)
 
 
-def _put(folder: Path, place: UPath, marker: str) -> None:
+def put_all(folder: Path, place: UPath, marker: str = "") -> None:
+    """Copy all files of `folder` into `place`, each whole; `marker` last."""
     sources = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / marker]
-    place.fs.put([str(path) for path in sources], [f"{place.path}/{path.relative_to(folder)}" for path in sources])
-    if (folder / marker).is_file():
-        place.fs.put_file(str(folder / marker), f"{place.path}/{marker}")
+    with asking(place):
+        place.fs.put([str(path) for path in sources], [f"{place.path}/{path.relative_to(folder)}" for path in sources])
+        if (folder / marker).is_file():
+            place.fs.put_file(str(folder / marker), f"{place.path}/{marker}")

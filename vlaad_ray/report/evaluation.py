@@ -53,7 +53,7 @@ def _policies(found: Mapping[str, Mapping[str, Any]]) -> str:
             format_success(each["success"]["ever"]),
             format_success(each["success"]["final"]),
             f"{each['steps_mean']:.0f} of {each['budget']}",
-            f"{each['gripper_flips_per_240']:.1f}",
+            f"{each['gripper_flips_per_240']:.1f}" if "gripper_flips_per_240" in each else "no gripper",
         ]
         for who, each in found.items()
     ]
@@ -95,7 +95,7 @@ def starts(run: Location) -> str:
     """A cell for each start: which of the two policies succeeded there."""
     title, source = "Outcome of every start", "`eval_*/outcomes/*.json`; one square an init state, in order"
     outcomes = {
-        who: {(outcome["task"], outcome["init"]): outcome["success_ever"] for outcome in of.values()}
+        who: {(outcome.task, outcome.init): outcome.success_ever for outcome in of.values()}
         for who, folder in EVALUATIONS.items()
         if (of := store.read_evaluation(run / folder))
     }
@@ -133,8 +133,8 @@ def videos(run: Location, report: Location) -> str:
             if path.stem not in outcomes:  # of an earlier evaluation in the same folder
                 continue
             outcome = outcomes[path.stem]
-            word = "successes" if outcome["success_ever"] else "failures"
-            caption = f"task {outcome['task']}, {outcome['init']}, {outcome['steps']} steps: {outcome['instruction']}"
+            word = "successes" if outcome.success_ever else "failures"
+            caption = f"task {outcome.task}, {outcome.init}, {outcome.steps} steps: {outcome.instruction}"
             groups[f"{who}, {word}"].append((path, caption))
     parts, room = [], PAGE_VIDEO_BYTES
     for name, found in groups.items():

@@ -24,7 +24,7 @@ def summary(path: Location, *needed: str) -> dict[str, Any] | None:
 
 def evaluations(run: Location) -> dict[str, dict[str, Any]]:
     """`student` and `teacher` -> summary of the evaluation, those that have run."""
-    needed = ("policy", "suite", "init_states", "budget", "success", "tasks", "steps_mean", "gripper_flips_per_240")
+    needed = ("policy", "suite", "init_states", "budget", "success", "tasks", "steps_mean")
     found = {who: summary(run / folder / "summary.json", *needed) for who, folder in EVALUATIONS.items()}
     return {who: value for who, value in found.items() if value is not None}
 

@@ -1,4 +1,5 @@
-"""Teachers too large for one copy an environment: a few replicas on Ray actors answer batches of many environments.
+"""Policies too large for one copy an environment, or on a GPU: a few replicas on Ray actors answer batches of many
+environments.
 
 Each environment is a client of one replica and has one request in flight, which bounds all queues by the number of
 environments. A replica collects requests while its model is busy (`batcher.Batcher`) and starts the next batch by
@@ -8,7 +9,7 @@ A replica that dies or hangs is restarted by Ray, with the requests that it had.
 
 Batching does not change what an episode contains, as far as the policy keeps its promise (types.BatchPolicy): an answer
 depends on its own observation alone. Models keep it up to the rounding of sums that are ordered by batch size; so
-episodes of a batched teacher repeat in distribution, not to the last bit.
+episodes of a batched policy repeat in distribution, not to the last bit.
 
 Why not Ray Serve: `@serve.batch` starts a batch when it is full or a set time is over. That time is waited out in vain
 when nobody else is coming, and requests that come further apart than it fall into batches of one: two environments
@@ -37,7 +38,7 @@ from vlaad_ray.runtime.nodes import fitted
 from vlaad_ray.runtime.placement import Processes, divide
 from vlaad_ray.serving.batcher import Batcher
 from vlaad_ray.serving.rhythm import Rhythm
-from vlaad_ray.types import ACTION_DIM, ActionChunk, BatchPolicy, LocalPolicy, Observation, Policy, SharedPolicy
+from vlaad_ray.types import ActionChunk, BatchPolicy, LocalPolicy, Observation, Policy, SharedPolicy
 
 MAX_RESTARTS = 3
 """Times that Ray brings a dead replica back."""
@@ -51,24 +52,46 @@ two images of 256 pixels took 0.7 ms, through the object store 1.1 ms, on two co
 
 
 class PolicyUnavailable(RuntimeError):
-    """The teacher went away in mid-episode. The episode says nothing about it and can be run again."""
+    """The policy went away in mid-episode. The episode says nothing about it and can be run again."""
 
 
 Question = tuple[str, bytes, Mapping[str, np.ndarray]]
 """An observation as it travels: instruction, proprioception, images. Small arrays cost Ray more than their bytes do."""
-Answer = tuple[bytes, str | None]
-"""A chunk as it travels: its actions in float32, its phase."""
+Answer = tuple[int, bytes, str | None, bytes | None, bytes | None]
+"""A chunk as it travels: its length K, then actions, phase, closing and spread, arrays in float32."""
 
 
 def question(observation: Observation) -> Question:
     return observation.instruction, observation.proprio.astype(np.float32).tobytes(), observation.images
 
 
+def pack(chunk: ActionChunk) -> Answer:
+    def as_bytes(array: np.ndarray | None) -> bytes | None:
+        return None if array is None else array.astype(np.float32).tobytes()
+
+    actions = chunk.actions.astype(np.float32).tobytes()
+    return len(chunk.actions), actions, chunk.phase, as_bytes(chunk.closing), as_bytes(chunk.spread)
+
+
+def unpack(answer: Answer) -> ActionChunk:
+    steps, actions, phase, closing, spread = answer
+    return ActionChunk(
+        np.frombuffer(actions, np.float32).reshape(steps, -1),
+        phase,
+        None if closing is None else np.frombuffer(closing, np.float32),
+        None if spread is None else np.frombuffer(spread, np.float32).reshape(steps, -1),
+    )
+
+
 class Replica:
     """One copy of a shared policy, in an async actor."""
 
-    def __init__(self, load: Callable[[str], BatchPolicy], device: str, config: ServingConfig, rhythm: Rhythm):
-        self._load, self._device, self._config, self._rhythm = load, device, config, rhythm
+    def __init__(
+        self, load: Callable[[str], BatchPolicy], device: str, config: ServingConfig, rhythm: Rhythm | None = None
+    ):
+        """`rhythm`: another rule to start batches by than its own."""
+        self._load, self._device, self._config = load, device, config
+        self._rhythm = rhythm or Rhythm(config.max_batch, config.max_wait_ms / 1000)
         self._thread = ThreadPoolExecutor(1)
         self._loading: asyncio.Future[BatchPolicy] | None = None
         self._batcher: Batcher | None = None
@@ -93,8 +116,7 @@ class Replica:
             )
         instruction, proprio, images = question
         observation = Observation(instruction, np.frombuffer(proprio, np.float32), images)
-        chunk = await self._batcher.infer(client, observation)
-        return chunk.actions.astype(np.float32).tobytes(), chunk.phase
+        return pack(await self._batcher.infer(client, observation))
 
     async def _policy(self) -> BatchPolicy:
         if self._loading is None:
@@ -117,17 +139,18 @@ class ServedPolicy:
         """Raises PolicyUnavailable when the replica died over the request, UserError when it is dead for good."""
         try:
             prepared = question(self._prepare(observation))
-            actions, phase = ray.get(self._replica.infer.remote(self._client, prepared))
+            chunk = unpack(ray.get(self._replica.infer.remote(self._client, prepared)))
         except RayTaskError as error:
             raise error.cause from None
         except ActorUnavailableError as error:
             raise PolicyUnavailable(str(error).splitlines()[0]) from error
         except ActorDiedError as error:
             raise dead(error) from error
-        chunk = np.frombuffer(actions, np.float32).reshape(-1, ACTION_DIM)
-        if len(chunk) < self._execute:
-            raise UserError(f"--execute {self._execute}: the teacher answers with {len(chunk)} actions")
-        return ActionChunk(chunk[: self._execute], phase)
+        if self._execute is None:
+            return chunk
+        if len(chunk.actions) < self._execute:
+            raise UserError(f"--execute {self._execute}: the teacher answers with {len(chunk.actions)} actions")
+        return chunk.first(self._execute)
 
 
 @contextmanager
@@ -148,7 +171,6 @@ def placed(
         return
     check_bounds(config)
     os.environ.setdefault(INLINE[0], str(INLINE[1]))  # read by a Ray that starts here
-    rhythm = rhythm or Rhythm(config.max_batch, config.max_wait_ms / 1000)
     cluster.connect()
     wanted = processes(config)
     fitted(lambda nodes: divide(nodes, wanted), wanted, wait_for_nodes_s)
@@ -160,7 +182,7 @@ def placed(
         max_task_retries=MAX_RESENDS,
     )
     device = "cuda" if config.gpus_per_replica > 0 else "cpu"
-    replicas: list[Any] = [actor.remote(policy.load, device, config, rhythm) for _ in range(config.replicas)]
+    replicas: list[Any] = [actor.remote(policy.load, device, config, rhythm) for _ in range(copies(config))]
     try:
         yield functools.partial(join, replicas, wait_until_loaded(replicas), policy)
     finally:
@@ -181,17 +203,22 @@ def wait_until_loaded(replicas: list[Any]) -> bool:
 def dead(error: ActorDiedError) -> UserError:
     """What to say when a replica is past its restarts."""
     return UserError(
-        f"a replica of the teacher died more than {MAX_RESTARTS} times ({str(error).splitlines()[0]}); its log is in "
+        f"a replica of the policy died more than {MAX_RESTARTS} times ({str(error).splitlines()[0]}); its log is in "
         "Ray's session directory; if memory ran out, lower --max-batch; then rerun the same command"
     )
 
 
-def join(replicas: list[Any], needs_images: bool, policy: SharedPolicy, _: Any) -> ServedPolicy:
+def join(replicas: list[Any], needs_images: bool, policy: SharedPolicy, _: Any) -> Policy:
     """In an environment's process: become a client of the next replica in turn."""
     seat = ray.get(replicas[0].next_seat.remote())
-    return ServedPolicy(replicas[seat % len(replicas)], needs_images, policy)
+    return policy.wrap(ServedPolicy(replicas[seat % len(replicas)], needs_images, policy))
+
+
+def copies(config: ServingConfig) -> int:
+    """Replicas of a shared policy."""
+    return max(1, config.replicas)
 
 
 def processes(config: ServingConfig) -> Processes:
     """What the replicas ask of the nodes."""
-    return Processes("replica", config.replicas, config.cpus_per_replica, config.gpus_per_replica)
+    return Processes("replica", copies(config), config.cpus_per_replica, config.gpus_per_replica)

@@ -19,6 +19,7 @@ from vlaad_ray.store.annotations import (
     annotation_provenance,
     list_annotations,
     read_annotation,
+    read_labels,
     write_annotation,
 )
 from vlaad_ray.store.answers import (
@@ -35,21 +36,19 @@ from vlaad_ray.store.arrays import cached_arrays
 from vlaad_ray.store.episodes import (
     EPISODE_SCHEMA,
     JPEG_QUALITY,
-    account_for,
     copy_with_actions,
     encode_jpeg,
     list_episodes,
     read_embodiment,
     read_episode,
-    read_evaluation,
     read_key,
     read_metadata,
-    read_outcomes,
     read_pictures,
     stored_episodes,
+    survey_episode,
     write_episode,
-    write_outcome,
 )
+from vlaad_ray.store.outcomes import account_for, read_evaluation, read_outcomes, write_outcome
 
 __all__ = [
     "ANSWER_SCHEMA",
@@ -74,11 +73,13 @@ __all__ = [
     "read_evaluation",
     "read_json",
     "read_key",
+    "read_labels",
     "read_metadata",
     "read_outcomes",
     "read_pictures",
     "replacing",
     "stored_episodes",
+    "survey_episode",
     "write_accepted",
     "write_annotation",
     "write_answers",

@@ -103,5 +103,4 @@ def read_accepted(root: Location) -> list[dict[str, Any]]:
 
 
 def _rows(path: Location, kind: str, schema: pa.Schema) -> list[dict[str, Any]]:
-    _, table = read_table(path, kind, schema.names)
-    return table.to_pylist()
+    return read_table(path, kind, schema.names).to_pylist()

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from vlaad_ray.configs import Location, UserError
-from vlaad_ray.files import children, in_parallel, read_json, write_json
+from vlaad_ray.files import children
 from vlaad_ray.store.parquet import (
     SCHEMA_VERSION,
     corrupt,
+    count_values,
     fixed_size,
     list_tables,
     matrix,
+    opened_table,
     read_footer,
-    read_table,
     write_table,
 )
 from vlaad_ray.types import LIBERO, Embodiment, Episode, EpisodeKey, InitState
@@ -38,13 +40,22 @@ def episode_schema(embodiment: Embodiment) -> pa.Schema:
             ("task", pa.int32()),
             ("instruction", pa.dictionary(pa.int32(), pa.string())),
             ("step", pa.int32()),
-            ("proprio", pa.list_(pa.float32(), embodiment.proprio_dim)),
+            *([("proprio", pa.list_(pa.float32(), embodiment.proprio_dim))] if embodiment.proprio_dim else []),
             ("action", pa.list_(pa.float32(), embodiment.action_dim)),
             ("executed", pa.list_(pa.float32(), embodiment.action_dim)),
             ("teacher_phase", pa.string()),
             *((camera, pa.binary()) for camera in embodiment.cameras),
         ]
     )
+
+
+class Survey(NamedTuple):
+    """What there is to know of an episode without looking at its pictures."""
+
+    episode: Episode
+    """Without images."""
+    pictures: Mapping[str, int]
+    """Camera -> at how many steps it has a picture."""
 
 
 EPISODE_SCHEMA = episode_schema(LIBERO)
@@ -84,7 +95,7 @@ def write_episode(root: Location, episode: Episode, extra: Mapping[str, Any]) ->
         "task": pa.array(np.full(steps, episode.key.task, np.int32)),
         "instruction": names(zeros, [episode.instruction]),
         "step": pa.array(np.arange(steps, dtype=np.int32)),
-        "proprio": fixed_size(episode.proprio),
+        **({"proprio": fixed_size(episode.proprio)} if episode.embodiment.proprio_dim else {}),
         "action": fixed_size(episode.actions),
         "executed": fixed_size(episode.executed),
         "teacher_phase": pa.array(list(episode.phases), pa.string()),
@@ -113,10 +124,11 @@ def copy_with_actions(path: Location, root: Location, actions: np.ndarray, extra
 
     Everything else stays as it is, pictures byte for byte; the content hash is that of the copy.
     """
-    footer, table = read_table(path, "episode", lambda facts: episode_schema(read_embodiment(facts)).names)
-    schema = episode_schema(read_embodiment(footer))
-    table = table.cast(schema)
-    if (trouble := unusable(matrix(table, "proprio"), actions, matrix(table, "executed"))) is not None:
+    with opened_table(path, "episode") as (footer, file):
+        schema = episode_schema(read_embodiment(footer))
+        table = file.read(columns=schema.names).cast(schema)
+    proprio = matrix(table, "proprio") if "proprio" in schema.names else np.zeros((table.num_rows, 0), np.float32)
+    if (trouble := unusable(proprio, actions, matrix(table, "executed"))) is not None:
         raise UserError(f"episode {path.stem} is not copied: {trouble}")
     columns = {name: table[name].combine_chunks() for name in schema.names}
     columns["action"] = fixed_size(actions)
@@ -158,27 +170,44 @@ def list_episodes(root: Location) -> list[Location]:
     return list_tables(root, "episodes", "collect it with jobs/collect.py")
 
 
+def stored_episodes(root: Location) -> set[str]:
+    """Names of the episodes that a dataset holds, possibly none."""
+    return {path.stem for path in children(root / "episodes", ".parquet")}
+
+
 def read_metadata(path: Location) -> dict[str, Any]:
     """The footer of an episode file: key, instruction, success, render mode, content hash …"""
     return read_footer(path, "episode")
 
 
-def read_episode(path: Location, images: bool = True) -> Episode:
-    """Load an episode; images as decoded [H, W, 3] uint8, or none at all with `images=False`.
+def read_episode(path: Location, images: bool | Sequence[str] = True) -> Episode:
+    """Load an episode; images as decoded [H, W, 3] uint8: of all cameras, of those named, or none at all.
 
     Raises UserError for a file that is corrupt, a number that is none included.
     """
+    with opened_table(path, "episode") as (footer, file):
+        cameras = read_embodiment(footer).cameras if images is True else images or ()
+        return _episode(path, footer, file, cameras)
 
-    def columns(facts: Mapping[str, Any]) -> Sequence[str]:
-        cameras = read_embodiment(facts).cameras if images else ()
-        return ("proprio", "action", "executed", "teacher_phase", *cameras)
 
-    footer, table = read_table(path, "episode", columns)
-    embodiment = read_embodiment(footer)
-    cameras = embodiment.cameras if images else ()
+def survey_episode(path: Location, wanted: Callable[[Mapping[str, Any]], bool]) -> tuple[dict[str, Any], Survey | None]:
+    """The footer of an episode file, and what else there is to know of a wanted one. Opens it once."""
+    with opened_table(path, "episode") as (footer, file):
+        if not wanted(footer):
+            return footer, None
+        cameras = read_embodiment(footer).cameras
+        return footer, Survey(
+            _episode(path, footer, file, ()), {camera: count_values(file, camera) for camera in cameras}
+        )
+
+
+def _episode(path: Location, footer: dict[str, Any], file: pq.ParquetFile, cameras: Sequence[str]) -> Episode:
+    felt = read_embodiment(footer).proprio_dim > 0
+    table = file.read(columns=[*["proprio"] * felt, "action", "executed", "teacher_phase", *cameras])
     if table.num_rows != footer["steps"]:
         raise corrupt(path, f"{table.num_rows} rows where its footer says {footer['steps']}")
-    proprio, actions, executed = (matrix(table, name) for name in ("proprio", "action", "executed"))
+    proprio = matrix(table, "proprio") if felt else np.zeros((table.num_rows, 0), np.float32)
+    actions, executed = matrix(table, "action"), matrix(table, "executed")
     if (trouble := unusable(proprio, actions, executed)) is not None:
         raise corrupt(path, trouble)
     return Episode(
@@ -192,14 +221,15 @@ def read_episode(path: Location, images: bool = True) -> Episode:
         success_step=footer["success_step"],
         success_final=footer["success_final"],
         budget=footer["budget"],
-        embodiment=embodiment,
+        embodiment=read_embodiment(footer),
     )
 
 
-def read_pictures(path: Location, camera: str) -> dict[int, bytes]:
-    """Step -> the encoded picture of one camera, where there is one; not decoded, so possibly corrupt."""
-    _, table = read_table(path, "episode", [camera])
-    pictures = table[camera].to_pylist()
+def read_pictures(path: Location) -> dict[int, bytes]:
+    """Step -> the encoded picture of the first camera, where there is one; not decoded, so possibly corrupt."""
+    with opened_table(path, "episode") as (footer, file):
+        camera = read_embodiment(footer).cameras[0]
+        pictures = file.read(columns=[camera])[camera].to_pylist()
     return {step: data for step, data in enumerate(pictures) if data is not None}
 
 
@@ -212,53 +242,6 @@ def read_embodiment(footer: Mapping[str, Any]) -> Embodiment:
 
 def read_key(value: Mapping[str, Any]) -> EpisodeKey:
     return EpisodeKey(**{**value, "init": InitState(**value["init"])})
-
-
-def write_outcome(root: Location, name: str, outcome: Mapping[str, Any]) -> Location:
-    """The record that an episode ended. Written last: an episode without it is run again."""
-    return write_json(root / "outcomes" / f"{name}.json", dict(outcome))
-
-
-def read_outcomes(root: Location, known: Mapping[str, dict[str, Any]] | None = None) -> dict[str, dict[str, Any]]:
-    """Episode name -> its outcome. Of `known` ones, read before, it is only checked that they are still there."""
-    known = known or {}
-    paths = children(root / "outcomes", ".json")
-    new = [path for path in paths if path.stem not in known]
-    read = dict(zip((path.stem for path in new), in_parallel(read_json, new), strict=True))
-    found = {**known, **read}
-    return {path.stem: found[path.stem] for path in paths}
-
-
-def account_for(
-    root: Location, planned: Sequence[str], lost: Sequence[str], known: Mapping[str, dict[str, Any]]
-) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """After a run, (planned episodes' outcomes in `root`, by name; those of the `lost` ones that have none).
-
-    `known`: outcomes read before. Raises UserError if an episode is neither here nor lost.
-    """
-    found = read_outcomes(root, known)
-    mine = {name: found[name] for name in planned if name in found}
-    without = [name for name in lost if name not in mine]
-    missing = [name for name in planned if name not in mine and name not in without]
-    if missing:
-        raise UserError(
-            f"{root}: {len(missing)} of {len(planned)} episodes were run and are not here (first {missing[0]}); the "
-            "nodes that ran them wrote elsewhere, or somebody removed them: give a place that all nodes share"
-        )
-    return mine, without
-
-
-def read_evaluation(root: Location) -> dict[str, dict[str, Any]]:
-    """The outcomes that an evaluation's summary speaks of: its folder may hold those of other settings, too."""
-    if not (root / "summary.json").exists():
-        return {}
-    outcomes = read_outcomes(root)
-    return {name: outcomes[name] for name in read_json(root / "summary.json")["episodes"]}
-
-
-def stored_episodes(root: Location) -> set[str]:
-    """Names of the episodes that a dataset holds, possibly none."""
-    return {path.stem for path in children(root / "episodes", ".parquet")}
 
 
 def _decode_or_none(path: Location, data: bytes | None) -> np.ndarray | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,37 +33,24 @@ def read_footer(path: Location, kind: str) -> dict[str, Any]:
     """The facts of a file of ours: one request to a store. Raises UserError for any other file."""
     with _reading(path):
         source = path if isinstance(path, Path) else pa.BufferReader(_tail(path))
-        return _facts(path, kind, pq.read_schema(source))
+        return _footer(path, kind, pq.read_schema(source).metadata or {})
 
 
-def read_table(
-    path: Location, kind: str, columns: Sequence[str] | Callable[[Mapping[str, Any]], Sequence[str]]
-) -> tuple[dict[str, Any], pa.Table]:
-    """(facts, these columns) of a file of ours; of one in a store only these are fetched. Raises UserError likewise.
+@contextmanager
+def opened_table(path: Location, kind: str) -> Iterator[tuple[dict[str, Any], pq.ParquetFile]]:
+    """(footer, the file) of a file of ours, opened once for all that is read of it. Raises UserError for any other.
 
-    `columns`: names, or what gives them where they depend on the facts.
+    Of a file in a store only the columns that are read are fetched.
     """
-    with _reading(path), pq.ParquetFile(path if isinstance(path, Path) else opened(path), pre_buffer=True) as parquet:
-        facts = _facts(path, kind, parquet.schema_arrow)
-        names = list(columns(facts) if callable(columns) else columns)
-        if missing := set(names) - set(parquet.schema_arrow.names):
-            raise corrupt(path, f"no column {min(missing)}")
-        return facts, parquet.read(columns=names)
+    source = path if isinstance(path, Path) else None
+    with _reading(path), pq.ParquetFile(source or opened(path), pre_buffer=source is None) as file:
+        yield _footer(path, kind, file.schema_arrow.metadata or {}), file
 
 
-def _facts(path: Location, kind: str, schema: pa.Schema) -> dict[str, Any]:
-    metadata = schema.metadata or {}
-    if FOOTER_KEY not in metadata:
-        raise UserError(f"{path} was not written by vlaad_ray (no footer of ours); remove it from the directory")
-    footer = json.loads(metadata[FOOTER_KEY])
-    if footer["kind"] != kind:
-        raise UserError(f"{path} holds {footer['kind']}, not {kind}; check the directory you passed")
-    if footer["schema_version"] != SCHEMA_VERSION:
-        raise UserError(
-            f"{path} has schema version {footer['schema_version']}, this vlaad_ray reads {SCHEMA_VERSION}; "
-            "make the data again or install the version that wrote it"
-        )
-    return footer
+def read_table(path: Location, kind: str, columns: Sequence[str]) -> pa.Table:
+    """These columns of a file of ours. Raises UserError likewise."""
+    with opened_table(path, kind) as (_, file):
+        return file.read(columns=list(columns))
 
 
 @contextmanager
@@ -85,6 +72,30 @@ def _tail(path: UPath) -> bytes:
     tail = bytes(path.fs.cat_file(path.path, start=-TAIL))
     footer = int.from_bytes(tail[-8:-4], "little") + 8
     return tail if footer <= len(tail) or len(tail) < TAIL else read_bytes(path)
+
+
+def count_values(file: pq.ParquetFile, column: str) -> int:
+    """How many rows of a plain column are not null, from the file's statistics; where there are none, all rows."""
+    nulls = 0
+    for group in range(file.metadata.num_row_groups):
+        chunks = (file.metadata.row_group(group).column(index) for index in range(file.metadata.num_columns))
+        statistics = next(chunk.statistics for chunk in chunks if chunk.path_in_schema == column)
+        nulls += statistics.null_count if statistics is not None and statistics.has_null_count else 0
+    return int(file.metadata.num_rows - nulls)
+
+
+def _footer(path: Location, kind: str, metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
+    if FOOTER_KEY not in metadata:
+        raise UserError(f"{path} was not written by vlaad_ray (no footer of ours); remove it from the directory")
+    footer: dict[str, Any] = json.loads(metadata[FOOTER_KEY])
+    if footer["kind"] != kind:
+        raise UserError(f"{path} holds {footer['kind']}, not {kind}; check the directory you passed")
+    if footer["schema_version"] != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema version {footer['schema_version']}, this vlaad_ray reads {SCHEMA_VERSION}; "
+            "make the data again or install the version that wrote it"
+        )
+    return footer
 
 
 def corrupt(path: Location, why: str) -> UserError:

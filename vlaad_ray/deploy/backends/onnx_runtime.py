@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
-from vlaad_ray.deploy.backends.graphs import Graph, Precision
-
-PRECISIONS: tuple[Precision, ...] = ("fp32",)
+from vlaad_ray.deploy.backends import Precision
+from vlaad_ray.deploy.backends.graphs import PARTS, Graph, Sample
 
 
 def files(part: str) -> tuple[str, ...]:
@@ -28,3 +29,9 @@ def open_graph(path: Path, precision: Precision, threads: int) -> Graph:
         return session.run(None, dict(zip(names, inputs, strict=True)))[0]
 
     return run
+
+
+def write_graphs(onnx: Path, directory: Path, precision: Precision, calibration: Sequence[Sample]) -> None:
+    """The .onnx files as they are."""
+    for part in PARTS:
+        shutil.copyfile(onnx / f"{part}.onnx", directory / f"{part}.onnx")

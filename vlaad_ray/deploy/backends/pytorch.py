@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlaad_ray.deploy.decoding import decode
 from vlaad_ray.models.student.model import Student
+from vlaad_ray.types import ActionChunk
 
 Dtype = Literal["fp32", "bf16"]
 GRAPH_BATCHES = (1, 2, 4, 8, 16, 32)
@@ -36,12 +38,15 @@ class TorchBackend:
         return text.float().cpu().numpy()
 
     @torch.inference_mode()
-    def logits(self, images: np.ndarray, proprio: np.ndarray, text: np.ndarray) -> np.ndarray:
+    def output(self, images: np.ndarray, proprio: np.ndarray, text: np.ndarray) -> np.ndarray:
         inputs = torch.from_numpy(images), torch.from_numpy(proprio), torch.from_numpy(text)
         if self._device.type != "cuda":
             return self._run(*(each.to(self._device) for each in inputs)).cpu().numpy()
         pieces = zip(*(each.split(GRAPH_BATCHES[-1]) for each in inputs), strict=True)
         return torch.cat([self._replay(*piece) for piece in pieces]).numpy()
+
+    def decode(self, output: np.ndarray) -> list[ActionChunk]:
+        return decode(output, self._student.decode)
 
     def _run(self, images: Tensor, proprio: Tensor, text: Tensor) -> Tensor:
         with self._autocast:

@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from vlaad_ray.configs import Location
-from vlaad_ray.evaluate.stage import FLIP_WINDOW, read_results
+from vlaad_ray.evaluate.outcomes import FLIP_WINDOW, read_results, succeeded
 from vlaad_ray.stats import format_success, paired, ratio_interval, success_summary
+from vlaad_ray.types import Outcome
 
-Outcomes = Sequence[Mapping[str, Any]]
+
+@dataclass(frozen=True)
+class SeededOutcome(Outcome):
+    """Of a student that was trained with `seed`; of a teacher, 0."""
+
+    seed: int = 0
+
+
+Outcomes = Sequence[SeededOutcome]
 KINDS = ("ever", "final")
 FLIPS_OF_A_GRASP = 2
 """The gripper closes on a thing and opens: what an episode needs where one thing is to be moved."""
 
 
-def outcomes(evaluations: Mapping[int, Location]) -> list[dict[str, Any]]:
+def outcomes(evaluations: Mapping[int, Location]) -> list[SeededOutcome]:
     """Seed -> directory of its evaluation; all episodes, each with its seed."""
-    return [{**outcome, "seed": seed} for seed, out in evaluations.items() for outcome in read_results(out)]
+    return [
+        SeededOutcome(**vars(outcome), seed=seed) for seed, out in evaluations.items() for outcome in read_results(out)
+    ]
 
 
 def rates(of: Outcomes) -> dict[str, Any]:
     """Success "ever" and "final" with Wilson intervals; flips per 240 steps, those taken back, and those too many."""
-    steps = [outcome["recorded_steps"] for outcome in of]
-    flips = [outcome["gripper_flips"] for outcome in of]
-    taken_back = [outcome["gripper_flips"] - outcome["gripper_flips_meant"] for outcome in of]
+    steps = [outcome.recorded_steps for outcome in of]
+    flips = [outcome.metrics["gripper_flips"] for outcome in of]
+    taken_back = [outcome.metrics["gripper_flips"] - outcome.metrics["gripper_flips_meant"] for outcome in of]
     needless = [max(0, each - FLIPS_OF_A_GRASP) for each in flips]
     return {
         "episodes": len(of),
         "steps": sum(steps),
-        **{kind: success_summary([outcome[f"success_{kind}"] for outcome in of]) for kind in KINDS},
+        **{kind: success_summary([succeeded(outcome, kind) for outcome in of]) for kind in KINDS},
         "flips_per_240": per_window(flips, steps),
         "taken_back_per_240": per_window(taken_back, steps),
         "needless_per_240": per_window(needless, steps),
@@ -38,10 +50,10 @@ def rates(of: Outcomes) -> dict[str, Any]:
 
 def by_seed(of: Outcomes) -> list[dict[str, int]]:
     """Episodes and successes of each seed of training: what is beneath intervals that take them as independent."""
-    seeds = sorted({outcome["seed"] for outcome in of})
-    apart = {seed: [outcome for outcome in of if outcome["seed"] == seed] for seed in seeds}
+    seeds = sorted({outcome.seed for outcome in of})
+    apart = {seed: [outcome for outcome in of if outcome.seed == seed] for seed in seeds}
     return [
-        {"seed": seed, "n": len(own), **{kind: sum(outcome[f"success_{kind}"] for outcome in own) for kind in KINDS}}
+        {"seed": seed, "n": len(own), **{kind: sum(succeeded(outcome, kind) for outcome in own) for kind in KINDS}}
         for seed, own in apart.items()
     ]
 
@@ -59,13 +71,13 @@ def matched(a: Outcomes, b: Outcomes, kind: str, by_seed: bool) -> tuple[dict[An
 
     `by_seed`: a seed of training of `a` meets the same of `b`. Else `b` has no seed (a teacher) and meets them all.
     """
-    of_b = {(*_start(outcome), outcome["seed"] if by_seed else None): outcome[f"success_{kind}"] for outcome in b}
+    of_b = {(*_start(outcome), outcome.seed if by_seed else None): succeeded(outcome, kind) for outcome in b}
     own, other = {}, {}
     for outcome in a:
-        key = (*_start(outcome), outcome["seed"])
+        key = (*_start(outcome), outcome.seed)
         partner = key if by_seed else (*_start(outcome), None)
         if partner in of_b:
-            own[key], other[key] = outcome[f"success_{kind}"], of_b[partner]
+            own[key], other[key] = succeeded(outcome, kind), of_b[partner]
     return own, other
 
 
@@ -105,5 +117,5 @@ def window_cell(measured: Mapping[str, Any]) -> str:
     return f"{measured['rate']:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def _start(outcome: Mapping[str, Any]) -> tuple[Any, ...]:
-    return outcome["suite"], outcome["task"], outcome["init"]
+def _start(outcome: Outcome) -> tuple[Any, ...]:
+    return outcome.suite, outcome.task, outcome.init

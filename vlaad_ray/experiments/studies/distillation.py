@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -15,6 +16,7 @@ from vlaad_ray.experiments.studies.pages import markdown_table, whole, write
 from vlaad_ray.experiments.studies.workshop import Workshop, check_objective
 from vlaad_ray.runtime.record import begin
 from vlaad_ray.stats import paired_ratio, success_summary
+from vlaad_ray.train.prepare import find_method
 
 PAPER = [
     ["student from OpenVLA-7B, relative to its teacher", "", "", "", "−0.27 %; average 94.73"],
@@ -40,7 +42,9 @@ def study(config: StudyDistillationConfig) -> Location:
                 teachers[suite] = closed_loop.outcomes({0: teacher})
             student = None
             if data is not None:
-                student = workshop.train(workshop.training(data, seed, objectives[suite], alpha=config.alpha))
+                own = fields(find_method(objectives[suite]).config)
+                alpha: dict[str, Any] = {"alpha": config.alpha} if "alpha" in {field.name for field in own} else {}
+                student = workshop.train(workshop.training(data, seed, objectives[suite], **alpha))
             if student is None:
                 continue
             run, summary = student
@@ -86,7 +90,7 @@ def measure(teachers: Mapping[str, Outcomes], students: Mapping[str, Outcomes]) 
 def compare(teacher: Outcomes, student: Outcomes) -> dict[str, Any]:
     """Teacher and student on the same states, with what failed."""
     measured = {"teacher": closed_loop.rates(teacher), "student": closed_loop.rates(student)}
-    tasks = sorted({(outcome["suite"], outcome["task"]) for outcome in student})
+    tasks = sorted({(outcome.suite, outcome.task) for outcome in student})
     return {
         **{who: {"n": rates["ever"]["n"], "k": rates["ever"]["k"], **rates} for who, rates in measured.items()},
         "seeds": closed_loop.by_seed(student),
@@ -96,12 +100,12 @@ def compare(teacher: Outcomes, student: Outcomes) -> dict[str, Any]:
             {
                 "suite": suite,
                 "task": task,
-                "instruction": mine[0]["instruction"],
-                "ever": success_summary([outcome["success_ever"] for outcome in mine]),
-                "failed": [f"{o['init']} ({o['last_phase']})" for o in mine if not o["success_ever"]],
+                "instruction": mine[0].instruction,
+                "ever": success_summary([outcome.success_ever for outcome in mine]),
+                "failed": [f"{o.init} ({o.metrics['last_phase']})" for o in mine if not o.success_ever],
             }
             for suite, task in tasks
-            if (mine := [outcome for outcome in student if (outcome["suite"], outcome["task"]) == (suite, task)])
+            if (mine := [outcome for outcome in student if (outcome.suite, outcome.task) == (suite, task)])
         ],
     }
 
