@@ -11,7 +11,7 @@ from rich.table import Table
 
 from vlaad_ray import annotate, collect, evaluate, report, store, train
 from vlaad_ray.configs import PipelineConfig
-from vlaad_ray.runtime import cli
+from vlaad_ray.runtime import cli, places
 from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.stats import format_success
 
@@ -20,6 +20,7 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
     """Run every stage in order; return (and write) the summary of the run."""
     out = config.out
     begin(out, config)
+    places.check(config)
     write_run_record(out, config)
     seconds_path = out / "seconds.json"
     seconds: dict[str, float] = store.read_json(seconds_path) if seconds_path.exists() else {}

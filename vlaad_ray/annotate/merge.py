@@ -7,7 +7,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import ray.data
@@ -19,7 +18,7 @@ from vlaad_ray.annotate.identity import existing, origin
 from vlaad_ray.annotate.prompts import Answer, Frame
 from vlaad_ray.annotate.questions import Work, read_work, write_work
 from vlaad_ray.annotate.windows import Window
-from vlaad_ray.configs import AnnotateConfig, UserError
+from vlaad_ray.configs import AnnotateConfig, Location, UserError
 from vlaad_ray.runtime import cli
 from vlaad_ray.semantics import directions
 from vlaad_ray.semantics.directions import Subtask
@@ -149,7 +148,7 @@ def finish(
     return Finished(record, audited, flagged)
 
 
-def read_decisions(path: Path | None) -> dict[str, str]:
+def read_decisions(path: Location | None) -> dict[str, str]:
     """What a person decided on the contact sheet: request -> "accepted" or "rejected"."""
     if path is None:
         return {}

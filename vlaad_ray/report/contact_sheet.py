@@ -13,13 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vlaad_ray import store
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import Location, UserError
 from vlaad_ray.report import answers, charts, page
 from vlaad_ray.report.charts import Frame
 from vlaad_ray.semantics import directions
@@ -53,7 +52,7 @@ svg .said { stroke: var(--bad); fill: var(--bad); stroke-width: 2; } svg line.sa
 """
 
 
-def write_contact_sheet(annotations: Path, data: Path, count: int, seed: int = 0) -> Path:
+def write_contact_sheet(annotations: Location, data: Location, count: int, seed: int = 0) -> Location:
     """Write annotations/contact_sheet.html, of `count` contradictions and `count` answers drawn at random.
 
     Raises UserError when the annotations are not a VLM's, or not of this dataset.
@@ -151,7 +150,7 @@ class Shown:
     """As stored, in the order in which the VLM saw them."""
 
 
-def gather(annotations: Path, data: Path, rows: Sequence[Mapping[str, Any]]) -> list[Shown]:
+def gather(annotations: Location, data: Location, rows: Sequence[Mapping[str, Any]]) -> list[Shown]:
     """In the order of `rows`. Reads each episode once. Raises UserError when files do not fit together."""
     paths = {path.stem: path for path in store.list_episodes(data)}
     shown: dict[str, Shown] = {}
