@@ -1,4 +1,7 @@
-"""Parquet files of ours: facts about the whole in the footer, as JSON, with their kind and the schema's version."""
+"""Parquet files of ours: facts about the whole in the footer, as JSON, with their kind and the schema's version.
+
+pyarrow gets absolute paths: it would take a relative one that holds a colon, run:1/data, for a URI.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,13 @@ FOOTER_KEY = b"vlaad_ray"
 def write_table(path: Path, table: pa.Table, footer: Mapping[str, Any]) -> Path:
     table = table.replace_schema_metadata({FOOTER_KEY: json.dumps(footer).encode()})
     with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary.absolute(), compression="zstd")
     return path
 
 
 def read_footer(path: Path, kind: str) -> dict[str, Any]:
     try:
-        metadata = pq.read_schema(path).metadata or {}
+        metadata = pq.read_schema(path.absolute()).metadata or {}
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (pa.ArrowInvalid, OSError) as error:
@@ -47,7 +50,7 @@ def read_footer(path: Path, kind: str) -> dict[str, Any]:
 
 def read_table(path: Path, columns: list[str]) -> pa.Table:
     try:
-        return pq.read_table(path, columns=columns)
+        return pq.read_table(path.absolute(), columns=columns)
     except (pa.ArrowInvalid, OSError) as error:
         raise corrupt(path, str(error)) from None
 
