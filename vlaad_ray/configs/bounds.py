@@ -102,10 +102,14 @@ def settings(config: Any, prefix: str = "", hidden: Sequence[str] = ()) -> Itera
         if name in hidden:
             continue
         if dataclasses.is_dataclass(value):
-            elsewhere = [field for mark in marks if isinstance(mark, Elsewhere) for field in mark.fields]
-            yield from settings(value, f"{prefix}{flag}." if flag else prefix, elsewhere)
+            yield from settings(value, f"{prefix}{flag}." if flag else prefix, elsewhere(hint))
         elif flag:  # else the settings of an entry, to be filled in with its own
             yield f"--{prefix}{flag}", value, marks
+
+
+def elsewhere(hint: Any) -> list[str]:
+    """Fields of a nested config that have no flags, by the type hint of its field."""
+    return [field for mark in marks_of(hint) if isinstance(mark, Elsewhere) for field in mark.fields]
 
 
 def marks_of(hint: Any) -> tuple[Any, ...]:
