@@ -15,7 +15,8 @@ import ray.data
 from PIL import Image
 
 from vlaad_ray import store
-from vlaad_ray.annotate import prompts, rules, windows
+from vlaad_ray.annotate import kinds, rules
+from vlaad_ray.annotate.kinds.kind import Scene
 from vlaad_ray.annotate.prompts import Answer
 from vlaad_ray.annotate.windows import Window
 from vlaad_ray.configs import AnnotateConfig, UserError, VlmConfig
@@ -78,8 +79,8 @@ def plan_file(row: dict[str, Any], config: AnnotateConfig, revision: str) -> dic
         return {"work": json.dumps({"error": str(error)})}
     readable = [step for step, data in sorted(pictures.items()) if _decodes(data)]
     labels = phases.relabel(nine, episode.proprio, config.phases)
-    planned = windows.plan(labels, nine, episode.proprio, readable, config.vlm.every, config.vlm.moving)
-    questions = {request_key(content, window, revision, config.vlm): window for window in planned}
+    planned = kinds.plan(Scene(labels, nine, episode.proprio, readable), config.vlm)
+    questions = {request_key(content, window, episode.instruction, revision, config.vlm): window for window in planned}
     answers = known_answers(config.out, episode.key.name)
     work = Work(
         path=path,
@@ -93,7 +94,7 @@ def plan_file(row: dict[str, Any], config: AnnotateConfig, revision: str) -> dic
         questions=questions,
         answers=answers,
         said={
-            request: prompts.parse(answers[request]["text"], None, window.kind, config.vlm.frame)
+            request: kinds.parse(answers[request]["text"], None, window.kind, config.vlm.frame)
             for request, window in questions.items()
             if request in answers and answers[request]["problem"] is None
         },
@@ -101,10 +102,11 @@ def plan_file(row: dict[str, Any], config: AnnotateConfig, revision: str) -> dic
     return {"work": write_work(work)}
 
 
-def request_key(content_hash: str, window: Window, revision: str, vlm: VlmConfig) -> str:
+def request_key(content_hash: str, window: Window, instruction: str, revision: str, vlm: VlmConfig) -> str:
     """16 hex digits over all that determines an answer."""
     sampling = {"max_tokens": vlm.max_tokens, "temperature": vlm.temperature, "pixels": vlm.picture_pixels}
-    what = [content_hash, vars(window), revision, prompts.prompt_hash(), vlm.frame, sampling]
+    told = kinds.messages(window, instruction, [], vlm.frame), kinds.schema(window.kind, vlm.frame)
+    what = [content_hash, vars(window), revision, told, vlm.frame, sampling]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
