@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -252,6 +253,28 @@ def test_a_video_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
         video.write_mp4(tmp_path / "x.mp4", frames, fps=10)
     with pytest.raises(ValueError, match="at least one frame"):
         video.write_mp4(tmp_path / "x.mp4", [], fps=10)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["2026-07-01T12:30", "http:", "100%d %05d", "-y", "a b #?'é&"])
+def test_a_video_may_lie_below_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """ffmpeg takes what stands before a colon for a protocol, and what begins with a dash for an option."""
+    monkeypatch.chdir(tmp_path)
+    path = video.write_mp4(Path(name) / "x.mp4", np.zeros((3, 16, 16, 3), np.uint8), fps=10)
+    assert [each.name for each in (tmp_path / name).iterdir()] == ["x.mp4"]
+    assert path.read_bytes()[4:8] == b"ftyp"
+
+
+def test_a_video_that_ffmpeg_could_not_finish_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    """What is buffered is written when all frames are through: a full disk showed in ffmpeg's status alone."""
+    frames = np.random.default_rng(0).integers(0, 255, (20, 128, 128, 3), dtype=np.uint8)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(video.VideoError, match="ffmpeg could not write it: "):
+            video.write_mp4(tmp_path / "x.mp4", frames, fps=10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())
 
 

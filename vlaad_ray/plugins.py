@@ -29,7 +29,7 @@ Entry = TypeVar("Entry")
 def lookup(kind: str, entries: Mapping[str, Entry], name: str) -> Entry:
     """The entry of a door called `name`, a plugin's if need be. Raises UserError that lists what there is."""
     if name not in entries:
-        load(os.environ.get(VARIABLE, ""))
+        load_named()
     if name not in entries:
         known = ", ".join(entries if len(entries) <= MOST_NAMED else get_close_matches(name, entries, MOST_NAMED, 0))
         raise UserError(
@@ -43,6 +43,11 @@ def use(modules: str) -> None:
     known = os.environ.get(VARIABLE, "")
     os.environ[VARIABLE] = ",".join(filter(None, [known, modules]))
     load(os.environ[VARIABLE])
+
+
+def load_named() -> None:
+    """Import the plugins that this process was started with, and those that are installed."""
+    load(os.environ.get(VARIABLE, ""))
 
 
 @functools.cache

@@ -7,7 +7,7 @@ import numpy as np
 from vlaad_ray.envs import SUITES, Suite
 from vlaad_ray.types import Embodiment, Observation
 
-GOALS = {"lower left": (-0.7, -0.7), "lower right": (0.7, -0.7), "upper left": (-0.7, 0.7), "top right": (0.7, 0.7)}
+GOALS = {"lower left": (-0.7, -0.7), "lower right": (0.7, -0.7), "upper left": (-0.7, 0.7), "upper right": (0.7, 0.7)}
 TASKS = [f"go to the {name} corner" for name in GOALS]
 POINT = Embodiment(action_dim=2, proprio_dim=4, cameras=("top",), rate_hz=10, gripper=None)
 

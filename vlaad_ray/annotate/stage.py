@@ -36,7 +36,7 @@ def annotate(config: AnnotateConfig) -> dict[str, Any]:
     paths = store.list_episodes(config.data)
     check_robot(paths)
     record.write_run_record(config.out, config)
-    cluster.connect()
+    cluster.connect(ray_data=True)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # ours instead of one an operator
     context.issue_detectors_config.detectors = []  # pages of advice on how much memory vLLM takes

@@ -38,10 +38,15 @@ from vlaad_ray.configs.errors import (
     UserError,
     writing,
 )
+from vlaad_ray.configs.machine import (
+    Machine,
+    machine_flags,
+)
 from vlaad_ray.configs.names import (
     STUDIES,
     Later,
     Newer,
+    content,
     named_settings,
 )
 from vlaad_ray.configs.stages import (
@@ -95,6 +100,7 @@ __all__ = [
     "Flat",
     "FleetConfig",
     "Later",
+    "Machine",
     "Newer",
     "NoSettings",
     "NoiseConfig",
@@ -121,6 +127,8 @@ __all__ = [
     "VlmConfig",
     "check_bounds",
     "config_hash",
+    "content",
+    "machine_flags",
     "named_settings",
     "parse_range",
     "settings_of",

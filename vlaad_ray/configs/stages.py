@@ -18,6 +18,7 @@ from vlaad_ray.configs.common import (
     NoSettings,
     TeacherNoiseConfig,
 )
+from vlaad_ray.configs.machine import Machine
 from vlaad_ray.configs.names import Later, Newer
 from vlaad_ray.configs.teachers import ServingConfig
 from vlaad_ray.configs.vlm import VlmConfig
@@ -30,7 +31,7 @@ class CollectConfig:
     Rerunning the same command completes what is missing and repeats nothing.
     """
 
-    out: Path
+    out: Machine[Path]
     """Dataset directory (shared by all nodes on a cluster)."""
     suite: str = "libero_object"
     """libero_object, libero_spatial, libero_goal, libero_10, libero_90, a variant of these as libero_goal_swap, or a
@@ -55,10 +56,10 @@ class CollectConfig:
     """Permit collecting from the init states kept for evaluation."""
     noise: NoiseConfig = NoiseConfig()
     teacher_config: Flat[Any] = NoSettings()
-    serving: Flat[ServingConfig] = ServingConfig()
+    serving: Machine[Flat[ServingConfig]] = ServingConfig()
     teacher_noise: Later[TeacherNoiseConfig] = TeacherNoiseConfig()
     env: Flat[Any] = EnvConfig()
-    fleet: Flat[FleetConfig] = FleetConfig()
+    fleet: Machine[Flat[FleetConfig]] = FleetConfig()
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,9 @@ class AnnotateConfig:
     Rerunning the same command annotates what is missing and repeats nothing. The dataset itself is never written to.
     """
 
-    data: Path
+    data: Machine[Path]
     """Dataset directory, as jobs/collect.py wrote it."""
-    out: Path
+    out: Machine[Path]
     """Annotation directory (shared by all nodes on a cluster)."""
     annotator: Literal["rules", "vlm"] = "rules"
     """rules: on proprioception. vlm: a VLM within the rules' phases, audited against the robot's own motion."""
@@ -87,35 +88,29 @@ class TrainConfig:
     --config FILE takes settings from a sweep's best.json or another run's config.json; flags beside it win.
     """
 
-    data: Path
+    data: Machine[Path]
     """Dataset directory, as jobs/collect.py wrote it."""
-    out: Path
+    out: Machine[Path]
     """Run directory: metrics.jsonl, summary.json, config.json and checkpoint/ (shared by all nodes on a cluster)."""
-    annotations: Path | None = None
+    annotations: Machine[Path | None] = None
     """Annotation directory, as jobs/annotate.py wrote it. bc needs none."""
-    student: Literal["small", "vlaad_158m"] = "small"
-    """Preset of the network (docs/students.md): small from scratch on CPU, or CLIP ViT-B/16 with LoRA."""
-    backbone: str = ""
-    """vlaad_158m: CLIP ViT-B/16 or Long-CLIP, a directory in transformers' format or a name on the hub. "random":
-    random weights, to try things out."""
-    lora_rank: Annotated[int, at_least(1)] = 8
-    """vlaad_158m: rank of the adapters in both towers."""
-    objective: Literal["dual_path", "auxiliary", "bc", "both"] = "dual_path"
+    student: str = "small"
+    """Preset of the network (docs/students.md): small from scratch on CPU, vlaad_158m from CLIP ViT-B/16 with LoRA, or
+    a plugin's. Some have flags of their own: --student vlaad_158m --help."""
+    network: Flat[Any] = None
+    """The preset's own settings; None: its defaults."""
+    objective: str = "dual_path"
     """dual_path: L_full + alpha * L_img. auxiliary: L_img + phase_weight * L_phase + direction_weight * L_direction.
-    both: dual_path with the auxiliary terms. bc: L_img alone, from images and instruction."""
-    alpha: Annotated[float, at_least(0)] = 1.0
-    """dual_path, both: weight of the path without description."""
-    phase_weight: Annotated[float, above(0)] = 0.1
-    """auxiliary, both: cross-entropy of a head that names the phase."""
-    direction_weight: Annotated[float, above(0)] = 0.05
-    """auxiliary, both: contrast between a head's embedding and the encoded direction text."""
+    both: dual_path with the auxiliary terms. bc: L_img alone, from images and instruction. Each has its own flags, as
+    --objective both --help says."""
+    method: Flat[Any] = None
+    """The objective's own settings; None: its defaults."""
     chunk: Annotated[int, at_least(1)] = 5
     """K, actions the student answers with."""
     image_size: Annotated[int, at_least(0)] = 0
-    """Pixels the student sees, a multiple of 16; stored images are resized. 0: the preset's (small 96,
-    vlaad_158m 224)."""
+    """Pixels the student sees; stored images are resized. 0: the preset's (small 96, vlaad_158m 224)."""
     cameras: tuple[str, ...] = ()
-    """Cameras it sees through, agentview or wrist or both; none: the preset's (small both, vlaad_158m agentview)."""
+    """Cameras it sees through, of those in the data; none: the preset's (small all, vlaad_158m the first)."""
     proprio: bool = True
     """Let the student see proprioception."""
     epochs: Annotated[int, at_least(1)] = 20
@@ -135,17 +130,19 @@ class TrainConfig:
     seed: Annotated[int, at_least(0)] = 0
     precision: Literal["bf16", "fp32"] = "bf16"
     """bf16 was 1.8 times as fast as fp32 on CPUs with AVX512-BF16."""
-    workers: Annotated[int, at_least(0)] = 0
+    workers: Machine[Annotated[int, at_least(0)]] = 0
     """Data-parallel training processes; 0: one with a GPU, else one for each CPU (threads of one process wait for each
     other: as soon as anything else runs, two threads are slower than one, two processes are not)."""
-    cpus_per_worker: Annotated[int, at_least(0)] = 0
+    cpus_per_worker: Machine[Annotated[int, at_least(0)]] = 0
     """Threads of a worker; 0: an equal share of its node's CPUs."""
-    gpus_per_worker: Annotated[float, at_least(0)] = 0.0
-    wait_for_nodes_s: Annotated[float, at_least(0)] = WAIT_FOR_NODES_S
+    gpus_per_worker: Machine[Annotated[float, at_least(0)]] = 0.0
+    wait_for_nodes_s: Machine[Annotated[float, at_least(0)]] = WAIT_FOR_NODES_S
     """Longest wait for a node that the autoscaler may bring, when the workers fit none. Without one nothing waits."""
-    checkpoint_every: Annotated[int, at_least(1)] = 1
+    checkpoint_every: Machine[Annotated[int, at_least(1)]] = 1
     """Epochs between checkpoints to resume from."""
-    frame_cache: Path | None = None
+    trackers: Machine[tuple[str, ...]] = ()
+    """Where metrics go beside metrics.jsonl: tensorboard (OUT/tensorboard), or a plugin's."""
+    frame_cache: Machine[Path | None] = None
     """Keep decoded pictures here for other runs on the same data (two cameras of 96 px: 55 kB a frame)."""
 
 
@@ -159,7 +156,7 @@ class EvalConfig:
     policy: str
     """A teacher's name (scripted, openvla, remote), a checkpoint directory written by jobs/train.py, or what
     jobs/export.py made of one."""
-    out: Path
+    out: Machine[Path]
     """Where results go."""
     suite: str = "libero_object"
     """libero_object, libero_spatial, libero_goal, libero_10, libero_90, a variant of these as libero_goal_swap, or a
@@ -192,18 +189,18 @@ class EvalConfig:
     compare_to: Path | None = None
     """Another evaluation's --out: paired comparison on the shared init states (exact McNemar test)."""
     teacher_config: Flat[Any] = NoSettings()
-    serving: Flat[ServingConfig] = ServingConfig()
+    serving: Machine[Flat[ServingConfig]] = ServingConfig()
     teacher_noise: Later[TeacherNoiseConfig] = TeacherNoiseConfig()
     """Injected into what the policy asks for: how a teacher fares with the noise that its data has."""
     env: Flat[Any] = EnvConfig()
-    fleet: Flat[FleetConfig] = FleetConfig()
+    fleet: Machine[Flat[FleetConfig]] = FleetConfig()
 
 
 @dataclass(frozen=True)
 class AuditConfig:
     """Measure the noise in what a teacher asks for: in a dataset, or live. The dataset itself is never written to."""
 
-    out: Path
+    out: Machine[Path]
     """Where summary.json, episodes.json and noise.html go; with --teacher, its episodes too (data/)."""
     data: Path | None = None
     """Dataset directory, as jobs/collect.py wrote it."""
@@ -211,7 +208,7 @@ class AuditConfig:
     """Or a teacher to run: scripted, openvla (--checkpoint) or remote (--url)."""
     longest: Annotated[int, at_least(1)] = 3
     """A gripper command of up to this many steps that is then taken back counts as self-revoking."""
-    repair: Path | None = None
+    repair: Machine[Path | None] = None
     """Also write a copy of the dataset here, with the gripper targets that were meant."""
     suite: str = "libero_object"
     """Of a live teacher, as all below."""
@@ -224,10 +221,10 @@ class AuditConfig:
     image_every: Annotated[int, at_least(1)] = 1000
     """Render every n-th control step: an audit needs no pictures, a look at them may help."""
     teacher_config: Flat[Any] = NoSettings()
-    serving: Flat[ServingConfig] = ServingConfig()
+    serving: Machine[Flat[ServingConfig]] = ServingConfig()
     teacher_noise: TeacherNoiseConfig = TeacherNoiseConfig()
     env: Flat[Any] = EnvConfig()
-    fleet: Flat[FleetConfig] = FleetConfig()
+    fleet: Machine[Flat[FleetConfig]] = FleetConfig()
 
 
 @dataclass(frozen=True)
@@ -237,7 +234,7 @@ class PipelineConfig:
     Rerunning the same command continues where it stopped.
     """
 
-    out: Path
+    out: Machine[Path]
     """Run directory: data/, annotations/, train/, eval_teacher/, eval_student/, summary.json, report.html."""
     suite: str = "libero_object"
     tasks: str = "0"
@@ -256,32 +253,33 @@ class PipelineConfig:
     image_every: Annotated[int, at_least(1)] = 2
     """Render every n-th control step in collection."""
     phases: Literal[3, 5, 7, 9, 11, 13] = 9
-    student: Literal["small", "vlaad_158m"] = "small"
+    student: str = "small"
     """Preset of the network (docs/students.md)."""
-    backbone: str = ""
-    """vlaad_158m: a CLIP ViT-B/16, as in jobs/train.py."""
+    network: Flat[Any] = None
+    """The preset's own settings, as in jobs/train.py; None: its defaults."""
     batch_size: Annotated[int, at_least(1)] = 128
     """Frames a training step; vlaad_158m on a CPU takes about 0.2 GB a frame."""
-    objective: Literal["dual_path", "auxiliary", "bc", "both"] = "dual_path"
-    alpha: Annotated[float, at_least(0)] = 1.0
-    """Weight of the path without description."""
+    objective: str = "dual_path"
+    """dual_path, auxiliary, both or bc (docs/students.md), or a plugin's."""
+    method: Flat[Any] = None
+    """The objective's own settings, as in jobs/train.py; None: its defaults."""
     epochs: Annotated[int, at_least(1)] = 45
     max_minutes: Annotated[float | None, above(0)] = 14.0
     """Cap on training time, for slow machines: the learning rate falls to its end within it. None: no cap."""
-    workers: Annotated[int, at_least(0)] = 0
+    workers: Machine[Annotated[int, at_least(0)]] = 0
     """Training processes; 0: one with a GPU, else one for each CPU."""
-    gpus_per_worker: Annotated[float, at_least(0)] = 0.0
+    gpus_per_worker: Machine[Annotated[float, at_least(0)]] = 0.0
     """GPUs of each training process."""
     execute: Annotated[int, at_least(0)] = 2
     """How many of the student's K actions are executed before it is asked again."""
     noise: NoiseConfig = NoiseConfig(sigmas=(0.0, 0.1, 0.2, 0.3), burst_rate=0.02)
     """Noise on executed actions while collecting, so that the data covers recovery."""
     teacher_config: Flat[Any] = NoSettings()
-    serving: Flat[ServingConfig] = ServingConfig()
+    serving: Machine[Flat[ServingConfig]] = ServingConfig()
     teacher_noise: TeacherNoiseConfig = TeacherNoiseConfig()
     """Noise in what the teacher asks for, in collection and in its own evaluation."""
     env: Flat[Any] = EnvConfig()
-    fleet: Flat[FleetConfig] = FleetConfig()
+    fleet: Machine[Flat[FleetConfig]] = FleetConfig()
 
 
 @dataclass(frozen=True)

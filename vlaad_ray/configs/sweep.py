@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from vlaad_ray.configs.bounds import Flat, above, at_least, between
 from vlaad_ray.configs.common import EnvConfig, FleetConfig
+from vlaad_ray.configs.machine import Machine
 from vlaad_ray.configs.stages import TrainConfig
 
 
@@ -48,7 +49,7 @@ class TuningConfig:
     execute: Annotated[int, at_least(0)] = 0
     """Actions of a chunk executed before the student is asked again; 0: 2."""
     env: Flat[Any] = EnvConfig()
-    fleet: Flat[FleetConfig] = FleetConfig()
+    fleet: Machine[Flat[FleetConfig]] = FleetConfig()
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,13 @@ class SweepConfig:
     """One in so many trials goes on at each rung of early stopping; rungs lie this factor of epochs apart."""
     search_seed: Annotated[int, between(0, 2**32 - 1)] = 0
     """Which points a random or Bayesian search tries."""
-    concurrent: Annotated[int, at_least(0)] = 0
+    concurrent: Machine[Annotated[int, at_least(0)]] = 0
     """Trials at a time; 0: as many as the cluster's CPUs, or its GPUs with --gpus-per-worker, hold."""
-    minutes: Annotated[float | None, above(0)] = None
+    minutes: Machine[Annotated[float | None, above(0)]] = None
     """Stop after this much: trials that then run count with what they have reached."""
-    mlflow: str | None = None
+    mlflow: Machine[str | None] = None
     """Also log to this MLflow tracking URI (needs mlflow). TensorBoard needs no flag: --logdir OUT/tune."""
-    wandb: str | None = None
+    wandb: Machine[str | None] = None
     """Also log to this Weights & Biases project (needs wandb, and WANDB_API_KEY set)."""
     space: SpaceConfig = SpaceConfig()
     tuning: TuningConfig = TuningConfig()

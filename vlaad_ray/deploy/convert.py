@@ -20,9 +20,9 @@ from vlaad_ray.deploy.backends import BACKENDS, Precision, find_runtime, module
 from vlaad_ray.deploy.backends.graphs import PARTS, Sample
 from vlaad_ray.deploy.exported import Manifest
 from vlaad_ray.deploy.loading import interface
+from vlaad_ray.models.student.bins import BinnedConfig
 from vlaad_ray.models.student.checkpoint import Pretrained
 from vlaad_ray.models.student.model import Student
-from vlaad_ray.types import PROPRIO_DIM
 
 OPSET = 20
 """Version of ONNX's operators: the first with GELU."""
@@ -38,7 +38,11 @@ class Part(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         if self.name == "text":
             return self.student.embed_text(*inputs)
-        return self.student.perceive(*inputs) if self.name == "perceive" else self.student.decide(*inputs)
+        if self.name == "perceive":
+            return self.student.perceive(*inputs)
+        output = self.student.decide(*inputs)
+        # Only what is in bins can be decoded without the architecture's code.
+        return output if isinstance(self.student.config, BinnedConfig) else self.student.decode(output).actions
 
 
 def check_backend(backend: str, precision: Precision) -> None:
@@ -72,6 +76,11 @@ def convert(
     `source`: the checkpoint's name. `calibration`: what int8's ranges are taken from.
     """
     check_backend(backend, precision)
+    if not interface(pretrained).bins:
+        raise UserError(
+            f"a student of the architecture {pretrained.student.config.architecture} does not answer in bins, which is "
+            "what an export decodes; run its checkpoint with torch"
+        )
     directory.mkdir(parents=True, exist_ok=True)
     (directory / exported.MANIFEST).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
@@ -100,7 +109,7 @@ def write_onnx(student: Student, directory: Path) -> None:
     cameras, size = len(config.cameras), config.image_size
     tokens = torch.ones(1, config.text_length, dtype=torch.int64)
     images = torch.zeros(1, cameras, size, size, 3, dtype=torch.uint8)
-    proprio = torch.zeros(1, PROPRIO_DIM)
+    proprio = torch.zeros(1, config.proprio_dim)
     with torch.no_grad():
         text = student.encode_text(tokens)
         features = student.perceive(images, proprio, text)

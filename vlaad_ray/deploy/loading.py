@@ -49,7 +49,9 @@ def load(directory: Path, device: str = "cpu", dtype: Dtype | None = None, backe
     check_runs(directory, device, dtype)
     exported.check_files(directory, manifest)
     return Runnable(
-        exported.open_graphs(directory, manifest.backend, manifest.precision, torch.get_num_threads()),
+        exported.open_graphs(
+            directory, manifest.backend, manifest.precision, torch.get_num_threads(), manifest.interface
+        ),
         manifest.interface,
         load_tokenizer(directory / exported.TOKENIZER, manifest.interface.text_length),
         manifest.training,

@@ -22,7 +22,7 @@ import mujoco
 import numpy as np
 
 from vlaad_ray.configs import EnvConfig, UserError
-from vlaad_ray.envs import SimulatorError, check_starts, find_suite
+from vlaad_ray.envs import SimulatorError, check_starts, egl, find_suite
 from vlaad_ray.envs.imports import tame_robosuite
 from vlaad_ray.envs.physics import single_pass
 from vlaad_ray.envs.rendering import SceneRenderer
@@ -184,12 +184,16 @@ def _import_libero() -> SimpleNamespace:
     """LIBERO's modules as one namespace, without the warnings that robosuite logs while it is imported."""
     tame_robosuite()
     logging.disable(logging.WARNING)
+    # robosuite, which draws nothing here, fails unless it finds this digit somewhere in CUDA_VISIBLE_DEVICES.
+    chosen = os.environ.pop(egl.CHOICE, None)
     try:
         from libero.libero import benchmark
         from libero.libero.envs.env_wrapper import ControlEnv
         from robosuite.utils.observables import Observable, sensor
     finally:
         logging.disable(logging.NOTSET)
+        if chosen is not None:
+            os.environ[egl.CHOICE] = chosen
     return SimpleNamespace(
         benchmark=benchmark,
         ControlEnv=ControlEnv,

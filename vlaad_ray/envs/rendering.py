@@ -16,6 +16,7 @@ from collections.abc import Mapping
 import mujoco
 import numpy as np
 
+from vlaad_ray.envs import egl
 from vlaad_ray.types import LIBERO
 
 MUJOCO_CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
@@ -40,6 +41,7 @@ class SceneRenderer:
         self._groups = self._model.geom_group.copy()
         self._options = mujoco.MjvOption()
         self._options.geomgroup[COLLISION_GROUP] = 0
+        egl.choose_device()
         self._renderer = mujoco.Renderer(self._model, image_size, image_size)
 
     def render(self, data: mujoco.MjData) -> Mapping[str, np.ndarray]:

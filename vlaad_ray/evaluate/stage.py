@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from vlaad_ray import store
@@ -82,9 +83,13 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     summary = {**facts(config, policy), **summarise(list(results.values())), **cost(report), "warnings": warnings}
     if baseline is not None:
         summary["paired"] = {**compare(results.values(), baseline), "baseline": str(config.compare_to)}
-    summary |= {**software(), "episodes": list(results)}
     filmed = choose(specs, results, config.videos)
-    summary["videos"] = film(config, filmed, policy, serving)
+    summary |= {**software(), "episodes": list(results), "videos": paths_of(config, filmed)}
+    store.write_json(config.out / "summary.json", summary)  # before the videos, which are no part of the results
+    for name, trouble in film(config, filmed, policy, serving).items():
+        warnings.append(f"no video of {name}: {trouble}")
+        cli.console.print(f"[yellow]warning:[/] {escape(warnings[-1])}")
+    summary["videos"] = paths_of(config, filmed)
     store.write_json(config.out / "summary.json", summary)
     return summary
 
@@ -119,16 +124,23 @@ def cost(report: FleetReport) -> dict[str, Any]:
 
 def film(
     config: EvalConfig, specs: Sequence[EpisodeSpec], policy: LocalPolicy | SharedPolicy, serving: ServingConfig
-) -> list[str]:
-    """Run the chosen episodes that have no video yet once more, for their pictures; paths of all MP4s, from `out`."""
-    paths = {spec.key.name: path_of(config.out / "videos", spec) for spec in specs}
-    todo = [spec for spec in specs if not paths[spec.key.name].exists()]
-    if todo:
-        make_env = functools.partial(find_suite(config.suite).make, config=config.env)
-        finish = functools.partial(store_video, config.out / "videos")
-        with cli.progress("videos", len(todo)) as advance:
-            run_policy(todo, make_env, policy, finish, config.fleet, serving, lambda *_: advance(""))
-    return [str(path.relative_to(config.out)) for path in paths.values()]
+) -> dict[str, str]:
+    """Run the chosen episodes that have no video yet once more, for their pictures. Failures: name -> why."""
+    todo = [spec for spec in specs if not path_of(config.out / "videos", spec).exists()]
+    if not todo:
+        return {}
+    make_env = functools.partial(find_suite(config.suite).make, config=config.env)
+    finish = functools.partial(store_video, config.out / "videos")
+    with cli.progress("videos", len(todo)) as advance:
+        report = run_policy(todo, make_env, policy, finish, config.fleet, serving, lambda *_: advance(""))
+    failed = {name: trouble for name, trouble in report.outcomes.items() if trouble is not None}
+    return failed | dict.fromkeys(report.lost, "its simulator was lost too often")
+
+
+def paths_of(config: EvalConfig, specs: Sequence[EpisodeSpec]) -> list[str]:
+    """The videos that there are of these episodes, from `out`."""
+    paths = [path_of(config.out / "videos", spec) for spec in specs]
+    return [str(path.relative_to(config.out)) for path in paths if path.exists()]
 
 
 def plan_episodes(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> list[EpisodeSpec]:

@@ -31,7 +31,7 @@ def audit(config: AuditConfig, paths: Sequence[Path]) -> dict[str, Any]:
     record.begin(config.out, config, {"--data": config.data})
     check_places(config, paths)
     record.write_run_record(config.out, config)
-    cluster.connect()
+    cluster.connect(ray_data=True)
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # warns of its progress bars being off
     ray.data.DataContext.get_current().enable_progress_bars = False  # ours instead of one an operator
     rows = (

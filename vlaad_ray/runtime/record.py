@@ -18,6 +18,7 @@ from typing import Any
 
 from vlaad_ray import store
 from vlaad_ray.configs import UserError, check_bounds
+from vlaad_ray.runtime import doors
 
 PACKAGES = (
     "vlaad-ray",
@@ -110,7 +111,8 @@ def with_config_file(args: Sequence[str], config_type: type[Any]) -> list[str]:
     """`--config FILE …` -> the flags that the file stands for, and then the others, which therefore win.
 
     FILE is a run's config.json, or any JSON like it: `{"stage": <name of config_type>, "config": {field: value}}`.
-    Fields may be left out; they must be plain values, as those of TrainConfig are.
+    Fields may be left out; they must be plain values, or plain ones in a config whose flags have no prefix. Settings of
+    a student or an objective other than the chosen one are left out: older files have those of all.
     """
     words = list(args)
     if "--config" not in words:
@@ -119,17 +121,25 @@ def with_config_file(args: Sequence[str], config_type: type[Any]) -> list[str]:
     if at + 1 == len(words):
         raise UserError("--config needs a file: a run's config.json, or a sweep's best.json")
     path = Path(words[at + 1])
+    del words[at : at + 2]
     stored = store.read_json(path)
     if not isinstance(stored, dict) or stored.get("stage") != config_type.__name__ or "config" not in stored:
         raise UserError(f"--config {path}: not a {config_type.__name__} (the config.json of another job, perhaps)")
-    flags: list[str] = []
+    values: dict[str, Any] = {}
     for name, value in stored["config"].items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            flags.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            flags += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
-    return [*flags, *words[:at], *words[at + 2 :]]
+        values |= (
+            value if isinstance(value, dict) else {} if name in doors.SETTINGS and value is None else {name: value}
+        )
+    flags = [word for name, value in values.items() for word in _flag(name, value)]
+    foreign = doors.foreign_settings(config_type, [*flags, *words])
+    return [*(word for name, value in values.items() if name not in foreign for word in _flag(name, value)), *words]
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from vlaad_ray.store.annotations import (
     annotation_provenance,
     list_annotations,
     read_annotation,
+    read_labels,
     write_annotation,
 )
 from vlaad_ray.store.answers import (
@@ -40,6 +41,7 @@ from vlaad_ray.store.episodes import (
     read_key,
     read_metadata,
     read_pictures,
+    survey_episode,
     write_episode,
 )
 from vlaad_ray.store.files import cached_arrays, read_json, replacing, write_json
@@ -66,10 +68,12 @@ __all__ = [
     "read_evaluation",
     "read_json",
     "read_key",
+    "read_labels",
     "read_metadata",
     "read_outcomes",
     "read_pictures",
     "replacing",
+    "survey_episode",
     "write_accepted",
     "write_annotation",
     "write_answers",

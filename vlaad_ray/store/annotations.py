@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vlaad_ray.store.parquet import SCHEMA_VERSION, corrupt, list_tables, read_footer, read_table, write_table
+from vlaad_ray.store.parquet import SCHEMA_VERSION, corrupt, list_tables, opened_table, read_footer, write_table
 from vlaad_ray.types import Annotation
 
 ANNOTATION_SCHEMA = pa.schema(
@@ -61,11 +61,17 @@ def list_annotations(root: Path) -> list[Path]:
 
 
 def read_annotation(path: Path) -> Annotation:
-    footer = read_footer(path, "annotation")
-    table = read_table(path, ["phase", "direction", "description", "segment", "source", "flag"])
+    annotation, _ = read_labels(path)
+    return annotation
+
+
+def read_labels(path: Path) -> tuple[Annotation, dict[str, Any]]:
+    """Labels of one episode, and who made them with what settings. Opens the file once."""
+    with opened_table(path, "annotation") as (footer, file):
+        table = file.read(columns=["phase", "direction", "description", "segment", "source", "flag"])
     if table.num_rows != footer["steps"]:
         raise corrupt(path, f"{table.num_rows} rows where its footer says {footer['steps']}")
-    return Annotation(
+    annotation = Annotation(
         episode=footer["episode"],
         phases=tuple(table["phase"].to_pylist()),
         directions=tuple(table["direction"].to_pylist()),
@@ -74,6 +80,7 @@ def read_annotation(path: Path) -> Annotation:
         sources=tuple(table["source"].to_pylist()),
         flags=tuple(table["flag"].to_pylist()),
     )
+    return annotation, footer["provenance"]
 
 
 def annotation_provenance(path: Path) -> dict[str, Any]:

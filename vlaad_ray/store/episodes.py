@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from vlaad_ray.configs import UserError
 from vlaad_ray.store.parquet import (
     SCHEMA_VERSION,
     corrupt,
+    count_values,
     fixed_size,
     list_tables,
     matrix,
+    opened_table,
     read_footer,
     read_table,
     write_table,
@@ -38,13 +41,22 @@ def episode_schema(embodiment: Embodiment) -> pa.Schema:
             ("task", pa.int32()),
             ("instruction", pa.dictionary(pa.int32(), pa.string())),
             ("step", pa.int32()),
-            ("proprio", pa.list_(pa.float32(), embodiment.proprio_dim)),
+            *([("proprio", pa.list_(pa.float32(), embodiment.proprio_dim))] if embodiment.proprio_dim else []),
             ("action", pa.list_(pa.float32(), embodiment.action_dim)),
             ("executed", pa.list_(pa.float32(), embodiment.action_dim)),
             ("teacher_phase", pa.string()),
             *((camera, pa.binary()) for camera in embodiment.cameras),
         ]
     )
+
+
+class Survey(NamedTuple):
+    """What there is to know of an episode without looking at its pictures."""
+
+    episode: Episode
+    """Without images."""
+    pictures: Mapping[str, int]
+    """Camera -> at how many steps it has a picture."""
 
 
 EPISODE_SCHEMA = episode_schema(LIBERO)
@@ -84,7 +96,7 @@ def write_episode(root: Path, episode: Episode, extra: Mapping[str, Any]) -> Pat
         "task": pa.array(np.full(steps, episode.key.task, np.int32)),
         "instruction": names(zeros, [episode.instruction]),
         "step": pa.array(np.arange(steps, dtype=np.int32)),
-        "proprio": fixed_size(episode.proprio),
+        **({"proprio": fixed_size(episode.proprio)} if episode.embodiment.proprio_dim else {}),
         "action": fixed_size(episode.actions),
         "executed": fixed_size(episode.executed),
         "teacher_phase": pa.array(list(episode.phases), pa.string()),
@@ -116,7 +128,8 @@ def copy_with_actions(path: Path, root: Path, actions: np.ndarray, extra: Mappin
     footer = read_footer(path, "episode")
     schema = episode_schema(read_embodiment(footer))
     table = read_table(path, schema.names).cast(schema)
-    if (trouble := unusable(matrix(table, "proprio"), actions, matrix(table, "executed"))) is not None:
+    proprio = matrix(table, "proprio") if "proprio" in schema.names else np.zeros((table.num_rows, 0), np.float32)
+    if (trouble := unusable(proprio, actions, matrix(table, "executed"))) is not None:
         raise UserError(f"episode {path.stem} is not copied: {trouble}")
     columns = {name: table[name].combine_chunks() for name in schema.names}
     columns["action"] = fixed_size(actions)
@@ -163,18 +176,34 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return read_footer(path, "episode")
 
 
-def read_episode(path: Path, images: bool = True) -> Episode:
-    """Load an episode; images as decoded [H, W, 3] uint8, or none at all with `images=False`.
+def read_episode(path: Path, images: bool | Sequence[str] = True) -> Episode:
+    """Load an episode; images as decoded [H, W, 3] uint8: of all cameras, of those named, or none at all.
 
     Raises UserError for a file that is corrupt, a number that is none included.
     """
-    footer = read_footer(path, "episode")
-    embodiment = read_embodiment(footer)
-    cameras = embodiment.cameras if images else ()
-    table = read_table(path, ["proprio", "action", "executed", "teacher_phase", *cameras])
+    with opened_table(path, "episode") as (footer, file):
+        cameras = read_embodiment(footer).cameras if images is True else images or ()
+        return _episode(path, footer, file, cameras)
+
+
+def survey_episode(path: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> tuple[dict[str, Any], Survey | None]:
+    """The footer of an episode file, and what else there is to know of a wanted one. Opens it once."""
+    with opened_table(path, "episode") as (footer, file):
+        if not wanted(footer):
+            return footer, None
+        cameras = read_embodiment(footer).cameras
+        return footer, Survey(
+            _episode(path, footer, file, ()), {camera: count_values(file, camera) for camera in cameras}
+        )
+
+
+def _episode(path: Path, footer: dict[str, Any], file: pq.ParquetFile, cameras: Sequence[str]) -> Episode:
+    felt = read_embodiment(footer).proprio_dim > 0
+    table = file.read(columns=[*["proprio"] * felt, "action", "executed", "teacher_phase", *cameras])
     if table.num_rows != footer["steps"]:
         raise corrupt(path, f"{table.num_rows} rows where its footer says {footer['steps']}")
-    proprio, actions, executed = (matrix(table, name) for name in ("proprio", "action", "executed"))
+    proprio = matrix(table, "proprio") if felt else np.zeros((table.num_rows, 0), np.float32)
+    actions, executed = matrix(table, "action"), matrix(table, "executed")
     if (trouble := unusable(proprio, actions, executed)) is not None:
         raise corrupt(path, trouble)
     return Episode(
@@ -188,7 +217,7 @@ def read_episode(path: Path, images: bool = True) -> Episode:
         success_step=footer["success_step"],
         success_final=footer["success_final"],
         budget=footer["budget"],
-        embodiment=embodiment,
+        embodiment=read_embodiment(footer),
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,36 @@ def write_table(path: Path, table: pa.Table, footer: Mapping[str, Any]) -> Path:
 
 
 def read_footer(path: Path, kind: str) -> dict[str, Any]:
+    with opened_table(path, kind) as (footer, _):
+        return footer
+
+
+@contextmanager
+def opened_table(path: Path, kind: str) -> Iterator[tuple[dict[str, Any], pq.ParquetFile]]:
+    """(footer, the file) of a file of ours, opened once for all that is read of it. Raises UserError for any other."""
     try:
-        metadata = pq.read_schema(path).metadata or {}
+        with pq.ParquetFile(path) as file:
+            yield _footer(path, kind, file.schema_arrow.metadata or {}), file
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (pa.ArrowInvalid, OSError) as error:
         raise corrupt(path, str(error)) from None
+
+
+def count_values(file: pq.ParquetFile, column: str) -> int:
+    """How many rows of a plain column are not null, from the file's statistics; where there are none, all rows."""
+    nulls = 0
+    for group in range(file.metadata.num_row_groups):
+        chunks = (file.metadata.row_group(group).column(index) for index in range(file.metadata.num_columns))
+        statistics = next(chunk.statistics for chunk in chunks if chunk.path_in_schema == column)
+        nulls += statistics.null_count if statistics is not None and statistics.has_null_count else 0
+    return int(file.metadata.num_rows - nulls)
+
+
+def _footer(path: Path, kind: str, metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
     if FOOTER_KEY not in metadata:
         raise UserError(f"{path} was not written by vlaad_ray (no footer of ours); remove it from the directory")
-    footer = json.loads(metadata[FOOTER_KEY])
+    footer: dict[str, Any] = json.loads(metadata[FOOTER_KEY])
     if footer["kind"] != kind:
         raise UserError(f"{path} holds {footer['kind']}, not {kind}; check the directory you passed")
     if footer["schema_version"] != SCHEMA_VERSION:

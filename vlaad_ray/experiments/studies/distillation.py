@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from vlaad_ray.experiments.studies.pages import markdown_table, whole, write
 from vlaad_ray.experiments.studies.workshop import Workshop, check_objective
 from vlaad_ray.runtime.record import begin
 from vlaad_ray.stats import paired_ratio, success_summary
+from vlaad_ray.train.prepare import find_method
 
 PAPER = [
     ["student from OpenVLA-7B, relative to its teacher", "", "", "", "−0.27 %; average 94.73"],
@@ -41,7 +43,9 @@ def study(config: StudyDistillationConfig) -> Path:
                 teachers[suite] = closed_loop.outcomes({0: teacher})
             student = None
             if data is not None:
-                student = workshop.train(workshop.training(data, seed, objectives[suite], alpha=config.alpha))
+                own = fields(find_method(objectives[suite]).config)
+                alpha: dict[str, Any] = {"alpha": config.alpha} if "alpha" in {field.name for field in own} else {}
+                student = workshop.train(workshop.training(data, seed, objectives[suite], **alpha))
             if student is None:
                 continue
             run, summary = student

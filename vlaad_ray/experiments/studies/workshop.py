@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
@@ -24,7 +24,6 @@ from ray.exceptions import RayTaskError
 from vlaad_ray import annotate, collect, evaluate, store, train
 from vlaad_ray.annotate.rules import rules_hash
 from vlaad_ray.configs import (
-    STUDIES,
     ActuationConfig,
     AnnotateConfig,
     CollectConfig,
@@ -37,7 +36,7 @@ from vlaad_ray.configs import (
     TrainConfig,
     UserError,
     config_hash,
-    named_settings,
+    content,
     parse_range,
 )
 from vlaad_ray.configs.studies import Gripper
@@ -45,13 +44,17 @@ from vlaad_ray.rollout.fleet import actor_count
 from vlaad_ray.runtime import cli, cluster
 from vlaad_ray.runtime.nodes import fitted
 from vlaad_ray.runtime.placement import Node, Processes, Share, divide_groups
+from vlaad_ray.train import prepare
 
-MACHINE = (
-    *("out", "fleet", "serving", "data", "annotations", "policy", "frame_cache"),
-    *("workers", "cpus_per_worker", "gpus_per_worker", "wait_for_nodes_s"),
-)
-"""Settings that don't change what a piece is: where it lies (its name says of what it was made) and who works on it."""
-
+ONCE_OF_ALL = {
+    "alpha": 1.0,
+    "backbone": "",
+    "checkpoint_every": 1,
+    "direction_weight": 0.05,
+    "lora_rank": 8,
+    "phase_weight": 0.1,
+}
+"""Settings that all trainings had before objectives and students had their own: names of students hold them still."""
 
 Piece = CollectConfig | TrainConfig | EvalConfig
 Trained = tuple[Path, dict[str, Any]]
@@ -113,14 +116,14 @@ class Workshop:
     def training(self, data: Path, seed: int, objective: str, phases: int = 9, **settings: Any) -> TrainConfig:
         """What trains a student, annotated; `settings` are TrainConfig's, beside those of the budget."""
         budget = self.budget
-        varying = {name: value for name, value in settings.items() if value != getattr(TrainConfig, name)}
-        chosen: dict[str, Any] = {"objective": objective, "seed": seed, **varying}
-        config = TrainConfig(
+        plain = TrainConfig(
             data=data,
             out=Path(),
             annotations=None,
             student=budget.student,
-            backbone=budget.backbone,
+            network=budget.network,
+            objective=objective,
+            seed=seed,
             image_size=budget.student_pixels,
             validation_fraction=budget.validation_fraction,
             epochs=budget.epochs,
@@ -130,12 +133,16 @@ class Workshop:
             gpus_per_worker=budget.gpus_per_worker,
             wait_for_nodes_s=budget.fleet.wait_for_nodes_s,
             frame_cache=budget.out / "frames",
-            **chosen,
         )
-        labels = "" if objective == "bc" else f"-phases{phases}-{rules_hash()}"
+        usual, config = prepare.complete(plain), prepare.with_values(plain, settings)
+        varying = {
+            name: value for name, value in settings.items() if prepare.with_values(plain, {name: value}) != usual
+        }
+        annotated = prepare.find_method(objective).annotated
+        labels = "" if not annotated else f"-phases{phases}-{rules_hash()}"
         words = "".join(f"-{name}{value:g}" for name, value in varying.items())
         name = _named(f"{data.name}-{objective}{labels}{words}-seed{seed}", config)
-        annotations = None if objective == "bc" else self.annotations(data, phases)[0]
+        annotations = None if not annotated else self.annotations(data, phases)[0]
         return dataclasses.replace(config, out=budget.out / "runs" / name, annotations=annotations)
 
     def train(self, config: TrainConfig) -> Trained | None:
@@ -265,16 +272,16 @@ def _read(config: TrainConfig) -> Trained:
 
 def check_objective(objective: str) -> None:
     """Raises UserError for one that TrainConfig does not know: before hours of collecting."""
-    known = get_args(get_type_hints(TrainConfig)["objective"])
-    if objective not in known:
-        raise UserError(f"there is no objective {objective!r} to train with; choose from {', '.join(known)}")
+    prepare.find_method(objective)
 
 
 def _named(words: str, config: Any) -> str:
     """`words` and a hash of all settings that change what is made."""
-    named = named_settings(config, generation=STUDIES)
-    settings = {name: value for name, value in named.items() if name not in MACHINE}
+    settings = content(config)
+    settings.pop("policy", None)  # the words name it
     if "teacher_config" in settings:  # whichever the teacher, names hold the settings of both kinds that have any
-        of_all = {**named_settings(OpenVlaConfig()), **named_settings(RemoteConfig())}
+        of_all = {**content(OpenVlaConfig()), **content(RemoteConfig())}
         settings["teacher_config"] = {**of_all, **settings["teacher_config"]}
+    if "method" in settings:
+        settings = {**ONCE_OF_ALL, **settings.pop("network"), **settings.pop("method"), **settings}
     return f"{words}-{config_hash(words=words, settings=json.dumps(settings, sort_keys=True, default=str))}"

@@ -17,6 +17,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from vlaad_ray.configs import EvalConfig, SweepConfig, TrainConfig, config_hash
 from vlaad_ray.evaluate.stage import evaluate
+from vlaad_ray.train import prepare
 from vlaad_ray.train.stage import train
 
 DEFAULT_PHASES = 9
@@ -43,7 +44,7 @@ def trial_config(sweep: SweepConfig, annotations: Mapping[int, Path], settings: 
     values: dict[str, Any] = dict(settings)
     if annotations:
         values["annotations"] = annotations[values.pop("phases", DEFAULT_PHASES)]
-    return replace(sweep.train, out=sweep.out / "trials" / trial_name(settings), **values)
+    return prepare.with_values(replace(sweep.train, out=sweep.out / "trials" / trial_name(settings)), values)
 
 
 def trial_name(settings: Settings) -> str:

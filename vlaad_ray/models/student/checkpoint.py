@@ -1,6 +1,6 @@
 """A student on disk: model.safetensors, config.json, tokenizer.json. No pickle.
 
-Loading a small student needs torch alone, a clip one transformers as well; no adapters are left in either.
+Loading one needs torch, and what its architecture imports (clip: transformers); no adapters are left in any.
 Proprioception's normalisation statistics are buffers of the model, so they are in model.safetensors.
 """
 
@@ -20,15 +20,17 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from vlaad_ray import plugins
 from vlaad_ray.configs import UserError, what_a_checkpoint_is
+from vlaad_ray.models.student import STUDENTS
 from vlaad_ray.models.student.model import Student
-from vlaad_ray.models.student.presets import PRESETS, network
+from vlaad_ray.models.student.presets import Preset
 from vlaad_ray.models.student.text import TextTokenizer, load_tokenizer
 
 FORMAT = "vlaad_ray student"
-SCHEMA_VERSION = 2
-READABLE = (1, 2)
-"""Version 1 knew one architecture, small, and didn't name it."""
+SCHEMA_VERSION = 3
+READABLE = (1, 2, 3)
+"""Version 1 knew one architecture, small, and didn't name it. Version 2 knew one robot, LIBERO's."""
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 
 
@@ -60,7 +62,7 @@ def save_pretrained(directory: Path, student: Student, tokenizer: TextTokenizer,
 def from_pretrained(directory: Path) -> Pretrained:
     """Load a checkpoint directory onto the CPU, in fp32. Raises UserError naming the file at fault."""
     config = read_config(directory)
-    config_type, network_type = network(config["architecture"])
+    config_type, network_type = of_architecture(config["architecture"]).network()
     try:
         student_config = config_type(**{**config["student"], "cameras": tuple(config["student"]["cameras"])})
     except (TypeError, KeyError) as error:
@@ -75,10 +77,18 @@ def from_pretrained(directory: Path) -> Pretrained:
             f"{directory / WEIGHTS} doesn't match its {CONFIG}: {len(wrong)} tensors missing, extra or of another "
             f"shape, first {wrong[0]!r}; copy the whole checkpoint again"
         )
-    # A clip's weights stay where the file is mapped: copied, a process would hold its 630 MB twice for a moment.
-    student.load_state_dict(tensors, assign=student_config.architecture == "clip")
+    student.fill(tensors)
     student.eval()
     return Pretrained(student, load_tokenizer(directory / TOKENIZER, student_config.text_length), config["training"])
+
+
+def of_architecture(name: str) -> Preset:
+    """The first preset of an architecture, a plugin's if need be. Raises KeyError where there is none."""
+    found = {preset.architecture: preset for preset in reversed(STUDENTS.values())}
+    if name not in found:
+        plugins.load_named()
+        found = {preset.architecture: preset for preset in reversed(STUDENTS.values())}
+    return found[name]
 
 
 def checkpoint_name(directory: Path) -> str:
@@ -106,11 +116,14 @@ def read_config(directory: Path) -> dict[str, Any]:
             "train again or install the version that wrote it"
         )
     config.setdefault("architecture", "small")
-    if config["architecture"] not in PRESETS.values():
+    try:
+        of_architecture(config["architecture"])
+    except KeyError:
+        known = " and ".join(dict.fromkeys(preset.architecture for preset in STUDENTS.values()))
         raise UserError(
-            f"{path} names the architecture {config['architecture']!r}, this vlaad_ray knows "
-            f"{' and '.join(PRESETS.values())}; install the version that wrote it"
-        )
+            f"{path} names the architecture {config['architecture']!r}, this vlaad_ray knows {known}; name the module "
+            "that adds it (--plugin MODULE), or install the version that wrote it"
+        ) from None
     return config
 
 
