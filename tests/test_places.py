@@ -74,7 +74,7 @@ def outputs(tmp_path_factory):
     }.items():
         write_run_record(root / name, config)
     (root / "run" / "metrics.jsonl").write_text("{}\n")
-    store.write_outcome(root / "evaluation", "an-episode", {"success_ever": True})
+    store.write_json(root / "evaluation" / "outcomes" / "an-episode.json", {"success_ever": True})
     (root / "clip").mkdir()
     (root / "clip" / "config.json").write_text('{"model_type": "clip"}\n')
     return root

@@ -179,9 +179,9 @@ def test_settings_of_a_page_name_no_place():
 
 
 def test_an_objective_that_cannot_be_trained_with_is_said_before_hours_of_collecting(tmp_path):
-    with pytest.raises(UserError, match="no objective 'clever'"):
+    with pytest.raises(UserError, match="unknown objective 'clever'"):
         noise.study(StudyNoiseConfig(budget=StudyBudget(out=tmp_path), objectives=("bc", "clever")))
-    with pytest.raises(UserError, match="no objective 'clever'"):
+    with pytest.raises(UserError, match="unknown objective 'clever'"):
         distillation.study(StudyDistillationConfig(budget=StudyBudget(out=tmp_path), objectives=("clever",)))
     assert not list(tmp_path.iterdir())
 
