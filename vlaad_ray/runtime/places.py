@@ -54,7 +54,7 @@ def storage(place: Location) -> dict[str, Any]:
 
 def _attached() -> bool:
     """Whether others than this process started the Ray that works: elsewhere, perhaps, or with several nodes."""
-    if os.environ.get("RAY_ADDRESS", "local") != "local":
+    if (os.environ.get("RAY_ADDRESS") or "local") != "local":
         return True
     return ray.is_initialized() and len(_nodes()) > 1
 
