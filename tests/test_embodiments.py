@@ -15,7 +15,6 @@ import torch
 
 from vlaad_ray import store
 from vlaad_ray.configs import TrainConfig, UserError
-from vlaad_ray.deploy import convert
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.methods import METHODS
 from vlaad_ray.models.student import STUDENTS, checkpoint
@@ -177,14 +176,6 @@ def test_an_architecture_and_a_method_from_outside_train_together(tmp_path, plug
     assert answered.actions.shape == (5, 2) and answered.closing is None and answered.spread is None
     names = set(pretrained.student.state_dict())
     assert "head.weight" in names and not [name for name in names if name.startswith("student.")]
-
-
-def test_an_export_of_what_does_not_answer_in_bins_is_refused(tmp_path, plugin):
-    """Its graphs would be decoded as if it did."""
-    plugin("tiny_student")
-    pretrained, _ = trained(write_dataset(tmp_path / "data", PLANAR), tmp_path / "student", student="tiny")
-    with pytest.raises(UserError, match="architecture tiny does not answer in bins"):
-        convert.convert(pretrained, "student-00000000", tmp_path / "export", "onnx", "fp32")
 
 
 def test_an_architecture_from_outside_trains_with_a_description_too(tmp_path, plugin):
