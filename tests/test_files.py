@@ -1,5 +1,6 @@
 """Files on a disk and in an object store: whole or not at all, listed at once, and every trouble said in one line."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ from safetensors.torch import save_file
 from vlaad_ray import files, store
 from vlaad_ray.configs import UserError, location
 from vlaad_ray.files import remote, writing
+from vlaad_ray.types import Collected
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -303,14 +305,16 @@ def test_requests_for_a_dataset(s3, capsys):
     root, count = s3.bucket("counted"), 250
     path = store.write_episode(root, episode(3), {})
     names = [f"e{index:04}" for index in range(count)]
-    list(files.in_parallel(lambda place: files.write_json(place, {}), [root / "outcomes" / f"{n}.json" for n in names]))
+    outcome = dataclasses.asdict(Collected("libero_object", 0, "s0000", True, True, True, True, 9))
+    paths = [root / "outcomes" / f"{name}.json" for name in names]
+    list(files.in_parallel(lambda place: files.write_json(place, outcome), paths))
     list(files.in_parallel(lambda place: root.fs.cp_file(path.path, place.path), [path.with_stem(n) for n in names]))
     root.fs.rm_file(path.path)
     known = {}
     rows = {}
     for what, ask in (
-        ("outcomes", lambda: known.update(store.read_outcomes(root))),
-        ("outcomes again", lambda: store.read_outcomes(root, known)),
+        ("outcomes", lambda: known.update(store.read_outcomes(root, Collected))),
+        ("outcomes again", lambda: store.read_outcomes(root, Collected, known)),
         ("names of episodes", lambda: store.stored_episodes(root)),
         ("facts of episodes", lambda: list(files.in_parallel(store.read_metadata, store.list_episodes(root)))),
         ("an episode without its pictures", lambda: store.read_episode(path.with_stem("e0001"), images=False)),
