@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -221,3 +222,11 @@ def test_checkpoints_of_before_there_was_a_choice_of_robot_are_liberos(tmp_path,
     after = checkpoint.from_pretrained(directory)
     assert after.student.config == before.student.config
     assert torch.equal(answer(after), answer(before))
+
+
+@pytest.mark.parametrize(("number", "name"), [(0, "tiny_student"), (1, "progress_method")])
+def test_the_documented_examples_are_the_tested_ones_and_short(number, name):
+    example = (Path(__file__).parent / "plugins" / f"{name}.py").read_text()
+    shown = re.findall(r"```python\n(.*?)```", (Path(__file__).parent.parent / "docs/extending.md").read_text(), re.S)
+    assert shown[number] == example
+    assert len([line for line in example.splitlines() if line]) <= 40

@@ -1,6 +1,5 @@
 """Files on a disk and in an object store: whole or not at all, listed at once, and every trouble said in one line."""
 
-import dataclasses
 import json
 import multiprocessing
 import os
@@ -305,9 +304,8 @@ def test_requests_for_a_dataset(s3, capsys):
     root, count = s3.bucket("counted"), 250
     path = store.write_episode(root, episode(3), {})
     names = [f"e{index:04}" for index in range(count)]
-    outcome = dataclasses.asdict(Collected("libero_object", 0, "s0000", True, True, True, True, 9))
-    paths = [root / "outcomes" / f"{name}.json" for name in names]
-    list(files.in_parallel(lambda place: files.write_json(place, outcome), paths))
+    ended = Collected("libero_object", 0, "s0000", True, True, True, True, steps=6)
+    list(files.in_parallel(lambda name: store.write_outcome(root, name, ended), names))
     list(files.in_parallel(lambda place: root.fs.cp_file(path.path, place.path), [path.with_stem(n) for n in names]))
     root.fs.rm_file(path.path)
     known = {}

@@ -20,7 +20,7 @@ import ray
 from PIL import Image
 
 from vlaad_ray import store
-from vlaad_ray.annotate import prompts, windows
+from vlaad_ray.annotate import kinds, windows
 from vlaad_ray.annotate.replies import Reply, failure
 from vlaad_ray.annotate.windows import Window
 from vlaad_ray.configs import Location, UserError, VlmConfig, location
@@ -142,7 +142,7 @@ def prompt(row: Mapping[str, Any], config: VlmConfig) -> tuple[list[dict[str, An
     window, instruction = read_question(row)
     stored = _pictures(location(row["path"]))
     pictures = [picture_uri(stored[step], config.picture_pixels) for step in window.frames]
-    return prompts.messages(window, instruction, pictures, config.frame), prompts.schema(window.kind, config.frame)
+    return kinds.messages(window, instruction, pictures, config.frame), kinds.schema(window.kind, config.frame)
 
 
 def picture_uri(data: bytes, pixels: int) -> str:

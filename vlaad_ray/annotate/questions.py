@@ -13,7 +13,8 @@ from typing import Any
 from PIL import Image
 
 from vlaad_ray import store
-from vlaad_ray.annotate import prompts, rules, windows
+from vlaad_ray.annotate import kinds, rules
+from vlaad_ray.annotate.kinds.kind import Scene
 from vlaad_ray.annotate.prompts import Answer
 from vlaad_ray.annotate.windows import Window
 from vlaad_ray.configs import AnnotateConfig, Location, UserError, VlmConfig, location
@@ -71,8 +72,11 @@ def plan_episode(
         return {"error": str(error)}
     readable = [step for step, data in sorted(pictures.items()) if _decodes(data)]
     labels = phases.relabel(nine, episode.proprio, config.phases)
-    planned = windows.plan(labels, nine, episode.proprio, readable, config.vlm.every, config.vlm.moving)
-    questions = {request_key(facts["content_hash"], window, revision, config.vlm): window for window in planned}
+    planned = kinds.plan(Scene(labels, nine, episode.proprio, readable), config.vlm)
+    questions = {
+        request_key(facts["content_hash"], window, episode.instruction, revision, config.vlm): window
+        for window in planned
+    }
     answers = known_answers(config.out, episode.key.name)
     work = Work(
         path=path,
@@ -86,7 +90,7 @@ def plan_episode(
         questions=questions,
         answers=answers,
         said={
-            request: prompts.parse(answers[request]["text"], None, window.kind, config.vlm.frame)
+            request: kinds.parse(answers[request]["text"], None, window.kind, config.vlm.frame)
             for request, window in questions.items()
             if request in answers and answers[request]["problem"] is None
         },
@@ -94,10 +98,11 @@ def plan_episode(
     return work_record(work)
 
 
-def request_key(content_hash: str, window: Window, revision: str, vlm: VlmConfig) -> str:
+def request_key(content_hash: str, window: Window, instruction: str, revision: str, vlm: VlmConfig) -> str:
     """16 hex digits over all that determines an answer."""
     sampling = {"max_tokens": vlm.max_tokens, "temperature": vlm.temperature, "pixels": vlm.picture_pixels}
-    what = [content_hash, vars(window), revision, prompts.prompt_hash(), vlm.frame, sampling]
+    told = kinds.messages(window, instruction, [], vlm.frame), kinds.schema(window.kind, vlm.frame)
+    what = [content_hash, vars(window), revision, told, vlm.frame, sampling]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vlaad_ray import store
-from vlaad_ray.annotate import asking, chat_server, check, engines, merge, prompts, questions, replies
+from vlaad_ray.annotate import asking, chat_server, check, engines, kinds, merge, questions, replies
 from vlaad_ray.annotate.asking import Spent
 from vlaad_ray.annotate.questions import Work
 from vlaad_ray.configs import AnnotateConfig, Location
@@ -53,7 +53,7 @@ def annotate_by_vlm(paths: Sequence[Location], config: AnnotateConfig) -> tuple[
     seconds = {"plan": planned - began, "ask": asked - planned, "audit": time.monotonic() - asked}
     summary = {
         "model": revision,
-        "prompts": prompts.prompt_hash(),
+        "prompts": kinds.prompt_hash(),
         "engine": {"server": vlm.server} if vlm.server else {**vars(engine), "environment": dict(engine.environment)},
         "questions": sum(len(work.questions) for work in works),
         "vlm_calls": spent.calls,

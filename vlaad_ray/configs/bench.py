@@ -70,6 +70,7 @@ class BenchOpenVlaConfig:
     batches: Annotated[tuple[int, ...], at_least(1), FILLED] = (1, 8, 32)
     """Environments that ask at once."""
     device: str = "cuda"
+    """torch device; on cpu, take --size tiny unless there is much time."""
     dtype: Literal["bf16", "fp32"] = "bf16"
     repeats: Annotated[int, at_least(1)] = 20
     """Timed calls of each batch size; medians are reported."""

@@ -8,13 +8,14 @@ import importlib
 import posixpath
 import re
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from upath import UPath
 
+from vlaad_ray.configs.bounds import elsewhere, hints
 from vlaad_ray.configs.errors import UserError
 
 SCHEMES: dict[str, str] = {
@@ -74,14 +75,17 @@ def _check_installed(scheme: str, text: str) -> None:
         raise UserError(f"{text} needs {error.name}; type: pip install '{SCHEMES[scheme]}'") from None
 
 
-def places_of(config: Any) -> Iterator[tuple[str, Path | UPath]]:
-    """(field, place) of a config and of those nested in it."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+def places_of(config: Any, hidden: Sequence[str] = ()) -> Iterator[tuple[str, Path | UPath]]:
+    """(field, place) of a config and of those nested in it, but for the fields that a job sets itself (`hidden`)."""
+    config_type: Any = type(config)
+    for name, hint in hints(config_type).items():
+        value = getattr(config, name)
+        if name in hidden:
+            continue
         if isinstance(value, Path | UPath):
-            yield field.name, value
+            yield name, value
         elif dataclasses.is_dataclass(value):
-            yield from places_of(value)
+            yield from places_of(value, elsewhere(hint))
 
 
 Location = Annotated[

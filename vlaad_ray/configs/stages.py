@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from vlaad_ray.configs.bounds import Flat, above, at_least, below
+from vlaad_ray.configs.bounds import NO_PREFIX, Elsewhere, Flat, above, at_least, below
 from vlaad_ray.configs.common import (
     WAIT_FOR_NODES_S,
     ActuationConfig,
@@ -231,55 +232,31 @@ class AuditConfig:
 class PipelineConfig:
     """Collect, annotate, train, evaluate teacher and student, report. The defaults are the demo: one task, one laptop.
 
-    Rerunning the same command continues where it stopped.
+    Rerunning the same command continues where it stopped. What the stages have in common (suite, tasks, seed, teacher,
+    environment, actors) is said once, among collection's settings.
     """
 
     out: Machine[Location]
     """Run directory: data/, annotations/, train/, eval_teacher/, eval_student/, summary.json, report.html."""
-    suite: str = "libero_object"
-    tasks: str = "0"
-    """Tasks of the suite, as 0-9 or 0,3,7: one student learns them all."""
-    init_states: str = "0-19"
-    """Stored init states to learn from; 20-49 are kept for evaluation."""
-    placements: Annotated[int, at_least(0)] = 80
-    """Fresh random placements a task to learn from, beside the stored init states."""
-    eval_init_states: str = "20-49"
-    """Held-out init states for teacher and student."""
-    teacher: str = "scripted"
-    """Which teacher acts: scripted, openvla (--checkpoint) or remote (--url)."""
-    teacher_execute: Annotated[int, at_least(0)] = 0
-    """Actions of a teacher's chunk executed before it is asked again; 0: as its authors do (openvla 1, remote 5)."""
-    seed: Annotated[int, at_least(0)] = 0
-    image_every: Annotated[int, at_least(1)] = 2
-    """Render every n-th control step in collection."""
-    phases: Literal[3, 5, 7, 9, 11, 13] = 9
-    student: str = "small"
-    """Preset of the network (docs/students.md)."""
-    network: Flat[Any] = None
-    """The preset's own settings, as in jobs/train.py; None: its defaults."""
-    batch_size: Annotated[int, at_least(1)] = 128
-    """Frames a training step; vlaad_158m on a CPU takes about 0.2 GB a frame."""
-    objective: str = "dual_path"
-    """dual_path, auxiliary, both or bc (docs/students.md), or a plugin's."""
-    method: Flat[Any] = None
-    """The objective's own settings, as in jobs/train.py; None: its defaults."""
-    epochs: Annotated[int, at_least(1)] = 45
-    max_minutes: Annotated[float | None, above(0)] = 14.0
-    """Cap on training time, for slow machines: the learning rate falls to its end within it. None: no cap."""
-    workers: Machine[Annotated[int, at_least(0)]] = 0
-    """Training processes; 0: one with a GPU, else one for each CPU."""
-    gpus_per_worker: Machine[Annotated[float, at_least(0)]] = 0.0
-    """GPUs of each training process."""
-    execute: Annotated[int, at_least(0)] = 2
-    """How many of the student's K actions are executed before it is asked again."""
-    noise: NoiseConfig = NoiseConfig(sigmas=(0.0, 0.1, 0.2, 0.3), burst_rate=0.02)
-    """Noise on executed actions while collecting, so that the data covers recovery."""
-    teacher_config: Flat[Any] = NoSettings()
-    serving: Machine[Flat[ServingConfig]] = ServingConfig()
-    teacher_noise: TeacherNoiseConfig = TeacherNoiseConfig()
-    """Noise in what the teacher asks for, in collection and in its own evaluation."""
-    env: Flat[Any] = EnvConfig()
-    fleet: Machine[Flat[FleetConfig]] = FleetConfig()
+    collect: Annotated[CollectConfig, NO_PREFIX, Elsewhere(("out",))] = CollectConfig(
+        Path(), tasks="0", placements=80, image_every=2, noise=NoiseConfig(sigmas=(0.0, 0.1, 0.2, 0.3), burst_rate=0.02)
+    )
+    annotate: Annotated[AnnotateConfig, NO_PREFIX, Elsewhere(("data", "out", "annotator", "vlm"))] = AnnotateConfig(
+        Path(), Path()
+    )
+    train: Annotated[
+        TrainConfig,
+        NO_PREFIX,
+        Elsewhere(("data", "out", "annotations", "seed", "image_size", "wait_for_nodes_s")),
+    ] = TrainConfig(Path(), Path(), epochs=45, max_minutes=14.0)
+    evaluate: Annotated[
+        EvalConfig,
+        tyro.conf.arg(name="eval"),
+        Elsewhere(
+            ("policy", "out", "suite", "tasks", "seed", "teacher_config", "serving", "env", "fleet", "compare_to")
+        ),
+    ] = EvalConfig("", Path(), init_states="20-49", execute=2)
+    """Of the student; the teacher acts on the same states, as it did in collection."""
 
 
 @dataclass(frozen=True)

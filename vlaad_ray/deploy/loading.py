@@ -42,6 +42,7 @@ def load(directory: Location, device: str = "cpu", dtype: Dtype | None = None, b
                 f"{directory} is a checkpoint, which torch runs; for {backend} export it first: "
                 f"jobs/export.py --checkpoint {directory} --backend {backend} --data DATA --out DIR"
             )
+        check_device(device)
         return in_torch(from_pretrained(directory), device, dtype or "fp32")
     manifest = exported.read_manifest(directory)
     if backend not in (None, manifest.backend):
@@ -57,6 +58,17 @@ def load(directory: Location, device: str = "cpu", dtype: Dtype | None = None, b
             load_tokenizer(folder / exported.TOKENIZER, manifest.interface.text_length),
             manifest.training,
         )
+
+
+def check_device(device: str) -> None:
+    """Raises UserError unless torch computes on it here. Tried, since builds without one say so in many ways."""
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (AssertionError, RuntimeError) as error:
+        raise UserError(
+            f"--device {device}: torch {torch.__version__} cannot compute there ({str(error).splitlines()[0][:100]}); "
+            "take --device cpu, or a build of torch and a machine that have it"
+        ) from None
 
 
 def check_runs(directory: Location, device: str, dtype: Precision | None) -> None:

@@ -104,8 +104,9 @@ def worst_first(audited: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]
     order = ("direction", "element", "phase")
 
     def rank(row: Mapping[str, Any]) -> tuple[Any, ...]:
-        wrong = min(order.index(part) for part, verdict in row["parts"].items() if verdict == "contradict")
-        against = evidence(row) if order[wrong] == "direction" else 0.0
+        contradicted = [part for part, verdict in row["parts"].items() if verdict == "contradict"]
+        wrong = min(order.index(part) if part in order else len(order) for part in contradicted)
+        against = evidence(row) if "direction" in contradicted else 0.0
         return wrong, -against, row["first"] - row["last"], row["request"]
 
     return sorted((row for row in audited if row["verdict"] == "contradict"), key=rank)

@@ -1,4 +1,7 @@
-"""Parquet files of ours: facts about the whole in the footer, as JSON, with their kind and the schema's version."""
+"""Parquet files of ours: facts about the whole in the footer, as JSON, with their kind and the schema's version.
+
+pyarrow gets absolute paths: it would take a relative one that holds a colon, run:1/data, for a URI.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,15 @@ TAIL = 2**16
 def write_table(path: Location, table: pa.Table, footer: Mapping[str, Any]) -> Location:
     table = table.replace_schema_metadata({FOOTER_KEY: json.dumps(footer).encode()})
     with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary.absolute(), compression="zstd")
     return path
 
 
 def read_footer(path: Location, kind: str) -> dict[str, Any]:
     """The facts of a file of ours: one request to a store. Raises UserError for any other file."""
     with _reading(path):
-        source = path if isinstance(path, Path) else pa.BufferReader(_tail(path))
+        # Whole: Arrow takes run:1/data for a URI.
+        source = path.absolute() if isinstance(path, Path) else pa.BufferReader(_tail(path))
         return _footer(path, kind, pq.read_schema(source).metadata or {})
 
 
@@ -42,7 +46,7 @@ def opened_table(path: Location, kind: str) -> Iterator[tuple[dict[str, Any], pq
 
     Of a file in a store only the columns that are read are fetched.
     """
-    source = path if isinstance(path, Path) else None
+    source = path.absolute() if isinstance(path, Path) else None
     with _reading(path), pq.ParquetFile(source or opened(path), pre_buffer=source is None) as file:
         yield _footer(path, kind, file.schema_arrow.metadata or {}), file
 
