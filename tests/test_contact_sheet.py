@@ -285,8 +285,8 @@ def test_an_episode_is_classified_once_answers_parsed_once_and_one_camera_decode
     counted(phases, "classify")
     counted(kinds, "parse")
     counted(questions, "_decodes")
-    row = questions.plan_file({"path": str(path)}, config, "a-vlm@1234")
-    work = questions.read_work(json.loads(row["work"]))
+    episode, facts = store.read_episode(path, images=False), store.read_metadata(path)
+    work = questions.read_work(questions.plan_episode(path, episode, facts, config, "a-vlm@1234"))
     for request, window in work.questions.items():
         text = '{"element": "the drawer", "direction": "moving nearer"}'
         if window.kind == "describe":

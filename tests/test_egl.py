@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vlaad_ray.configs import UserError
-from vlaad_ray.envs import egl
+from vlaad_ray.envs import egl, find_suite
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,14 +52,14 @@ def test_a_bad_device_ends_a_job_in_one_line(tmp_path):
 
 
 TWO_GPUS = """
-import json, os, sys
+import functools, json, os, sys
 from pathlib import Path
-from vlaad_ray.configs import CollectConfig, EnvConfig, FleetConfig, TeacherConfig
+from vlaad_ray.configs import CollectConfig, EnvConfig, FleetConfig, NoSettings
 from vlaad_ray.collect import plan_episodes
-from vlaad_ray.envs import egl
+from vlaad_ray.envs import egl, find_suite
 from vlaad_ray.rollout.fleet import run_fleet
 from vlaad_ray.runtime import cluster
-from vlaad_ray.teachers import scripted
+from vlaad_ray.teachers import find_teacher
 from vlaad_ray.teachers.scripted.expert import ScriptedTeacher
 
 def devices(episode):
@@ -69,8 +69,9 @@ def devices(episode):
 cluster.connect(num_cpus=2, num_gpus=2)
 fleet, env = FleetConfig(actors=2, gpus_per_actor=1), EnvConfig(image_size=32)
 config = CollectConfig(out=Path("unused"), tasks="0-1", init_states="0", image_every=1000, env=env, fleet=fleet)
-specs = plan_episodes(config, scripted(TeacherConfig(), "libero_object", 0))
-report = run_fleet(specs, env, ScriptedTeacher, devices, fleet, lambda *_: None)
+specs = plan_episodes(config, find_teacher("scripted", NoSettings(), "libero_object", 0))
+make_env = functools.partial(find_suite("libero_object").make, config=env)
+report = run_fleet(specs, make_env, ScriptedTeacher, devices, fleet, lambda *_: None)
 print(json.dumps(list(report.outcomes.values())))
 """
 
