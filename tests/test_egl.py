@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vlaad_ray.configs import UserError
-from vlaad_ray.envs import egl, find_suite
+from vlaad_ray.envs import egl
 
 ROOT = Path(__file__).parents[1]
 
