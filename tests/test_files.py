@@ -18,8 +18,10 @@ from s3fs import S3FileSystem
 from safetensors.torch import save_file
 
 from vlaad_ray import files, store
-from vlaad_ray.configs import UserError, location
+from vlaad_ray.annotate.engines import model_revision
+from vlaad_ray.configs import UserError, VlmConfig, location
 from vlaad_ray.files import remote, writing
+from vlaad_ray.teachers import fingerprint
 from vlaad_ray.types import Collected
 
 
@@ -280,6 +282,20 @@ def test_a_hash_is_over_the_bytes_wherever_they_lie(place):
     whole = "84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882"
     assert files.sha256(place / "x") == whole
     assert files.sha256(b"01234", files.Part(place / "x", 5, 2), files.Part(place / "x", 7, 100)) == whole
+
+
+def test_names_made_of_weights_stay_what_they_were(place):
+    """Episodes and answers are filed under them: another way to hash would collect and ask everything again."""
+    for name, data in {
+        "config.json": b'{"a": 1}',
+        "one.safetensors": bytes(range(256)) * 20_000,
+        "two.safetensors": b"short",
+    }.items():
+        with files.replacing(place / "model" / name) as temporary:
+            temporary.write_bytes(data)
+    assert fingerprint(place / "model") == "91254873"
+    with files.local_copy(place / "model") as folder:
+        assert model_revision(str(folder), VlmConfig()) == "model@572afa0fbc05"
 
 
 # ---------------------------------------------------------------------------------------------------------- datasets
