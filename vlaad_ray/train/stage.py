@@ -26,10 +26,9 @@ import ray.data
 import ray.train
 import ray.train.torch
 import torch
-from ray.exceptions import RayTaskError
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import LoggingConfig
-from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train.v2.api.exceptions import TrainingFailedError
 from rich.table import Table
 
 from vlaad_ray import store
@@ -42,7 +41,7 @@ from vlaad_ray.models.student.presets import PRESETS
 from vlaad_ray.models.student.text import TextTokenizer
 from vlaad_ray.runtime import cli, cluster
 from vlaad_ray.runtime.record import begin, software, write_run_record
-from vlaad_ray.train import prepare, resume, workers
+from vlaad_ray.train import prepare, resume, watch, workers
 from vlaad_ray.train.data import EpisodeSource, Survey, episode_frames, gather, survey
 from vlaad_ray.train.fit import Progress, Setup, Worker, fit, make_optimiser
 
@@ -165,9 +164,10 @@ def run_workers(
         ),
     )
     try:
-        result = trainer.fit()
-    except WorkerGroupError as error:
-        raise _users_error(error) or error from None
+        with watch.epochs(config.out, config.epochs):
+            result = trainer.fit()
+    except TrainingFailedError as error:
+        raise workers.users_error(error) or error from None
     assert result.checkpoint is not None
     return result.checkpoint
 
@@ -181,7 +181,8 @@ def frame_dataset(facts: Survey, student_config: StudentConfig, cache: Path | No
     sources = {source.number: source for source in facts.sources}
     texts = {text: index for index, text in enumerate(facts.texts)}
     phases = {phase: index for index, phase in enumerate(facts.phases)}
-    return ray.data.from_items(rows, override_num_blocks=min(len(rows), 200)).map_batches(
+    blocks = min(len(rows), 200)
+    return ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
         decode_episode,  # type: ignore[arg-type]
         fn_kwargs={
             "sources": sources,
@@ -192,7 +193,7 @@ def frame_dataset(facts: Survey, student_config: StudentConfig, cache: Path | No
         },
         batch_size=1,
         num_cpus=workers.LOADER_CPUS,
-        concurrency=workers.loaders(),
+        compute=ray.data.TaskPoolStrategy(min(blocks, workers.loaders())),
     )
 
 
@@ -245,8 +246,7 @@ def train_worker(job: dict[str, Any]) -> None:
         record = progress.history[-1]
         due = progress.finished or progress.epoch % config.checkpoint_every == 0
         if rank == 0:
-            write_metrics(config.out, progress)
-            print(epoch_line(record, config.epochs), flush=True)
+            watch.write_metrics(config.out, progress.history)
         with tempfile.TemporaryDirectory() as folder:
             saved = None
             if due and rank == 0:
@@ -275,21 +275,6 @@ def training_record(config: TrainConfig, facts: Survey) -> dict[str, Any]:
     if PRESETS[config.student] == "clip":
         record |= {"lora_rank": config.lora_rank, "backbone": prepare.backbone_identity(config)}
     return record
-
-
-def write_metrics(out: Path, progress: Progress) -> None:
-    """metrics.jsonl afresh each epoch, so that it never holds an epoch twice after a resume."""
-    with store.replacing(out / "metrics.jsonl") as temporary:
-        temporary.write_text("".join(json.dumps(record, allow_nan=False) + "\n" for record in progress.history))
-
-
-def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
-    train, held_out = record["train"], record["validation"]
-    line = f"epoch {record['epoch']}/{epochs}"
-    for name, metrics in (("train", train), ("held out", held_out)):
-        if metrics:
-            line += f"  {name}: loss {metrics['loss']:.3f}, near {100 * metrics['near']:.1f} %"
-    return f"{line}  {record['samples_per_second']:.0f} samples/s, {record['seconds'] / 60:.1f} min"
 
 
 def summarise(config: TrainConfig, facts: Survey, progress: Progress, seconds: float) -> dict[str, Any]:
@@ -351,16 +336,6 @@ def _check_memory(config: TrainConfig, facts: Survey, student_config: StudentCon
             f"the nodes for it have {free / 1e9:.1f} GB; lower {'--batch-size' if batch > frames else '--image-size'}, "
             "or add machines and --workers"
         )
-
-
-def _users_error(error: WorkerGroupError) -> UserError | None:
-    """What the user can mend (a picture that does not decode), freed from the wrappings of Ray Data and Ray Train."""
-    for failure in error.worker_failures.values():
-        while isinstance(failure, RayTaskError):
-            failure = failure.cause
-        if isinstance(failure, UserError):
-            return UserError(str(failure).splitlines()[0])  # Ray Data adds lines on how to retry
-    return None
 
 
 def _identity(tensor: torch.Tensor) -> torch.Tensor:
