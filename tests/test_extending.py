@@ -1,4 +1,4 @@
-"""An environment, a teacher, an architecture, a method and a metric from outside the package, in one run of commands."""
+"""A toy of each kind from outside the package: environment, teacher, architecture, method, metric; in one run."""
 
 from __future__ import annotations
 
