@@ -78,7 +78,7 @@ def check_address(address: str) -> None:
         raise UserError(f"{what}: {scheme}:// is none of Ray's; give auto, HOST:6379, ray://HOST:10001, or unset it")
     if address == "auto":
         try:
-            place = canonicalize_bootstrap_address(address)
+            place = canonicalize_bootstrap_address(address) or ""
         except ConnectionError:
             raise UserError(
                 f"{what}: no Ray runs on this machine; start it (ray start), or unset RAY_ADDRESS"
