@@ -11,6 +11,8 @@ os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 # A dashboard that takes more than its 60 s, as on a machine that trains beside the tests, takes the Ray head with it.
 os.environ.setdefault("RAY_DASHBOARD_STARTUP_TIMEOUT_S", "300")
+# Ray's workers import our fakes and plugins by name, as ours do.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
 # The tests' own Ray, never a cluster that happens to run on this machine.
 os.environ.pop("RAY_ADDRESS", None)
 # A server's token, if somebody has one set: tests bring their own.
@@ -18,19 +20,27 @@ os.environ.pop("VLAAD_TOKEN", None)
 
 import pytest
 import ray
+import s3_server
 
 from vlaad_ray.runtime import cluster
 
 
 @pytest.fixture(scope="session")
-def ray_local() -> Iterator[None]:
+def ray_local(s3: s3_server.Server) -> Iterator[None]:
     """A Ray of two CPUs on this machine, started when the first test asks for it.
 
-    With its dashboard, whose state API Ray Train asks for.
+    With its dashboard, whose state API Ray Train asks for, and with the way to an S3 in its environment.
     """
     cluster.connect(num_cpus=2, include_dashboard=True, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[s3_server.Server]:
+    """An S3 on this machine, in the environment of this process and of those that it starts from now on."""
+    with s3_server.serving() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -16,19 +16,25 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPTokenizer
 
 from vlaad_ray.configs import TrainConfig, UserError
+from vlaad_ray.methods import METHODS
+from vlaad_ray.methods.method import Batch
+from vlaad_ray.methods.vlaad.config import AuxiliaryConfig, BothConfig, DualPathConfig, LossWeights
 from vlaad_ray.methods.vlaad.learner import AuxiliaryHeads, Learner
-from vlaad_ray.methods.vlaad.losses import LossWeights, Targets, direction_loss, loss_weights, student_loss
-from vlaad_ray.models.student import backbone, checkpoint
+from vlaad_ray.methods.vlaad.losses import direction_loss
+from vlaad_ray.models.student import STUDENTS, backbone, checkpoint, presets
 from vlaad_ray.models.student.clip import PIXEL_MEAN, PIXEL_STD, ClipConfig, ClipStudent
 from vlaad_ray.models.student.preprocess import normalise_images
 from vlaad_ray.models.student.text import TextTokenizer
+from vlaad_ray.models.student.vlaad_158m import Vlaad158mConfig
 from vlaad_ray.train import prepare, resume
 from vlaad_ray.train.count import CountConfig, count
-from vlaad_ray.train.data import episode_frames, gather, survey
+from vlaad_ray.train.data import episode_frames, gather
 from vlaad_ray.train.fit import Progress, Setup, fit, make_optimiser
+from vlaad_ray.train.survey import survey
 
 torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
 RED = "pick up the red cup"
+CLIP = STUDENTS["vlaad_158m"]
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +44,21 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CLIPModel]:
 
 
 def settings(directory: Path, **changes: object) -> TrainConfig:
-    config = TrainConfig(Path("data"), Path("out"), student="vlaad_158m", backbone=str(directory))
-    return dataclasses.replace(config, **changes)
+    clip = {"student": "vlaad_158m", "network": Vlaad158mConfig(backbone=str(directory))}
+    return prepare.complete(TrainConfig(**{"data": Path("data"), "out": Path("out"), **clip, **changes}))
+
+
+def designed(directory: Path, image_size: int = 0, **changes: object) -> presets.Design:
+    """With a narrow decoder."""
+    wish = presets.Wish(texts=[], image_size=image_size, folder=Path("nowhere"))
+    design = presets.design(CLIP, Vlaad158mConfig(backbone=str(directory)), wish)
+    return design._replace(config=dataclasses.replace(design.config, width=32, heads=2, mlp=32, **changes))
 
 
 def made(directory: Path, **changes: object) -> tuple[ClipStudent, TextTokenizer]:
     """A student ready to train, its adapters no longer zero."""
-    config, student_config, tokenizer = prepare.design(settings(directory, **changes), [], Path("nowhere"))
-    student = prepare.make_student(dataclasses.replace(student_config, width=32, heads=2, mlp=32), config)
+    network, student_config, tokenizer = designed(directory, **changes)
+    student = presets.make(CLIP, network, student_config, seed=0)
     for name, parameter in student.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -192,7 +205,7 @@ def test_a_random_backbone_is_drawn_once_and_read_like_any_other(tmp_path):
     shape = dataclasses.replace(shape, text_width=32, text_layers=1, text_heads=2, text_mlp=32)
     for name in ("one", "other"):
         backbone.write_random(tmp_path / name, [RED], shape, seed=3)
-    assert backbone.fingerprint(tmp_path / "one") == backbone.fingerprint(tmp_path / "other")
+    assert backbone.fingerprint(str(tmp_path / "one")) == backbone.fingerprint(str(tmp_path / "other"))
     student, tokenizer = made(tmp_path / "one")
     assert student.config.vocabulary == 49408, "counts hold whatever the tokenizer"
     assert student.encode_text(tokens(tokenizer, RED, "grasp it")).std() > 0
@@ -205,17 +218,18 @@ def test_merged_adapters_answer_as_they_did_beside_the_weights(clip):
     student, tokenizer = made(clip[0])
     red = tokens(tokenizer, *[RED] * 3)
     with torch.no_grad():
-        before = student(*inputs(), red, red)
-        prepare.finish(student)
-        after = student(*inputs(), red, red)
+        learner = Learner(student, phases=0)
+        before = learner(*inputs(), red, red)[:2]
+        CLIP.finish(student)
+        after = learner(*inputs(), red, red)[:2]
     assert not any("lora" in name for name in student.state_dict())
     for one, other in zip(before, after, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)  # W x + B A x against (W + B A) x in float32
 
 
 def test_only_adapters_and_head_are_trained_and_at_first_nothing_has_changed(clip):
-    config, student_config, tokenizer = prepare.design(settings(clip[0]), [], Path("nowhere"))
-    student = prepare.make_student(student_config, config)
+    network, student_config, tokenizer = designed(clip[0])
+    student = presets.make(CLIP, network, student_config, seed=0)
     frozen = {name for name, parameter in student.named_parameters() if not parameter.requires_grad}
     assert all(name.startswith(("vision.", "text.")) and "lora" not in name for name in frozen)
     assert all("lora" in name for name in student.vision.state_dict() if f"vision.{name}" not in frozen)
@@ -231,7 +245,7 @@ def test_only_adapters_and_head_are_trained_and_at_first_nothing_has_changed(cli
 @pytest.fixture(scope="module")
 def exported(clip, tmp_path_factory) -> tuple[Path, ClipStudent]:
     student, tokenizer = made(clip[0], cameras=("agentview", "wrist"))
-    prepare.finish(student)
+    CLIP.finish(student)
     directory = tmp_path_factory.mktemp("exported")
     checkpoint.save_pretrained(directory, student, tokenizer, {"render": "fast"})
     return directory, student
@@ -242,7 +256,7 @@ def test_a_checkpoint_round_trip_gives_the_same_answers(exported):
     loaded = checkpoint.from_pretrained(directory)
     red = tokens(loaded.tokenizer, *[RED] * 3)
     with torch.no_grad():
-        assert torch.equal(loaded.student(*inputs(2), red).image, student(*inputs(2), red).image)
+        assert torch.equal(loaded.student(*inputs(2), red), student(*inputs(2), red))
     assert loaded.student.config == student.config
 
 
@@ -273,20 +287,20 @@ def test_two_cameras_are_told_apart(exported):
 def learning(directory: Path, root: Path, **changes: object) -> tuple[TrainConfig, tuple, Learner]:
     data, annotations = synthetic.write_dataset(root, 4, steps=8)
     config = settings(directory, data=data, annotations=annotations, epochs=2, batch_size=8, **changes)
-    hinted = loss_weights(config).auxiliary
-    facts = survey(data, annotations, 0.25, directions=hinted)
-    config, student_config, tokenizer = prepare.design(config, facts.texts, root)
+    method, preset = METHODS[config.objective], STUDENTS[config.student]
+    facts = survey(data, config.annotations, 0.25, method)
+    config, student_config, tokenizer = prepare.design(config, facts, root)
     texts = {text: index for index, text in enumerate(facts.texts)}
     phases = {phase: index for index, phase in enumerate(facts.phases)}
-    parts = (episode_frames(source, texts, phases, student_config) for source in facts.sources)
+    parts = (episode_frames(source, texts, phases, student_config, method.columns) for source in facts.sources)
     frames = gather(parts, facts.steps)
     narrow = {"width": 32, "heads": 2, "mlp": 32} if config.student == "vlaad_158m" else {"width": 8, "hidden": 32}
 
     def fresh() -> Setup:
-        student = prepare.make_student(dataclasses.replace(student_config, **narrow), config)
-        learner = Learner(student, len(facts.phases) if hinted else 0)
+        student = presets.make(preset, config.network, dataclasses.replace(student_config, **narrow), config.seed)
+        learner = method.learner(config.method, student, facts.phases)
         encoded = torch.from_numpy(tokenizer(facts.texts))
-        return Setup(learner, learner, make_optimiser(learner, config), frames, encoded, facts.phases, config)
+        return Setup(learner, learner, make_optimiser(learner, config), frames, encoded, facts.phases, config, method)
 
     return fresh
 
@@ -327,12 +341,13 @@ def test_in_bfloat16_a_resumed_run_equals_an_uninterrupted_one(clip, tmp_path):
 @pytest.mark.parametrize(("student", "objective"), [("small", "auxiliary"), ("small", "both"), ("vlaad_158m", "bc")])
 def test_every_objective_trains_every_student(clip, tmp_path, student, objective):
     """All its parts count, no other does, and every parameter that an optimiser holds gets a gradient."""
-    changes = {"student": student, "backbone": ""} if student == "small" else {}
+    changes = {"student": student, "network": None} if student == "small" else {}
     setup = learning(clip[0], tmp_path, objective=objective, precision="fp32", **changes)()
     progress = Progress()
     fit(setup, progress, lambda _: None)
     used = {"auxiliary": {"image", "phase", "direction"}, "bc": {"image"}}
-    parts = {name for name in ("full", "image", "phase", "direction") if progress.history[0]["train"][f"loss_{name}"]}
+    found = progress.history[0]["train"]
+    parts = {name.removeprefix("loss_") for name, value in found.items() if name.startswith("loss_") and value}
     assert parts == used.get(objective, {"full", "image", "phase", "direction"})
     assert all(
         parameter in setup.optimiser.state for parameter in setup.learner.parameters() if parameter.requires_grad
@@ -359,28 +374,21 @@ def test_frames_that_share_a_direction_do_not_push_each_other_away():
 
 
 def test_the_objectives_weights_are_those_of_the_paper_and_its_blog():
-    config = TrainConfig(Path("data"), Path("out"), alpha=0.5)
-    weights = {
-        name: loss_weights(dataclasses.replace(config, objective=name))
-        for name in ("dual_path", "auxiliary", "bc", "both")
-    }
-    assert weights == {
-        "dual_path": LossWeights(full=1.0, image=0.5),
-        "auxiliary": LossWeights(full=0.0, image=1.0, phase=0.1, direction=0.05),
-        "bc": LossWeights(full=0.0, image=1.0),
-        "both": LossWeights(full=1.0, image=0.5, phase=0.1, direction=0.05),
-    }
+    assert DualPathConfig(alpha=0.5).weights == LossWeights(full=1.0, image=0.5)
+    assert AuxiliaryConfig().weights == LossWeights(full=0.0, image=1.0, phase=0.1, direction=0.05)
+    assert BothConfig(alpha=0.5).weights == LossWeights(full=1.0, image=0.5, phase=0.1, direction=0.05)
 
 
 def test_the_total_is_the_weighted_sum_of_the_parts(clip):
     student, tokenizer = made(clip[0])
-    learner = Learner(student, 3)
-    red = tokens(tokenizer, *[RED] * 3)
-    answers = learner(*inputs(), red, red, tokens(tokenizer, "moving left", "moving up"))
-    targets = Targets(torch.randint(0, 256, (3, 5, 7)), torch.tensor([0, 1, 2]), torch.tensor([0, 1, 1]))
-    weights = LossWeights(full=1.0, image=0.5, phase=0.1, direction=0.05)
-    total, parts = student_loss(answers, targets, weights, 1.5)
-    expected = sum(getattr(weights, name) * part for name, part in parts.items())
+    settings, both = BothConfig(alpha=0.5), METHODS["both"]
+    learner = both.learner(settings, student, ("approaching", "grasping", "placing"))
+    columns = {"description": torch.tensor([0, 0, 0]), "direction": torch.tensor([1, 2, 2])}
+    texts = tokens(tokenizer, RED, "moving left", "moving up")
+    actions, phase = torch.rand(3, 5, 7) * 2 - 1, torch.tensor([0, 1, 2])
+    batch = Batch(*inputs(), tokens(tokenizer, *[RED] * 3), actions, phase, columns, texts)
+    total, parts = both.loss(settings, learner, both.forward(settings, learner, batch), batch, 1.5)
+    expected = sum(getattr(settings.weights, name) * part for name, part in parts.items())
     assert len(parts) == 4
     assert total.item() == pytest.approx(expected.item(), rel=1e-6)
 

@@ -1,11 +1,13 @@
 """The contact sheet, from answers that go through the real audit: what a person sees, decides and gets back."""
 
 import base64
+import functools
 import io
 import json
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -16,11 +18,13 @@ import pytest
 from PIL import Image
 
 from vlaad_ray import store
-from vlaad_ray.annotate import check, merge
+from vlaad_ray.annotate import asking, check, kinds, merge, prompts, questions, rules
 from vlaad_ray.annotate.questions import Work
 from vlaad_ray.annotate.windows import Window
 from vlaad_ray.configs import AnnotateConfig, UserError, VlmConfig
 from vlaad_ray.report import learning, write_contact_sheet
+from vlaad_ray.runtime.over_episodes import try_episode
+from vlaad_ray.semantics import phases
 from vlaad_ray.types import Episode, EpisodeKey, InitState
 
 STEPS = 100
@@ -75,7 +79,12 @@ def write_audited(root: Path, decisions: Mapping[str, str]) -> AnnotateConfig:
         for request, (window, said) in answers().items()
     }
     questions = {request: window for request, (window, _) in answers().items()}
-    work = Work(path, key.name, key.suite, key.task, INSTRUCTION, STEPS, 0, questions, stored)
+    said = {
+        request: kinds.parse(stored[request]["text"], None, window.kind, "viewer")
+        for request, window in questions.items()
+    }
+    nine = rules.nine_phases(episode)
+    work = Work(path, key.name, key.suite, key.task, INSTRUCTION, STEPS, 0, nine, questions, stored, said)
     finished = merge.finish(work, config, "a-vlm@1234", {}, decisions)
     stored["good"]["text"] += SCRIPT  # no schema lets it through; a server without one might
     store.write_answers(config.out, key.name, list(stored.values()))
@@ -147,7 +156,7 @@ def test_every_answer_stands_there_once_worst_first_with_the_pictures_that_the_v
     page = Page(sheet(config))
     assert page.requests[: len(WORST)] == WORST
     assert sorted(page.requests) == sorted(answers())
-    pictures = store.read_pictures(store.list_episodes(config.data)[0], "agentview")
+    pictures = store.read_pictures(store.list_episodes(config.data)[0])
     for request, (window, _) in answers().items():
         assert page.pictures[request] == [pictures[step] for step in window.frames]
     for data in page.pictures["good"]:
@@ -261,3 +270,33 @@ def test_the_report_of_a_run_shows_the_audit(config):
     assert "contradicted by the robot&#x27;s motion" in text
     store.write_json(run / "other" / "annotations" / "summary.json", {"annotator": "rules"})
     assert learning.vlm(run / "other") == ""
+
+
+def test_an_episode_is_classified_once_answers_parsed_once_and_one_camera_decoded(tmp_path, monkeypatch):
+    """Planning, its answers and merging each did it again: two cameras decoded for one that is shown."""
+    config = write_audited(tmp_path, {})
+    (path,) = store.list_episodes(config.data)
+    for name in ("answers", "annotations"):
+        shutil.rmtree(config.out / name, ignore_errors=True)
+    done = Counter()
+
+    def counted(module, name):
+        function = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args: done.update([name]) or function(*args))
+
+    counted(phases, "classify")
+    counted(kinds, "parse")
+    counted(questions, "_decodes")
+    plan_one = functools.partial(questions.plan_episode, config=config, revision="a-vlm@1234")
+    work = questions.read_work(try_episode(path, plan_one))
+    for request, window in work.questions.items():
+        text = '{"element": "the drawer", "direction": "moving nearer"}'
+        if window.kind == "describe":
+            text = json.dumps({"description": f"{prompts.verbs(window.phase)[0]} the drawer"})
+        answer = {"request": request, "text": text, "problem": "", "finish": "stop"}
+        asking._take({**answer, "prompt_tokens": 1, "generated_tokens": 1}, work, config.vlm, 0, asking.Spent())
+    finished = merge.finish(
+        questions.read_work(json.loads(json.dumps(questions.work_record(work)))), config, "a-vlm@1234", {}, {}
+    )
+    assert len(finished.audit) == len(work.questions)
+    assert done == {"classify": 1, "parse": len(work.questions), "_decodes": STEPS}

@@ -1,6 +1,7 @@
 """A deployed student: the same pixels and actions as in training, and nothing bad in or out."""
 
 import dataclasses
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +15,15 @@ from vlaad_ray import store
 from vlaad_ray.configs import ActuationConfig, UserError
 from vlaad_ray.deploy import actuation, loading
 from vlaad_ray.deploy.actuation import Actuation, GripperCommand, Nudge
-from vlaad_ray.deploy.decoding import decode_bins
+from vlaad_ray.deploy.decoding import decode
 from vlaad_ray.deploy.policy import MAX_TEXTS, StudentPolicy
 from vlaad_ray.deploy.shaping import Shaped, shape
-from vlaad_ray.models.student import checkpoint
+from vlaad_ray.models.student import bins, checkpoint
 from vlaad_ray.models.student.preprocess import bins_to_actions, translation_spread
 from vlaad_ray.models.student.small import SmallConfig, SmallStudent
 from vlaad_ray.models.student.text import train_tokenizer
-from vlaad_ray.train.data import episode_frames, survey
+from vlaad_ray.train.data import episode_frames
+from vlaad_ray.train.survey import survey
 from vlaad_ray.types import ActionChunk, Observation
 
 torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
@@ -66,7 +68,7 @@ def test_a_deployed_student_answers_as_the_network_did_in_training(directory, tm
     with torch.no_grad():
         tokens = torch.from_numpy(pretrained.tokenizer(facts.texts))[frames["instruction"]]
         logits = pretrained.student(torch.from_numpy(frames["images"]), torch.from_numpy(frames["proprio"]), tokens)
-    expected = bins_to_actions(logits.image).numpy()
+    expected = bins_to_actions(logits).numpy()
 
     stored = store.read_episode(source.path)
     policy = StudentPolicy.from_pretrained(directory)
@@ -319,7 +321,7 @@ class Recording:
         return np.broadcast_to(self.logits_given, (len(images), 5, 7, 16)).copy()
 
     def decode(self, output):
-        return decode_bins(output)
+        return decode(output, functools.partial(bins.decode, gripper=6))
 
 
 def recorded(directory, logits) -> tuple[StudentPolicy, Recording]:

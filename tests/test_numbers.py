@@ -26,13 +26,16 @@ from vlaad_ray.configs import (
 from vlaad_ray.deploy import exported, server
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.export import export
-from vlaad_ray.methods.vlaad.learner import Learner
+from vlaad_ray.methods import METHODS
+from vlaad_ray.methods.method import Learner
 from vlaad_ray.models.student import checkpoint
 from vlaad_ray.models.student.small import SmallConfig, SmallStudent
-from vlaad_ray.quality.audit import audit
+from vlaad_ray.quality.stage import audit
 from vlaad_ray.train import resume, train
-from vlaad_ray.train.data import episode_frames, gather, survey
+from vlaad_ray.train.data import episode_frames, gather
 from vlaad_ray.train.fit import Progress, Setup, fit, make_optimiser
+from vlaad_ray.train.prepare import complete
+from vlaad_ray.train.survey import survey
 
 COLUMNS = {"proprio": "proprio", "actions": "action", "executed": "executed"}
 
@@ -119,16 +122,18 @@ def test_one_broken_episode_is_counted_by_annotation_and_audit_and_named(ray_loc
 def learning(tmp_path, **changes):
     """All that `fit` needs: a small student on four episodes."""
     data, annotations = synthetic.write_dataset(tmp_path, 4, steps=10)
-    config = TrainConfig(data, tmp_path / "out", annotations, **{"epochs": 3, "batch_size": 8, **changes})
-    facts = survey(data, annotations, 0.5)
+    config = complete(TrainConfig(data, tmp_path / "out", annotations, **{"epochs": 3, "batch_size": 8, **changes}))
+    method = METHODS[config.objective]
+    facts = survey(data, annotations, 0.5, method)
     texts = {text: index for index, text in enumerate(facts.texts)}
     phases = {phase: index for index, phase in enumerate(facts.phases)}
     student = SmallConfig(image_size=32, width=8, hidden=32, vocabulary=40, text_length=12)
-    frames = gather((episode_frames(each, texts, phases, student) for each in facts.sources), facts.steps)
+    parts = (episode_frames(each, texts, phases, student, method.columns) for each in facts.sources)
+    frames = gather(parts, facts.frames(student.cameras))
     torch.manual_seed(0)
-    learner = Learner(SmallStudent(student), 0)
+    learner = method.learner(config.method, SmallStudent(student), facts.phases)
     tokens = torch.ones(len(texts), student.text_length, dtype=torch.int64)
-    return Setup(learner, learner, make_optimiser(learner, config), frames, tokens, facts.phases, config)
+    return Setup(learner, learner, make_optimiser(learner, config), frames, tokens, facts.phases, config, method)
 
 
 @pytest.mark.parametrize("held_out", [False, True])
@@ -175,6 +180,9 @@ def broken(tmp_path):
     name = next(name for name, tensor in tensors.items() if tensor.ndim == 4)
     tensors[name].flatten()[7] = math.inf
     save_file(tensors, directory / "model.safetensors")
+    config = json.loads((directory / "config.json").read_text())
+    del config["files"]
+    (directory / "config.json").write_text(json.dumps(config))
     return directory
 
 
@@ -184,7 +192,7 @@ def test_broken_weights_are_never_saved(tmp_path):
     with pytest.raises(UserError, match="proprio_std holds NaN or infinity"):
         checkpoint.save_pretrained(tmp_path / "out", student.student, student.tokenizer, {})
     assert not (tmp_path / "out" / "model.safetensors").exists()
-    learner = Learner(student.student, 0)
+    learner = Learner(student.student)
     optimiser = make_optimiser(learner, TrainConfig(tmp_path, tmp_path))
     with pytest.raises(UserError, match="proprio_std holds NaN or infinity"):
         resume.save(tmp_path / "resume", learner, optimiser, Progress())
@@ -196,7 +204,7 @@ def test_broken_weights_are_never_loaded_exported_or_served(broken, tmp_path):
     for use in (
         lambda: StudentPolicy.from_pretrained(broken),
         lambda: export(ExportConfig(broken, data, out, backend="onnx", precision="fp32")),
-        lambda: server.main(ServeConfig(ServedStudentConfig(broken))),
+        lambda: server.run(ServeConfig(ServedStudentConfig(broken))),
     ):
         with pytest.raises(UserError, match=r"model\.safetensors: .* holds NaN or infinity"):
             use()

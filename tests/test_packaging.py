@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import importlib.metadata
 import importlib.util
 import re
@@ -38,14 +37,6 @@ DOCUMENTS = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.m
 DOCKERFILE = (ROOT / "cluster/Dockerfile").read_text()
 IMAGE_USER = 1000
 COLUMNS = 120
-
-MACHINE_FIELDS = {field.name for field in dataclasses.fields(configs.FleetConfig)} | {
-    "out",
-    "workers",
-    "cpus_per_worker",
-    "gpus_per_worker",
-}
-"""Settings that say where and on how many machines a job runs, never what it computes."""
 
 
 def load_yaml(name: str) -> list[dict[str, Any]]:
@@ -168,7 +159,7 @@ def test_rayjob_entrypoint_sets_machines_only() -> None:
     config = main.parse(name, args)
     assert config.out.is_relative_to("/shared")
     flags = {word.lstrip("-").replace("-", "_") for word in shlex.split(entrypoint) if word.startswith("--")}
-    assert flags <= MACHINE_FIELDS
+    assert flags <= set(configs.machine_flags(configs.PipelineConfig))
 
 
 def test_cluster_launcher_accepts_its_file() -> None:

@@ -25,7 +25,7 @@ def environment(**changes):
 
 def test_pipeline_leaves_everything_it_promises(tmp_path):
     command = [sys.executable, "jobs/pipeline.py", "--out", str(tmp_path), "--init-states", "0-1", "--placements", "1"]
-    command += ["--image-every", "4", "--image-size", "32", "--epochs", "1", "--eval-init-states", "20"]
+    command += ["--image-every", "4", "--image-size", "32", "--epochs", "1", "--eval.init-states", "20"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr[-3000:]
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -98,15 +98,14 @@ def test_a_submitted_job_collects_like_a_local_one(head, tmp_path):
     assert len(store.list_episodes(out)) == 2
     assert store.read_json(out / "summary.json")["episodes"]["kept"] == 2
 
-    failing = subprocess.run(
-        [*submit, "--", sys.executable, "jobs/collect.py", "--out", str(out), "--suite", "no_such_suite"],
-        env=settings,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    assert failing.returncode != 0
-    assert "error: unknown suite 'no_such_suite'" in failing.stdout + failing.stderr
+    for flags, complaint in (
+        (("--out", str(out), "--suite", "no_such_suite"), "error: unknown suite 'no_such_suite'"),
+        (("--out", "data"), "error: --out data is relative, and a submitted job runs in Ray's own copy"),
+    ):
+        command = [*submit, "--", sys.executable, "jobs/collect.py", *flags]
+        failing = subprocess.run(command, env=settings, capture_output=True, text=True, cwd=ROOT)
+        assert failing.returncode != 0
+        assert complaint in failing.stdout + failing.stderr
 
 
 @pytest.mark.slow

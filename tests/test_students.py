@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import math
@@ -14,9 +15,12 @@ import torch
 
 from vlaad_ray import store
 from vlaad_ray.configs import TrainConfig, UserError
-from vlaad_ray.methods.vlaad.learner import Answers, Learner
-from vlaad_ray.methods.vlaad.losses import LossWeights, Targets, loss_weights, path_loss, student_loss
+from vlaad_ray.methods import METHODS
+from vlaad_ray.methods.method import Batch, Learner, action_loss, dimension_weights
+from vlaad_ray.methods.vlaad.config import DualPathConfig
+from vlaad_ray.methods.vlaad.learner import Answers
 from vlaad_ray.models.student import checkpoint
+from vlaad_ray.models.student.bins import cross_entropy
 from vlaad_ray.models.student.preprocess import (
     actions_to_bins,
     bins_to_actions,
@@ -26,9 +30,11 @@ from vlaad_ray.models.student.preprocess import (
 )
 from vlaad_ray.models.student.small import SmallConfig, SmallStudent
 from vlaad_ray.models.student.text import TextTokenizer, train_tokenizer
-from vlaad_ray.train.data import NO_PHASE, episode_frames, gather, survey
+from vlaad_ray.train.data import episode_frames, gather
 from vlaad_ray.train.fit import Progress, Setup, fit, learning_rate, make_optimiser
+from vlaad_ray.train.prepare import complete
 from vlaad_ray.train.resume import restore, save
+from vlaad_ray.train.survey import NO_PHASE, survey
 
 torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
 TINY = SmallConfig(image_size=32, width=8, feature_width=32, hidden=32, text_width=32, text_length=24)
@@ -65,12 +71,11 @@ def tokens(tokenizer: TextTokenizer, *texts: str) -> torch.Tensor:
 def test_the_image_path_never_sees_the_description(student, tokenizer):
     """A leak would train on what is absent at deployment."""
     red = tokens(tokenizer, *["red cup"] * 3)
-    one = student(*inputs(), red, tokens(tokenizer, *["moving left"] * 3))
-    other = student(*inputs(), red, tokens(tokenizer, *["grasping"] * 3))
-    none = student(*inputs(), red)
+    learner = METHODS["dual_path"].learner(DualPathConfig(), student, ())
+    one = learner(*inputs(), red, tokens(tokenizer, *["moving left"] * 3))
+    other = learner(*inputs(), red, tokens(tokenizer, *["grasping"] * 3))
     assert torch.equal(one.image, other.image)
-    assert torch.equal(one.image, none.image)
-    assert none.full is None
+    assert torch.equal(one.image, student(*inputs(), red))
     assert not torch.allclose(one.full, other.full)
 
 
@@ -94,7 +99,7 @@ def test_without_proprioception_it_is_ignored(tokenizer):
     blind = SmallStudent(dataclasses.replace(TINY, proprio=False, vocabulary=tokenizer.vocabulary)).eval()
     images, proprio = inputs()
     red = tokens(tokenizer, *["red cup"] * 3)
-    assert torch.equal(blind(images, proprio, red).image, blind(images, proprio * torch.nan, red).image)
+    assert torch.equal(blind(images, proprio, red), blind(images, proprio * torch.nan, red))
 
 
 def test_the_small_preset_stays_small():
@@ -175,9 +180,20 @@ def test_resizing_keeps_the_mean_and_leaves_the_right_size_alone():
 # --------------------------------------------------------------------------------------------------------------- loss
 
 
+SEVEN = dimension_weights(torch.zeros(7))
+
+
+def of_actions(actions: torch.Tensor) -> Batch:
+    """A batch that only its actions are looked at of."""
+    nothing = torch.zeros(len(actions))
+    return Batch(nothing, nothing, nothing, actions, nothing)
+
+
 def test_a_uniform_guess_costs_log_n_whatever_the_chunk():
     targets = torch.randint(0, 256, (4, 5, 7))
-    assert path_loss(torch.zeros(4, 5, 7, 256), targets, 1.5).item() == pytest.approx(math.log(256), rel=1e-5)
+    assert cross_entropy(torch.zeros(4, 5, 7, 256), targets, SEVEN, 1.5).item() == pytest.approx(
+        math.log(256), rel=1e-5
+    )
 
 
 def test_without_smoothing_it_is_weighted_cross_entropy_with_rotations_doubled():
@@ -186,23 +202,23 @@ def test_without_smoothing_it_is_weighted_cross_entropy_with_rotations_doubled()
     each = torch.nn.functional.cross_entropy(logits.reshape(-1, 256), targets.reshape(-1), reduction="none")
     weights = torch.tensor([1.0, 1, 1, 2, 2, 2, 1])
     expected = (each.view(4, 5, 7) * weights).sum() / (4 * 5 * weights.sum())
-    assert path_loss(logits, targets, 0.0).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert cross_entropy(logits, targets, SEVEN, 0.0).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_smoothing_prefers_a_near_miss():
     target = torch.full((1, 1, 7), 100)
     near, far = (torch.zeros(1, 1, 7, 256).index_fill(3, torch.tensor([bin]), 5.0) for bin in (101, 150))
-    assert path_loss(near, target, 1.5) < path_loss(far, target, 1.5)
-    assert path_loss(near, target, 0.0) == pytest.approx(path_loss(far, target, 0.0).item())
+    assert cross_entropy(near, target, SEVEN, 1.5) < cross_entropy(far, target, SEVEN, 1.5)
+    assert cross_entropy(near, target, SEVEN, 0.0) == pytest.approx(cross_entropy(far, target, SEVEN, 0.0).item())
 
 
-def test_alpha_weighs_the_image_path():
+def test_alpha_weighs_the_image_path(student):
     answers = Answers(torch.randn(2, 5, 7, 256), torch.randn(2, 5, 7, 256))
-    targets = Targets(torch.randint(0, 256, (2, 5, 7)), torch.zeros(2, dtype=torch.int64))
-    config = TrainConfig(Path("data"), Path("out"), alpha=0.3)
-    total, parts = student_loss(answers, targets, loss_weights(config), 1.5)
+    batch = of_actions(torch.rand(2, 5, 7) * 2 - 1)
+    total, parts = METHODS["dual_path"].loss(DualPathConfig(alpha=0.3), Learner(student), answers, batch, 1.5)
     assert total.item() == pytest.approx((parts["full"] + 0.3 * parts["image"]).item(), rel=1e-5)
-    assert loss_weights(dataclasses.replace(config, objective="bc")) == LossWeights(full=0.0, image=1.0)
+    total, parts = METHODS["bc"].loss(None, Learner(student), answers, batch, 1.5)
+    assert total == parts["image"] == action_loss(student, answers.image, batch, 1.5)
 
 
 # -------------------------------------------------------------------------------------------------------- checkpoints
@@ -219,8 +235,8 @@ def test_a_checkpoint_round_trip_gives_the_same_answers(student, tokenizer, save
     loaded = checkpoint.from_pretrained(saved)
     text = ["pick up the red cup"] * 3
     assert torch.equal(
-        loaded.student(*inputs(), torch.from_numpy(loaded.tokenizer(text))).image,
-        student(*inputs(), tokens(tokenizer, *text)).image,
+        loaded.student(*inputs(), torch.from_numpy(loaded.tokenizer(text))),
+        student(*inputs(), tokens(tokenizer, *text)),
     )
     assert loaded.student.config == student.config
     assert loaded.training == {"render": "fast"}
@@ -237,6 +253,30 @@ def drop(name: str):
 
 def truncate(name: str):
     return lambda directory: (directory / name).write_bytes((directory / name).read_bytes()[:1000])
+
+
+def test_halves_of_two_checkpoints_are_not_taken_for_one(saved, tmp_path):
+    """A checkpoint replaced while it is read, or copied in part: one's settings with the other's weights ran."""
+    other = checkpoint.from_pretrained(saved)
+    other.student.head[-1].bias.data += 1
+    checkpoint.save_pretrained(tmp_path / "other", other.student, other.tokenizer, {})
+    (saved / checkpoint.WEIGHTS).write_bytes((tmp_path / "other" / checkpoint.WEIGHTS).read_bytes())
+    with pytest.raises(UserError, match="is not the file that config"):
+        checkpoint.from_pretrained(saved)
+
+
+def test_a_checkpoint_is_named_without_reading_its_weights(saved):
+    """The name cost all of the weights, in memory. Those of earlier versions are hashed, to the same name."""
+    name = f"student-{hashlib.sha256((saved / checkpoint.WEIGHTS).read_bytes()).hexdigest()[:8]}"
+    config = json.loads((saved / checkpoint.CONFIG).read_text())
+    del config["files"]
+    (saved / checkpoint.CONFIG).write_text(json.dumps(config))
+    assert checkpoint.checkpoint_name(saved) == name
+    checkpoint.from_pretrained(saved)
+    config["files"] = {checkpoint.WEIGHTS: hashlib.sha256((saved / checkpoint.WEIGHTS).read_bytes()).hexdigest()}
+    (saved / checkpoint.CONFIG).write_text(json.dumps(config))
+    (saved / checkpoint.WEIGHTS).unlink()
+    assert checkpoint.checkpoint_name(saved) == name
 
 
 @pytest.mark.parametrize(
@@ -268,11 +308,13 @@ def test_a_damaged_or_foreign_checkpoint_is_one_clear_line(saved, damage, messag
 
 
 def frames_of(data: Path, annotations: Path | None, config: SmallConfig, reverse: bool = False):
-    facts = survey(data, annotations, 0.25)
+    method = METHODS["dual_path" if annotations else "bc"]
+    facts = survey(data, annotations, 0.25, method)
     texts = {text: index for index, text in enumerate(facts.texts)}
     phases = {phase: index for index, phase in enumerate(facts.phases)}
     sources = facts.sources[::-1] if reverse else facts.sources
-    return facts, gather((episode_frames(source, texts, phases, config) for source in sources), facts.steps)
+    parts = (episode_frames(source, texts, phases, config, method.columns) for source in sources)
+    return facts, gather(parts, facts.frames(config.cameras))
 
 
 def test_frames_join_pictures_actions_and_labels_of_one_step(tmp_path):
@@ -287,9 +329,9 @@ def test_frames_join_pictures_actions_and_labels_of_one_step(tmp_path):
         instruction = facts.texts[frames.instruction[row]]
         column = np.argwhere((red if "red" in instruction else green) > 128).mean()
         # A cup is 6 pixels wide and stops at the border.
-        assert (frames.targets[row, 0, 0] / 128 - 1) == pytest.approx(2 * (column - 3) / 26 - 1, abs=0.2)
-        description = facts.texts[frames.description[row]]
-        assert ("left" in description) == (frames.targets[row, 0, 0] < 128)
+        assert frames.actions[row, 0, 0] == pytest.approx(2 * (column - 3) / 26 - 1, abs=0.2)
+        description = facts.texts[frames.own["description"][row]]
+        assert ("left" in description) == (frames.actions[row, 0, 0] < 0)
         assert description.startswith(facts.phases[frames.phase[row]])
 
 
@@ -307,8 +349,8 @@ def test_frames_without_pictures_are_left_out_and_their_actions_still_count(tmp_
     facts, frames = frames_of(tmp_path, None, TINY)
     assert len(frames.training) == 3
     assert facts.phases == (NO_PHASE,)
-    expected = actions_to_bins(whole.actions[3:8], 256)
-    assert np.array_equal(frames.targets[frames.training[1]], expected)
+    assert facts.frames(TINY.cameras) == 3, "memory is set aside for these"
+    assert np.array_equal(frames.actions[frames.training[1]], whole.actions[3:8])
 
 
 def test_whole_episodes_are_held_out_for_each_task_and_stay_so_when_others_join(tmp_path):
@@ -347,14 +389,16 @@ def run(setup: Setup, progress: Progress, stop_after: int | None = None) -> dict
 def test_training_stopped_and_continued_equals_training_in_one_go(tmp_path, tokenizer):
     """Any state that is not saved (optimiser, random numbers, learning rate) would show."""
     data, annotations = synthetic.write_dataset(tmp_path, 4, steps=10)
-    config = TrainConfig(data, tmp_path / "out", annotations, epochs=3, batch_size=8, precision="fp32")
+    config = complete(TrainConfig(data, tmp_path / "out", annotations, epochs=3, batch_size=8, precision="fp32"))
+    method = METHODS[config.objective]
     facts, frames = frames_of(data, annotations, TINY)
     texts = torch.from_numpy(tokenizer(facts.texts))
 
     def fresh() -> Setup:
         torch.manual_seed(0)
-        learner = Learner(SmallStudent(dataclasses.replace(TINY, vocabulary=tokenizer.vocabulary)), 0)
-        return Setup(learner, learner, make_optimiser(learner, config), frames, texts, facts.phases, config)
+        student = SmallStudent(dataclasses.replace(TINY, vocabulary=tokenizer.vocabulary))
+        learner = method.learner(config.method, student, facts.phases)
+        return Setup(learner, learner, make_optimiser(learner, config), frames, texts, facts.phases, config, method)
 
     whole = run(fresh(), Progress())
     interrupted, progress = fresh(), Progress()
@@ -372,13 +416,14 @@ def test_a_time_limit_ends_training_with_the_learning_rate_at_its_end(tmp_path, 
     seconds = itertools.count()
     monkeypatch.setattr("vlaad_ray.train.fit.time.monotonic", lambda: float(next(seconds)))
     data, annotations = synthetic.write_dataset(tmp_path, 2, steps=10)
-    config = TrainConfig(data, tmp_path / "out", annotations, epochs=10**6, batch_size=8, max_minutes=0.5)
+    config = complete(TrainConfig(data, tmp_path / "out", objective="bc", epochs=10**6, batch_size=8, max_minutes=0.5))
     facts, frames = frames_of(data, annotations, TINY)
-    learner = Learner(SmallStudent(dataclasses.replace(TINY, vocabulary=tokenizer.vocabulary)), 0)
+    learner = Learner(SmallStudent(dataclasses.replace(TINY, vocabulary=tokenizer.vocabulary)))
     texts = torch.from_numpy(tokenizer(facts.texts))
     progress = Progress()
     optimiser = make_optimiser(learner, config)
-    fit(Setup(learner, learner, optimiser, frames, texts, facts.phases, config), progress, lambda _: None)
+    setup = Setup(learner, learner, optimiser, frames, texts, facts.phases, config, METHODS["bc"])
+    fit(setup, progress, lambda _: None)
     assert progress.finished
     assert 30 <= progress.seconds <= 35
     assert len(progress.history) > 1

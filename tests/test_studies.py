@@ -179,9 +179,9 @@ def test_settings_of_a_page_name_no_place():
 
 
 def test_an_objective_that_cannot_be_trained_with_is_said_before_hours_of_collecting(tmp_path):
-    with pytest.raises(UserError, match="no objective 'clever'"):
+    with pytest.raises(UserError, match="unknown objective 'clever'"):
         noise.study(StudyNoiseConfig(budget=StudyBudget(out=tmp_path), objectives=("bc", "clever")))
-    with pytest.raises(UserError, match="no objective 'clever'"):
+    with pytest.raises(UserError, match="unknown objective 'clever'"):
         distillation.study(StudyDistillationConfig(budget=StudyBudget(out=tmp_path), objectives=("clever",)))
     assert not list(tmp_path.iterdir())
 
@@ -203,6 +203,26 @@ def test_a_setting_that_is_the_default_makes_no_other_student(tmp_path, monkeypa
     )
     assert plain == given
     assert "alpha0.5" in other.out.name and other.out != plain.out
+
+
+@pytest.mark.parametrize(
+    ("objective", "settings", "ending"),
+    [
+        ("bc", {}, "-seed1-0b53263e"),
+        ("dual_path", {}, "-seed1-fe0427e9"),
+        ("dual_path", {"alpha": 0.5}, "-alpha0.5-seed1-439c14ba"),
+        ("auxiliary", {}, "-seed1-8207623a"),
+        ("both", {"alpha": 1.0}, "-seed1-f271ffa9"),
+    ],
+)
+def test_students_are_called_as_before_objectives_had_settings_of_their_own(
+    tmp_path, monkeypatch, objective, settings, ending
+):
+    """With other names, hours of training would be repeated."""
+    monkeypatch.setattr(Workshop, "annotations", lambda *_: (tmp_path / "labels", {}))
+    monkeypatch.setattr("vlaad_ray.experiments.studies.workshop.rules_hash", lambda: "f8215e88")
+    found = workshop(tmp_path).training(Path("data"), 1, objective, **settings)
+    assert found.out.name.endswith(ending)
 
 
 @pytest.mark.slow

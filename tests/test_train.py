@@ -4,9 +4,11 @@ import dataclasses
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import clip_checkpoint
@@ -15,12 +17,17 @@ import pytest
 import ray
 import synthetic
 from safetensors.torch import load_file
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import masked_crc32c
 
 from vlaad_ray.configs import TrainConfig, UserError
 from vlaad_ray.deploy.policy import StudentPolicy
+from vlaad_ray.methods.vlaad.config import BothConfig
 from vlaad_ray.models.student.backbone import fingerprint
 from vlaad_ray.models.student.checkpoint import read_config
+from vlaad_ray.models.student.vlaad_158m import Vlaad158mConfig
 from vlaad_ray.train.stage import train
+from vlaad_ray.train.trackers import find_trackers
 from vlaad_ray.types import Observation
 
 EPISODES, HELD_OUT, STEPS = 40, 8, 30
@@ -94,7 +101,8 @@ def test_an_out_directory_of_another_run_is_refused(finished):
 
 def test_two_workers_share_the_frames_and_count_all_of_them(ray_local, dataset, tmp_path):
     """Each frame must be trained on by one worker, and validation counted over both."""
-    summary = train(config(dataset, tmp_path / "out", workers=2, objective="bc", epochs=1))
+    summary = train(config(dataset, tmp_path / "out", workers=2, objective="bc", epochs=1, trackers=("tensorboard",)))
+    assert len(list((tmp_path / "out" / "tensorboard").iterdir())) == 1, "one worker logs"
     assert summary["validation"]["frames"] == pytest.approx(HELD_OUT * STEPS, abs=1)  # equal shares drop an odd one
     assert summary["train"]["frames"] >= (EPISODES - HELD_OUT) * STEPS * 0.8
 
@@ -104,7 +112,8 @@ def test_a_clip_student_goes_from_a_clip_checkpoint_to_a_policy(ray_local, tmp_p
     """Two workers, all parts of the loss; neither adapters nor auxiliary heads are left in what is deployed."""
     clip_checkpoint.write(tmp_path / "clip")
     data = synthetic.write_dataset(tmp_path, 4, steps=10)
-    changes = {"student": "vlaad_158m", "backbone": str(tmp_path / "clip"), "objective": "both", "workers": 2}
+    network = Vlaad158mConfig(backbone=str(tmp_path / "clip"))
+    changes = {"student": "vlaad_158m", "network": network, "objective": "both", "workers": 2}
     changes |= {"image_size": 0, "cameras": ("agentview", "wrist"), "chunk": 5, "precision": "bf16", "batch_size": 8}
     settings = config(data, tmp_path / "out", **changes, epochs=1)
     summary = train(settings)
@@ -125,7 +134,8 @@ def test_a_clip_student_goes_from_a_clip_checkpoint_to_a_policy(ray_local, tmp_p
 def test_a_batch_that_does_not_fit_is_refused_before_anything_is_loaded(ray_local, dataset, tmp_path):
     """Linux would end the worker instead, after minutes, and say nothing."""
     clip_checkpoint.write(tmp_path / "clip")
-    changes = {"student": "vlaad_158m", "backbone": str(tmp_path / "clip"), "image_size": 0, "batch_size": 10**7}
+    network = Vlaad158mConfig(backbone=str(tmp_path / "clip"))
+    changes = {"student": "vlaad_158m", "network": network, "image_size": 0, "batch_size": 10**7}
     with pytest.raises(UserError, match="lower --batch-size"):
         train(config(dataset, tmp_path / "out", **changes))
 
@@ -150,10 +160,14 @@ def test_a_picture_that_does_not_decode_is_the_users_error_not_a_stack_of_rays(r
         ({"image_size": 100}, "multiple of 16"),
         ({"objective": "auxiliary", "annotations": None}, "--objective auxiliary needs --annotations"),
         ({"student": "vlaad_158m"}, "--student vlaad_158m needs --backbone"),
-        ({"backbone": "random"}, "--student small has no backbone"),
-        ({"direction_weight": 0.0}, "--direction-weight must be above 0"),
-        ({"lora_rank": 0}, "--lora-rank must be 1 or more"),
-        ({"student": "vlaad_158m", "backbone": "/nowhere"}, "--backbone /nowhere: neither a directory"),
+        ({"network": Vlaad158mConfig("random")}, "student small takes settings of NoSettings"),
+        ({"method": BothConfig(direction_weight=0.0)}, "objective dual_path takes settings of DualPathConfig"),
+        ({"objective": "both", "method": BothConfig(direction_weight=0.0)}, "--direction-weight must be above 0"),
+        ({"student": "vlaad_158m", "network": Vlaad158mConfig("random", lora_rank=0)}, "--lora-rank must be 1 or more"),
+        ({"student": "vlaad_158m", "network": Vlaad158mConfig("/nowhere")}, "--backbone /nowhere: neither a directory"),
+        ({"trackers": ("tensorbored",)}, "unknown tracker 'tensorbored'; choose one of jsonl, tensorboard"),
+        ({"student": "smal"}, "unknown student 'smal'; choose one of small, vlaad_158m"),
+        ({"objective": "dual"}, "unknown objective 'dual'; choose one of dual_path, auxiliary"),
         ({"epochs": 0}, "--epochs must be 1 or more"),
         ({"validation_fraction": 1.0}, "--validation-fraction"),
         ({"data": Path("nowhere")}, "not a directory"),
@@ -205,3 +219,39 @@ def test_a_killed_run_continues_where_its_last_checkpoint_was(ray_local, tmp_pat
     after = [json.loads(line) for line in (settings.out / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in after] == list(range(1, 13))
     assert after[0] == before[0], "the first epoch was trained once"
+
+
+def test_tensorboard_reads_every_number_of_every_epoch_and_nothing_twice_after_a_resume(tmp_path):
+    """Read back from the files' own format: records of length, checksum, event. The second log is a resumed run's."""
+    (tracker,) = find_trackers(["tensorboard"])[1:]
+    epochs = [
+        {"epoch": epoch, "lr": 0.1, "train": {"loss": 1 / epoch, "near_by_phase": {"grasping": 0.5}}, "validation": {}}
+        for epoch in (1, 2, 3)
+    ]
+    log = tracker.open(tmp_path, [])
+    log(epochs[0]), log({**epochs[1], "lr": 0.9})  # killed before it had a checkpoint of the second
+    log = tracker.open(tmp_path, epochs[:1])
+    log(epochs[1]), log(epochs[2])
+    found: dict[str, dict[int, float]] = {}
+    for event in events(tmp_path / "tensorboard"):
+        if event.session_log.status == SessionLog.START:
+            for of in found.values():
+                for step in [step for step in of if step >= event.step]:
+                    del of[step]
+        for value in event.summary.value:
+            found.setdefault(value.tag, {})[event.step] = value.simple_value
+    assert found["train/loss"] == pytest.approx({1: 1, 2: 1 / 2, 3: 1 / 3})
+    assert found["train/near_by_phase/grasping"] == {1: 0.5, 2: 0.5, 3: 0.5}
+    assert found["lr"] == pytest.approx({1: 0.1, 2: 0.1, 3: 0.1})
+
+
+def events(folder: Path) -> Iterator[Event]:
+    """Of TensorBoard's files, oldest first. Raises AssertionError for a checksum that is wrong."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            content, (checksum,) = data[12 : 12 + length], struct.unpack("<I", data[12 + length : 16 + length])
+            assert masked_crc32c(content) == checksum
+            yield Event.FromString(content)
+            data = data[16 + length :]

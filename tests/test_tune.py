@@ -15,17 +15,20 @@ import ray
 import synthetic
 import tyro
 
-from vlaad_ray.configs import SpaceConfig, SweepConfig, TrainConfig, TuningConfig, UserError
+from vlaad_ray.configs import NoSettings, SpaceConfig, SweepConfig, TrainConfig, TuningConfig, UserError
 from vlaad_ray.experiments.sweep import sweep
 from vlaad_ray.experiments.sweep.plot import scaled
 from vlaad_ray.experiments.sweep.results import Trial, best, ordered, pareto_front
 from vlaad_ray.experiments.sweep.space import Axis, domains, parse_axis, read_axes
 from vlaad_ray.experiments.sweep.stage import Asha, check_tuning_split, searcher
 from vlaad_ray.experiments.sweep.trial import trial_config, trial_name, tuning_config
+from vlaad_ray.methods.vlaad.config import DualPathConfig
 from vlaad_ray.models.student.small import SmallConfig
+from vlaad_ray.runtime import doors
 from vlaad_ray.runtime.record import with_config_file
 from vlaad_ray.store import cached_arrays
-from vlaad_ray.train.data import episode_frames, survey
+from vlaad_ray.train.data import episode_frames
+from vlaad_ray.train.survey import survey
 
 
 def config(out: Path = Path("out"), data: Path = Path("data"), **changes: object) -> SweepConfig:
@@ -63,7 +66,7 @@ def test_an_axis_that_means_nothing_is_refused(name, text, message):
         ({"space": SpaceConfig(alpha="", lr="")}, "nothing varies"),
         ({"search": "grid"}, "a grid needs choices"),
         ({"space": SpaceConfig(phases="3,4")}, "no taxonomy of 4"),
-        ({"space": SpaceConfig(lora_rank="4,8")}, "small has no adapters"),
+        ({"space": SpaceConfig(lora_rank="4,8")}, "changes nothing with --student small"),
         ({"space": SpaceConfig(chunk="0,5")}, "--space.chunk must be 1 or more, not 0"),
         ({"space": SpaceConfig(alpha="-1..1")}, "--space.alpha must be 0 or more, not -1"),
         ({"train": TrainConfig(data=Path("d"), out=Path("o"), objective="bc")}, "changes nothing with --objective bc"),
@@ -100,9 +103,9 @@ def test_two_trials_never_share_a_directory_and_the_same_settings_always_do():
     """Names are cut to three digits: without the hash, a fine search would take one run for another's."""
     assert trial_name({"lr": 0.00123401}) != trial_name({"lr": 0.00123402})
     assert trial_name({"lr": 0.00123401}) == trial_name({"lr": 0.00123401})
-    trained = trial_config(config(), {3: Path("three"), 9: Path("nine")}, {"phases": 3, "lr": 0.01})
-    assert (trained.annotations, trained.lr) == (Path("three"), 0.01)
-    assert trial_config(config(), {9: Path("nine")}, {"lr": 0.01}).annotations == Path("nine")
+    trained = trial_config(config(), {3: Path("/three"), 9: Path("/nine")}, {"phases": 3, "lr": 0.01, "alpha": 0.3})
+    assert (trained.annotations, trained.lr, trained.method) == (Path("/three"), 0.01, DualPathConfig(0.3))
+    assert trial_config(config(), {9: Path("/nine")}, {"lr": 0.01}).annotations == Path("/nine")
 
 
 def test_tuning_never_touches_the_test_states_nor_what_was_trained_on(tmp_path):
@@ -172,6 +175,10 @@ def test_bayesian_search_learns_from_what_trials_report(goal):
     assert states == ["COMPLETE"] * 4
 
 
+def parsed(args: list[str]) -> TrainConfig:
+    return doors.plain(tyro.cli(doors.with_settings(TrainConfig, args), args=args))
+
+
 def test_config_file_stands_for_flags_and_flags_win(tmp_path):
     path = tmp_path / "best.json"
     settings = {
@@ -180,12 +187,20 @@ def test_config_file_stands_for_flags_and_flags_win(tmp_path):
         "alpha": 0.5,
         "proprio": False,
         "max_minutes": None,
-        "objective": "bc",
+        "objective": "dual_path",
+        "phase_weight": 0.3,
+        "backbone": "",
+        "lora_rank": 8,
     }
     path.write_text(json.dumps({"stage": "TrainConfig", "config": settings}))
     args = with_config_file(["--config", str(path), "--alpha", "0.8", "--out", "O"], TrainConfig)
-    parsed = tyro.cli(TrainConfig, args=args)
-    assert parsed == TrainConfig(data=Path("D"), out=Path("O"), alpha=0.8, proprio=False, objective="bc")
+    expected = TrainConfig(
+        data=Path("D"), out=Path("O"), method=DualPathConfig(0.8), network=NoSettings(), proprio=False
+    )
+    assert parsed(args) == expected
+    settings = json.loads(json.dumps(dataclasses.asdict(expected), default=str))
+    path.write_text(json.dumps({"stage": "TrainConfig", "config": settings}))
+    assert parsed(with_config_file(["--config", str(path)], TrainConfig)) == expected, "as runs write it now"
     path.write_text(json.dumps({"stage": "EvalConfig", "config": {}}))
     with pytest.raises(UserError, match="not a TrainConfig"):
         with_config_file(["--config", str(path)], TrainConfig)
@@ -201,7 +216,7 @@ def test_cached_pictures_are_the_decoded_ones_of_this_episode_and_size(tmp_path)
         for source in facts.sources:
             plain = episode_frames(source, texts, labels, student)
             for _ in range(2):  # made, then read
-                cached = episode_frames(source, texts, labels, student, tmp_path / "frames")
+                cached = episode_frames(source, texts, labels, student, cache=tmp_path / "frames")
                 assert all(np.array_equal(plain[name], cached[name]) for name in plain)
     files = sorted((tmp_path / "frames").iterdir())
     assert len(files) == 4
@@ -243,7 +258,7 @@ def test_a_killed_sweep_continues_and_repeats_no_finished_trial(ray_local, tmp_p
     assert any((out / "tune").rglob("events.out.tfevents*")), "TensorBoard"
 
     args = with_config_file(["--config", str(out / "best.json"), "--out", "AGAIN"], TrainConfig)
-    found = tyro.cli(TrainConfig, args=args)
+    found = parsed(args)
     assert found.annotations == out / "annotations" / str(summary["best"]["settings"]["phases"])
     assert (found.epochs, found.batch_size, found.workers) == (2, 16, 0)
     assert summary["best"]["state"] == "finished"

@@ -17,7 +17,7 @@ from typing import Any
 import tyro
 
 from vlaad_ray import __version__, configs
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import UserError, check_bounds
 from vlaad_ray.runtime import doors
 
 Run = Callable[[Any], None]
@@ -102,12 +102,13 @@ def study() -> Run:
     vlaad study alpha              weight of the path without description, by suite
     vlaad study alpha --tasks 0 --epochs 2 --placements 0 --eval-init-states 20-22    small, to see it work
     """
+    from vlaad_ray.files import read_bytes
     from vlaad_ray.runtime import cli
 
     def study_and_show(config: Any) -> None:
         name = _subcommand("study", config)
         page = importlib.import_module(f"vlaad_ray.experiments.studies.{name}").study(config)
-        cli.console.print(page.read_text(), markup=False)
+        cli.console.print(read_bytes(page).decode(), markup=False)
         cli.console.print(f"Results: {page}")
 
     return study_and_show
@@ -132,7 +133,7 @@ def audit() -> Run:
     vlaad audit --teacher scripted --suite libero_goal --episodes 50 --out DIR     a teacher, live
     """
     from vlaad_ray.experiments.teacher_audit import run_audit
-    from vlaad_ray.quality.audit import show
+    from vlaad_ray.quality.summary import show
 
     return _stage(run_audit, show)
 
@@ -259,6 +260,7 @@ def main(name: str | None = None, args: Sequence[str] | None = None) -> None:
         if name not in COMMANDS:
             raise UserError(f"{name!r} is no command; choose one of {', '.join(COMMANDS)}")
         config = parse(name, words)
+        check_bounds(config)
         _load(name)(config)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

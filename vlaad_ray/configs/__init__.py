@@ -14,18 +14,17 @@ from vlaad_ray.configs.bounds import (
     check_bounds,
 )
 from vlaad_ray.configs.common import (
-    EVAL_INIT_STATES,
-    STEP_BUDGETS,
-    SUITES,
     TAXONOMIES,
     WAIT_FOR_NODES_S,
     ActuationConfig,
     EnvConfig,
     FleetConfig,
     NoiseConfig,
+    NoSettings,
     TeacherNoiseConfig,
     config_hash,
     parse_range,
+    settings_of,
     what_a_checkpoint_is,
 )
 from vlaad_ray.configs.deploy import (
@@ -39,11 +38,21 @@ from vlaad_ray.configs.errors import (
     UserError,
     writing,
 )
+from vlaad_ray.configs.machine import (
+    Machine,
+    machine_flags,
+)
 from vlaad_ray.configs.names import (
     STUDIES,
     Later,
     Newer,
+    content,
     named_settings,
+)
+from vlaad_ray.configs.places import (
+    Location,
+    location,
+    places_of,
 )
 from vlaad_ray.configs.stages import (
     AnnotateConfig,
@@ -67,18 +76,16 @@ from vlaad_ray.configs.sweep import (
     TuningConfig,
 )
 from vlaad_ray.configs.teachers import (
+    OpenVlaConfig,
+    RemoteConfig,
     ServingConfig,
-    TeacherConfig,
 )
 from vlaad_ray.configs.vlm import (
     VlmConfig,
 )
 
 __all__ = [
-    "EVAL_INIT_STATES",
-    "STEP_BUDGETS",
     "STUDIES",
-    "SUITES",
     "TAXONOMIES",
     "WAIT_FOR_NODES_S",
     "ActuationConfig",
@@ -98,9 +105,14 @@ __all__ = [
     "Flat",
     "FleetConfig",
     "Later",
+    "Location",
+    "Machine",
     "Newer",
+    "NoSettings",
     "NoiseConfig",
+    "OpenVlaConfig",
     "PipelineConfig",
+    "RemoteConfig",
     "ReportConfig",
     "ServeClusterConfig",
     "ServeConfig",
@@ -114,7 +126,6 @@ __all__ = [
     "StudyNoiseConfig",
     "StudyPhasesConfig",
     "SweepConfig",
-    "TeacherConfig",
     "TeacherNoiseConfig",
     "TrainConfig",
     "TuningConfig",
@@ -122,8 +133,13 @@ __all__ = [
     "VlmConfig",
     "check_bounds",
     "config_hash",
+    "content",
+    "location",
+    "machine_flags",
     "named_settings",
     "parse_range",
+    "places_of",
+    "settings_of",
     "what_a_checkpoint_is",
     "writing",
 ]

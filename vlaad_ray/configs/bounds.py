@@ -8,9 +8,8 @@ A bound holds for every number in its field: the one, each of a tuple, none in N
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
@@ -20,7 +19,7 @@ import tyro
 from vlaad_ray.configs.errors import UserError
 
 T = TypeVar("T")
-NO_PREFIX = tyro.conf.arg(name="")
+NO_PREFIX: Any = tyro.conf.arg(name="")
 Flat = Annotated[T, NO_PREFIX]
 """A nested config whose flags carry no prefix."""
 
@@ -89,17 +88,28 @@ def check_value(flag: str, value: Any, marks: Iterable[Any]) -> None:
                 raise UserError(f"{flag} must be {finite}{mark.words}, not {number}")
 
 
-def settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
-    """Every setting that is not a config itself: its flag, its value, and what its declaration is annotated with."""
+def settings(config: Any, prefix: str = "", hidden: Sequence[str] = ()) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+    """Every setting that is not a config itself: its flag, its value, and what its declaration is annotated with.
+
+    Left out: the fields in `hidden`, and what a nested config's Elsewhere names. The job sets these, and checks them.
+    """
     config_type: Any = type(config)
     for name, hint in hints(config_type).items():
         value = getattr(config, name)
         marks = marks_of(hint)
-        flag = f"{prefix}{name.replace('_', '-')}"
+        flag = next((mark.name for mark in marks if isinstance(mark, type(NO_PREFIX))), None)
+        flag = name.replace("_", "-") if flag is None else flag
+        if name in hidden:
+            continue
         if dataclasses.is_dataclass(value):
-            yield from settings(value, prefix if NO_PREFIX in marks else f"{flag}.")
-        else:
-            yield f"--{flag}", value, marks
+            yield from settings(value, f"{prefix}{flag}." if flag else prefix, elsewhere(hint))
+        elif flag:  # else the settings of an entry, to be filled in with its own
+            yield f"--{prefix}{flag}", value, marks
+
+
+def elsewhere(hint: Any) -> list[str]:
+    """Fields of a nested config that have no flags, by the type hint of its field."""
+    return [field for mark in marks_of(hint) if isinstance(mark, Elsewhere) for field in mark.fields]
 
 
 def marks_of(hint: Any) -> tuple[Any, ...]:
@@ -107,7 +117,6 @@ def marks_of(hint: Any) -> tuple[Any, ...]:
     return get_args(hint)[1:] if get_origin(hint) is Annotated else ()
 
 
-@functools.cache
 def hints(config_type: Any) -> dict[str, Any]:
     """Field -> its type, annotations included."""
     return get_type_hints(config_type, include_extras=True)

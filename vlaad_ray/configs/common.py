@@ -6,24 +6,13 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from vlaad_ray.configs.bounds import FILLED, above, at_least, below, between
 from vlaad_ray.configs.errors import UserError
 from vlaad_ray.configs.names import Later, named_settings
 
-SUITES = ("libero_object", "libero_spatial", "libero_goal", "libero_10", "libero_90")
-STEP_BUDGETS = {
-    "libero_spatial": 220,
-    "libero_object": 280,
-    "libero_goal": 300,
-    "libero_10": 520,
-    "libero_90": 400,
-}
-"""Control steps a policy gets, after settling: the field's protocol (OpenVLA, openpi)."""
-EVAL_INIT_STATES = range(20, 50)
-"""Stored init states kept for evaluation. Collection refuses them unless told otherwise."""
+T = TypeVar("T")
 TAXONOMIES = (3, 5, 7, 9, 11, 13)
 LONGEST_RANGE = 100_000
 """Of tasks, init states or seeds: a slip of the key would fill the memory."""
@@ -44,7 +33,7 @@ def parse_range(text: str, flag: str = "range") -> tuple[int, ...]:
     return tuple(sorted(numbers))
 
 
-def what_a_checkpoint_is(given: Path | str) -> str:
+def what_a_checkpoint_is(given: object) -> str:
     """What --checkpoint and --policy take, for the error that `given` is none; more is said where it may be a hub's."""
     takes = "give a directory or URI"
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(given)):
@@ -53,7 +42,26 @@ def what_a_checkpoint_is(given: Path | str) -> str:
 
 
 @dataclass(frozen=True)
+class NoSettings:
+    """Of an entry (teacher, method …) without flags of its own."""
+
+
+def settings_of(entry: str, wanted: type[T], given: Any) -> T:
+    """`given`, if it is what the chosen entry takes; the entry's own defaults where the caller left those of another.
+
+    Raises UserError for another's settings that say something, which would be lost.
+    """
+    if isinstance(given, wanted):
+        return given
+    if given != type(given)():
+        raise UserError(f"{entry} takes settings of {wanted.__name__}, not {type(given).__name__}: {given}")
+    return wanted()
+
+
+@dataclass(frozen=True)
 class EnvConfig:
+    """How LIBERO is run and drawn."""
+
     render: Literal["fast", "exact"] = "fast"
     """exact: pixel-identical to LIBERO's own images (published checkpoints need it). fast: several times quicker,
     no reflections or antialiasing; for students trained on data collected the same way."""

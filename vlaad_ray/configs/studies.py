@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from vlaad_ray.configs.bounds import FILLED, Flat, above, at_least, below, between
-from vlaad_ray.configs.common import TAXONOMIES, EnvConfig, FleetConfig, NoiseConfig
-from vlaad_ray.configs.teachers import ServingConfig, TeacherConfig
+from vlaad_ray.configs.common import TAXONOMIES, EnvConfig, FleetConfig, NoiseConfig, NoSettings
+from vlaad_ray.configs.machine import Machine
+from vlaad_ray.configs.places import Location
+from vlaad_ray.configs.teachers import ServingConfig
 
 Gripper = Literal["steady", "raw"]
 
@@ -20,11 +22,11 @@ class StudyBudget:
     Rerunning the same command continues; studies with the same --out share data, runs and evaluations.
     """
 
-    out: Path = Path("runs/studies")
+    out: Machine[Location] = Path("runs/studies")
     """Data, annotations, runs and evaluations of all studies, each in a directory named by what determines it."""
-    results: Path | None = None
+    results: Machine[Location | None] = None
     """Where NAME.md, NAME.json and NAME.png go; None: OUT/results."""
-    minutes: Annotated[float | None, at_least(0)] = None
+    minutes: Machine[Annotated[float | None, at_least(0)]] = None
     """Begin nothing new after this much; what was measured is written, the rest is listed as not run."""
     teacher: str = "scripted"
     """Which teacher acts: scripted, openvla (--checkpoint) or remote (--url)."""
@@ -42,10 +44,10 @@ class StudyBudget:
     """Held-out init states, the same for every policy."""
     seeds: str = "0-2"
     """Seeds of training, as 0-2 or 0,5."""
-    student: Literal["small", "vlaad_158m"] = "small"
+    student: str = "small"
     """Preset of the network."""
-    backbone: str = ""
-    """vlaad_158m: CLIP ViT-B/16 or Long-CLIP, as for jobs/train.py."""
+    network: Flat[Any] = None
+    """The preset's own settings, as for jobs/train.py; None: its defaults."""
     student_pixels: Annotated[int, at_least(0)] = 0
     """Pixels the student sees, 0: the preset's; --image-size is that of the data."""
     validation_fraction: Annotated[float, below(1, low=0)] = 0.1
@@ -55,17 +57,17 @@ class StudyBudget:
     """Over all processes of a training."""
     max_minutes: Annotated[float | None, above(0)] = None
     """Cap on each training; its results then depend on the machine."""
-    workers: Annotated[int, at_least(0)] = 0
+    workers: Machine[Annotated[int, at_least(0)]] = 0
     """Processes of each training; 0: one (distillation on CPUs: one for each CPU)."""
-    concurrent: Annotated[int, at_least(0)] = 0
+    concurrent: Machine[Annotated[int, at_least(0)]] = 0
     """Trainings at a time; 0: as many as the cluster's CPUs, or its GPUs with --gpus-per-worker, hold."""
-    gpus_per_worker: Annotated[float, at_least(0)] = 0.0
+    gpus_per_worker: Machine[Annotated[float, at_least(0)]] = 0.0
     noise: NoiseConfig = NoiseConfig(sigmas=(0.0, 0.1, 0.2, 0.3), burst_rate=0.02)
     """Noise on executed actions while collecting, so that the data covers recovery."""
-    teacher_config: Flat[TeacherConfig] = TeacherConfig()
-    serving: Flat[ServingConfig] = ServingConfig()
-    env: Flat[EnvConfig] = EnvConfig()
-    fleet: Flat[FleetConfig] = FleetConfig()
+    teacher_config: Flat[Any] = NoSettings()
+    serving: Machine[Flat[ServingConfig]] = ServingConfig()
+    env: Flat[Any] = EnvConfig()
+    fleet: Machine[Flat[FleetConfig]] = FleetConfig()
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from vlaad_ray.configs.bounds import Flat, above, at_least, between
 from vlaad_ray.configs.common import EnvConfig, FleetConfig
+from vlaad_ray.configs.machine import Machine
+from vlaad_ray.configs.places import Location
 from vlaad_ray.configs.stages import TrainConfig
 
 
@@ -47,8 +48,8 @@ class TuningConfig:
     """Seed of these placements: one that the data was not collected with."""
     execute: Annotated[int, at_least(0)] = 0
     """Actions of a chunk executed before the student is asked again; 0: 2."""
-    env: Flat[EnvConfig] = EnvConfig()
-    fleet: Flat[FleetConfig] = FleetConfig()
+    env: Flat[Any] = EnvConfig()
+    fleet: Machine[Flat[FleetConfig]] = FleetConfig()
 
 
 @dataclass(frozen=True)
@@ -75,17 +76,17 @@ class SweepConfig:
     """One in so many trials goes on at each rung of early stopping; rungs lie this factor of epochs apart."""
     search_seed: Annotated[int, between(0, 2**32 - 1)] = 0
     """Which points a random or Bayesian search tries."""
-    concurrent: Annotated[int, at_least(0)] = 0
+    concurrent: Machine[Annotated[int, at_least(0)]] = 0
     """Trials at a time; 0: as many as the cluster's CPUs, or its GPUs with --gpus-per-worker, hold."""
-    minutes: Annotated[float | None, above(0)] = None
+    minutes: Machine[Annotated[float | None, above(0)]] = None
     """Stop after this much: trials that then run count with what they have reached."""
-    mlflow: str | None = None
+    mlflow: Machine[str | None] = None
     """Also log to this MLflow tracking URI (needs mlflow). TensorBoard needs no flag: --logdir OUT/tune."""
-    wandb: str | None = None
+    wandb: Machine[str | None] = None
     """Also log to this Weights & Biases project (needs wandb, and WANDB_API_KEY set)."""
     space: SpaceConfig = SpaceConfig()
     tuning: TuningConfig = TuningConfig()
 
     @property
-    def out(self) -> Path:
+    def out(self) -> Location:
         return self.train.out

@@ -20,9 +20,10 @@ from vlaad_ray.deploy.backends import BACKENDS, Precision, find_runtime, module
 from vlaad_ray.deploy.backends.graphs import PARTS, Sample
 from vlaad_ray.deploy.exported import Manifest
 from vlaad_ray.deploy.loading import interface
+from vlaad_ray.files import sha256
+from vlaad_ray.models.student.bins import BinnedConfig
 from vlaad_ray.models.student.checkpoint import Pretrained
 from vlaad_ray.models.student.model import Student
-from vlaad_ray.types import PROPRIO_DIM
 
 OPSET = 20
 """Version of ONNX's operators: the first with GELU."""
@@ -38,7 +39,11 @@ class Part(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         if self.name == "text":
             return self.student.embed_text(*inputs)
-        return self.student.perceive(*inputs) if self.name == "perceive" else self.student.decide(*inputs)
+        if self.name == "perceive":
+            return self.student.perceive(*inputs)
+        output = self.student.decide(*inputs)
+        # Only what is in bins can be decoded without the architecture's code.
+        return output if isinstance(self.student.config, BinnedConfig) else self.student.decode(output).actions
 
 
 def check_backend(backend: str, precision: Precision) -> None:
@@ -86,7 +91,7 @@ def convert(
         source=source,
         interface=interface(pretrained),
         training=pretrained.training,
-        files={name: exported.file_hash(directory / name) for name in names},
+        files={name: sha256(directory / name) for name in names},
         versions={
             name: versions[name] for name in ("torch", "onnx", *find_runtime(backend).packages) if name in versions
         },
@@ -100,7 +105,7 @@ def write_onnx(student: Student, directory: Path) -> None:
     cameras, size = len(config.cameras), config.image_size
     tokens = torch.ones(1, config.text_length, dtype=torch.int64)
     images = torch.zeros(1, cameras, size, size, 3, dtype=torch.uint8)
-    proprio = torch.zeros(1, PROPRIO_DIM)
+    proprio = torch.zeros(1, config.proprio_dim)
     with torch.no_grad():
         text = student.encode_text(tokens)
         features = student.perceive(images, proprio, text)

@@ -1,31 +1,35 @@
 """From what a student's network says to what it tells a robot: the same for every backend.
 
-Notation: B batch, K chunk length, A numbers in an action, N bins.
+Notation: B batch, K chunk length.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
+from torch import Tensor
 
-from vlaad_ray.models.student.preprocess import bins_to_actions, closing_logit, translation_spread
+from vlaad_ray.models.student.model import Decoded
 from vlaad_ray.types import ActionChunk
 
 
-def decode_bins(logits: np.ndarray) -> list[ActionChunk]:
-    """[B, K, A, N] -> an answer for each: means over bins in [-1, 1], so that no action leaves that range.
+def decode(output: np.ndarray, meaning: Callable[[Tensor], Decoded]) -> list[ActionChunk]:
+    """[B, K, …] -> an answer for each. `meaning`: Student.decode of its architecture.
 
-    Raises FloatingPointError for logits that are not finite: no action.
+    Raises FloatingPointError for an output that is not finite: no action.
     """
-    if not np.isfinite(logits).all():
-        raise FloatingPointError("the student's logits are not finite: its weights are broken, train it again")
-    said = torch.from_numpy(logits)
+    if not np.isfinite(output).all():
+        raise FloatingPointError("the student's output is not finite: its weights are broken, train it again")
     # All K at once, also where few are executed: a product of another shape rounds otherwise, and episodes would not
     # repeat exactly.
-    actions = bins_to_actions(said).numpy()
-    closing = closing_logit(said).sigmoid().numpy()
-    spread = translation_spread(said).numpy()
+    actions, closing, spread = meaning(torch.from_numpy(output))
     return [
-        ActionChunk(each, closing=odds, spread=width)
-        for each, odds, width in zip(actions, closing, spread, strict=True)
+        ActionChunk(
+            actions[row].numpy(),
+            closing=None if closing is None else closing[row].numpy(),
+            spread=None if spread is None else spread[row].numpy(),
+        )
+        for row in range(len(actions))
     ]

@@ -6,17 +6,23 @@ not load.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vlaad_ray.configs import UserError
+from torch import Tensor
+
+from vlaad_ray.configs import Location, UserError
 from vlaad_ray.deploy import decoding
 from vlaad_ray.deploy.backends import Precision, find_runtime, module
 from vlaad_ray.deploy.backends.graphs import PARTS, GraphBackend
+from vlaad_ray.files import read_bytes, sha256
+from vlaad_ray.models.student import bins
+from vlaad_ray.models.student.model import Decoded
 from vlaad_ray.types import LIBERO
 
 FORMAT = "vlaad_ray export"
@@ -32,9 +38,9 @@ class Interface:
     cameras: tuple[str, ...]
     proprio: bool
     chunk: int
-    bins: int
-    """N of a student that answers in bins."""
     text_length: int
+    bins: int = 0
+    """N of a student that answers in bins; 0: its exported graph answers with actions."""
     action_dim: int = LIBERO.action_dim
     proprio_dim: int = LIBERO.proprio_dim
     gripper: int | None = LIBERO.gripper
@@ -71,7 +77,7 @@ class Manifest:
         return f"{self.source}-{self.backend}-{self.precision}-{digest[:8]}"
 
 
-def is_export(directory: Path) -> bool:
+def is_export(directory: Location) -> bool:
     return (directory / MANIFEST).is_file()
 
 
@@ -85,12 +91,12 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     (directory / MANIFEST).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def read_manifest(directory: Path) -> Manifest:
+def read_manifest(directory: Location) -> Manifest:
     """export.json, checked for format and version. Cheap: no graph is read."""
     path = directory / MANIFEST
     again = "export the checkpoint again (jobs/export.py)"
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_bytes(path))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; pass a directory that jobs/export.py wrote") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -116,16 +122,13 @@ def check_files(directory: Path, manifest: Manifest) -> None:
         path = directory / name
         if not path.is_file():
             raise UserError(f"{path} is missing; copy the whole exported directory")
-        if file_hash(path) != expected:
+        if sha256(path) != expected:
             raise UserError(f"{path} is not the file that was exported; copy the directory again")
 
 
-def file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def open_graphs(directory: Path, backend: str, precision: Precision, threads: int) -> GraphBackend:
+def open_graphs(
+    directory: Path, backend: str, precision: Precision, threads: int, interface: Interface
+) -> GraphBackend:
     """The three graphs. `decide` stays fp32 whatever the rest runs in."""
     runs = module(backend)
 
@@ -134,4 +137,11 @@ def open_graphs(directory: Path, backend: str, precision: Precision, threads: in
 
     text, perceive, decide = PARTS
     graphs = opened(text, precision), opened(perceive, precision), opened(decide, "fp32")
-    return GraphBackend(f"{backend}-{precision}", *graphs, decoding.decode_bins)
+    return GraphBackend(
+        f"{backend}-{precision}", *graphs, functools.partial(decoding.decode, meaning=meaning(interface))
+    )
+
+
+def meaning(interface: Interface) -> Callable[[Tensor], Decoded]:
+    """What the last graph's output tells a robot. Needs no code of the architecture."""
+    return functools.partial(bins.decode, gripper=interface.gripper) if interface.bins else Decoded

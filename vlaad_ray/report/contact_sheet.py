@@ -13,21 +13,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vlaad_ray import store
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import Location, UserError
 from vlaad_ray.report import answers, charts, page
 from vlaad_ray.report.charts import Frame
 from vlaad_ray.semantics import directions
 from vlaad_ray.semantics.directions import AXES, MIN_FINGER_M, MIN_MOVE_M, MIN_TURN_RAD
-from vlaad_ray.types import CAMERAS, CONTROL_HZ
+from vlaad_ray.types import CONTROL_HZ
 
-CAMERA = CAMERAS[0]
-"""The one that a VLM is shown."""
 PANEL = 150.0
 """Size of a drawing of the motion, without its captions."""
 DECISIONS = {"accept": "accepted", "reject": "rejected"}
@@ -55,7 +52,7 @@ svg .said { stroke: var(--bad); fill: var(--bad); stroke-width: 2; } svg line.sa
 """
 
 
-def write_contact_sheet(annotations: Path, data: Path, count: int, seed: int = 0) -> Path:
+def write_contact_sheet(annotations: Location, data: Location, count: int, seed: int = 0) -> Location:
     """Write annotations/contact_sheet.html, of `count` contradictions and `count` answers drawn at random.
 
     Raises UserError when the annotations are not a VLM's, or not of this dataset.
@@ -107,8 +104,9 @@ def worst_first(audited: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]
     order = ("direction", "element", "phase")
 
     def rank(row: Mapping[str, Any]) -> tuple[Any, ...]:
-        wrong = min(order.index(part) for part, verdict in row["parts"].items() if verdict == "contradict")
-        against = evidence(row) if order[wrong] == "direction" else 0.0
+        contradicted = [part for part, verdict in row["parts"].items() if verdict == "contradict"]
+        wrong = min(order.index(part) if part in order else len(order) for part in contradicted)
+        against = evidence(row) if "direction" in contradicted else 0.0
         return wrong, -against, row["first"] - row["last"], row["request"]
 
     return sorted((row for row in audited if row["verdict"] == "contradict"), key=rank)
@@ -153,14 +151,14 @@ class Shown:
     """As stored, in the order in which the VLM saw them."""
 
 
-def gather(annotations: Path, data: Path, rows: Sequence[Mapping[str, Any]]) -> list[Shown]:
+def gather(annotations: Location, data: Location, rows: Sequence[Mapping[str, Any]]) -> list[Shown]:
     """In the order of `rows`. Reads each episode once. Raises UserError when files do not fit together."""
     paths = {path.stem: path for path in store.list_episodes(data)}
     shown: dict[str, Shown] = {}
     for episode in sorted({row["episode"] for row in rows}):
         if episode not in paths:
             raise UserError(f"{data} has no episode {episode}, of which {annotations} speaks; check --data")
-        pictures = store.read_pictures(paths[episode], CAMERA)
+        pictures = store.read_pictures(paths[episode])
         answers = {answer["request"]: answer for answer in store.read_answers(annotations, episode)}
         for row in (row for row in rows if row["episode"] == episode):
             if row["request"] not in answers or not pictures.keys() >= set(row["frames"]):

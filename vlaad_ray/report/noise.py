@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vlaad_ray import store
+from vlaad_ray.configs import Location, location
 from vlaad_ray.report import charts, page
 from vlaad_ray.report.charts import Frame, Series
 from vlaad_ray.semantics import phases, smoothness
@@ -20,7 +20,7 @@ BINS = (0.0, 0.002, 0.01, 0.02, 0.05, 0.1, 0.2, 1.0)
 WIDTH, LEFT, RIGHT = 1040.0, 76.0, 1030.0
 
 
-def sections(out: Path) -> list[str]:
+def sections(out: Location) -> list[str]:
     """From OUT/summary.json and OUT/episodes.json, as jobs/audit.py wrote them."""
     summary, episodes = store.read_json(out / "summary.json"), store.read_json(out / "episodes.json")
     counted = summary["episodes"]
@@ -48,7 +48,7 @@ def sections(out: Path) -> list[str]:
         parts.insert(2, page.section("By the phase that the teacher states", source, _table(summary["stated_phases"])))
     worst = max(episodes, key=lambda line: line["self_revoked"])
     if worst["self_revoked"] > 0:
-        drawn = f'<div class="wide">{gripper(Path(worst["path"]), summary["longest"])}</div>'
+        drawn = f'<div class="wide">{gripper(location(worst["path"]), summary["longest"])}</div>'
         said = f"<p>{escape(worst['episode'])}: {100 * worst['self_revoked']:.1f} % self-revoking, as dots</p>"
         parts.append(page.section("The worst episode", "the episode's file", said + drawn))
     return parts
@@ -61,20 +61,24 @@ def histogram(episodes: Sequence[Mapping[str, Any]]) -> str:
     return page.bars(dict(zip(names, counts.astype(float).tolist(), strict=True)), "episodes")
 
 
-def gripper(path: Path, longest: int) -> str:
+def gripper(path: Location, longest: int) -> str:
     """SVG: phases by the rules, gripper target with its self-revoked steps as dots, and finger width."""
     episode = store.read_episode(path, images=False)
-    target = episode.actions[:, 6]
+    body = episode.embodiment
+    assert body.gripper is not None  # of an episode with self-revoking targets
+    target = episode.actions[:, body.gripper]
     revoked = smoothness.self_revoked(target, longest)
     meant = smoothness.meant_gripper(target, longest)
     steps = (0.0, float(len(episode)))
     band = Frame(LEFT, RIGHT, 0, 22, steps, (0.0, 1.0))
-    parts = [charts.text(LEFT - 6, 15, "rules", "end")]
-    parts += charts.phase_band(band, phases.classify(episode.proprio, meant, episode.instruction))
-    width_mm = 1000 * np.abs(episode.proprio[:, 6:8]).sum(axis=1)
+    parts, curves = [], {"target": target}
+    if body.libero_arm:
+        parts = [charts.text(LEFT - 6, 15, "rules", "end")]
+        parts += charts.phase_band(band, phases.classify(episode.proprio, meant, episode.instruction))
+        curves["width (mm)"] = 1000 * np.abs(episode.proprio[:, 6:8]).sum(axis=1)
     times = [float(step) for step in range(len(episode))]
     top = 34.0
-    for label, values in (("target", target), ("width (mm)", width_mm)):
+    for label, values in curves.items():
         at = charts.covering_ticks(float(values.min()), float(values.max()))
         frame = Frame(LEFT, RIGHT, top, top + 74, steps, (at[0], at[-1]))
         parts += charts.y_axis(frame, at[:: max(1, len(at) // 3)], label)

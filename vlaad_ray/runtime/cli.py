@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
@@ -22,14 +21,14 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from vlaad_ray.configs import UserError, check_bounds
+from vlaad_ray.configs import Location, UserError
 
 console = Console(highlight=False)
 
 
 class HasOut(Protocol):
     @property
-    def out(self) -> Path: ...
+    def out(self) -> Location: ...
 
 
 Config = TypeVar("Config", bound=HasOut)
@@ -38,7 +37,6 @@ Config = TypeVar("Config", bound=HasOut)
 def run_stage(config: Config, stage: Callable[[Config], dict[str, Any]], show: Callable[[Any], Table]) -> None:
     """Run a stage and show its summary."""
     with users_errors():
-        check_bounds(config)
         summary = stage(config)
     console.print(show(summary))
     console.print(f"Results: {config.out / 'summary.json'}")

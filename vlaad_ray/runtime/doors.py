@@ -16,7 +16,7 @@ import tyro
 
 from vlaad_ray import plugins
 from vlaad_ray.configs import UserError
-from vlaad_ray.configs.bounds import NO_PREFIX, Elsewhere
+from vlaad_ray.configs.bounds import NO_PREFIX, elsewhere
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,19 @@ class Door:
     """The dict of entries, as module:variable: imported when somebody names an entry, so that --help stays quick."""
     others: bool = False
     """Whether the field may hold other words (a checkpoint's directory), which have no settings."""
+    extra: str = "train"
+    """Of vlaad-ray's extras, the one that brings what those entries import."""
 
 
-DOORS: tuple[Door, ...] = ()
+DOORS: tuple[Door, ...] = (
+    Door("suite", "env", "vlaad_ray.envs:SUITES", extra="sim"),
+    Door("teacher", "teacher_config", "vlaad_ray.teachers:TEACHERS", extra="sim"),
+    Door("policy", "teacher_config", "vlaad_ray.teachers:TEACHERS", others=True, extra="sim"),
+    Door("student", "network", "vlaad_ray.models.student:STUDENTS"),
+    Door("objective", "method", "vlaad_ray.methods:METHODS"),
+)
+
+SETTINGS = frozenset(door.settings for door in DOORS)
 
 
 def take_plugins(args: Sequence[str]) -> list[str]:
@@ -65,6 +75,8 @@ def with_settings(
         if not {door.name, door.settings} <= fields.keys():
             continue
         chosen = _value(args, f"{prefix}{door.name}")
+        if chosen is None and fields[door.settings].default is None:  # nobody named one: the usual one has flags, too
+            chosen = str(fields[door.name].default)
         if chosen is not None and (settings := _settings_type(door, chosen)) is not None:
             changed[door.settings] = (_with_type(hints[door.settings], settings), settings())
             settled.append(door.settings)
@@ -74,8 +86,7 @@ def with_settings(
             continue
         marks = get_args(hints[name])[1:] if get_origin(hints[name]) is Annotated else ()
         inner_prefix = prefix if NO_PREFIX in marks else f"{prefix}{_name(name, marks)}."
-        elsewhere = [inner for mark in marks if isinstance(mark, Elsewhere) for inner in mark.fields]
-        inner = with_settings(nested, args, inner_prefix, elsewhere)
+        inner = with_settings(nested, args, inner_prefix, elsewhere(hints[name]))
         if inner is not nested:
             default = _default(field)
             changed[name] = (_with_type(hints[name], inner), default if default is MISSING else _as(default, inner))
@@ -92,6 +103,21 @@ def with_settings(
     return made
 
 
+def foreign_settings(config_type: type[Any], args: Sequence[str]) -> set[str]:
+    """Names of settings that entries have of the doors which `config_type` leaves open, but none that `args` name."""
+    fields = {field.name: field for field in dataclasses.fields(config_type)}
+    own, every = set(fields), set[str]()
+    for door in DOORS:
+        if not {door.name, door.settings} <= fields.keys():
+            continue
+        chosen = _value(args, door.name) or fields[door.name].default
+        for name, entry in _entries(door).items():
+            settings = {field.name for field in dataclasses.fields(entry.config)}
+            every |= settings
+            own |= settings if name == chosen else set()
+    return every - own
+
+
 def plain(config: Any) -> Any:
     """A value of a class that `with_settings` made -> the same of the class that it was made from."""
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
@@ -102,12 +128,25 @@ def plain(config: Any) -> Any:
 
 
 def _settings_type(door: Door, chosen: str) -> type[Any] | None:
-    module, _, variable = door.entries.partition(":")
-    entries = getattr(importlib.import_module(module), variable)
+    entries = _entries(door)
     if door.others and chosen not in entries:
         return None
     settings: type[Any] = plugins.lookup(door.name, entries, chosen).config
     return settings
+
+
+def _entries(door: Door) -> dict[str, Any]:
+    module, _, variable = door.entries.partition(":")
+    try:
+        entries: dict[str, Any] = getattr(importlib.import_module(module), variable)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "vlaad_ray":
+            raise
+        raise UserError(
+            f"--{door.name} needs the package {error.name}, which is not installed; "
+            f"type: pip install 'vlaad-ray[{door.extra}]'"
+        ) from None
+    return entries
 
 
 def _value(args: Sequence[str], name: str) -> str | None:

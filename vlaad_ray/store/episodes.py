@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import Location, UserError
+from vlaad_ray.files import children
 from vlaad_ray.store.parquet import (
     SCHEMA_VERSION,
     corrupt,
+    count_values,
     fixed_size,
     list_tables,
     matrix,
+    opened_table,
     read_footer,
-    read_table,
     write_table,
 )
 from vlaad_ray.types import LIBERO, Embodiment, Episode, EpisodeKey, InitState
@@ -38,13 +40,22 @@ def episode_schema(embodiment: Embodiment) -> pa.Schema:
             ("task", pa.int32()),
             ("instruction", pa.dictionary(pa.int32(), pa.string())),
             ("step", pa.int32()),
-            ("proprio", pa.list_(pa.float32(), embodiment.proprio_dim)),
+            *([("proprio", pa.list_(pa.float32(), embodiment.proprio_dim))] if embodiment.proprio_dim else []),
             ("action", pa.list_(pa.float32(), embodiment.action_dim)),
             ("executed", pa.list_(pa.float32(), embodiment.action_dim)),
             ("teacher_phase", pa.string()),
             *((camera, pa.binary()) for camera in embodiment.cameras),
         ]
     )
+
+
+class Survey(NamedTuple):
+    """What there is to know of an episode without looking at its pictures."""
+
+    episode: Episode
+    """Without images."""
+    pictures: Mapping[str, int]
+    """Camera -> at how many steps it has a picture."""
 
 
 EPISODE_SCHEMA = episode_schema(LIBERO)
@@ -61,7 +72,7 @@ def decode_image(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def write_episode(root: Path, episode: Episode, extra: Mapping[str, Any]) -> Path:
+def write_episode(root: Location, episode: Episode, extra: Mapping[str, Any]) -> Location:
     """Store an episode. `extra` (render mode, versions …) joins the footer beside the episode's own facts.
 
     Raises UserError for one without steps, or with a number that is none: nothing could be learned from it.
@@ -84,7 +95,7 @@ def write_episode(root: Path, episode: Episode, extra: Mapping[str, Any]) -> Pat
         "task": pa.array(np.full(steps, episode.key.task, np.int32)),
         "instruction": names(zeros, [episode.instruction]),
         "step": pa.array(np.arange(steps, dtype=np.int32)),
-        "proprio": fixed_size(episode.proprio),
+        **({"proprio": fixed_size(episode.proprio)} if episode.embodiment.proprio_dim else {}),
         "action": fixed_size(episode.actions),
         "executed": fixed_size(episode.executed),
         "teacher_phase": pa.array(list(episode.phases), pa.string()),
@@ -108,15 +119,16 @@ def write_episode(root: Path, episode: Episode, extra: Mapping[str, Any]) -> Pat
     return write_table(root / "episodes" / f"{episode.key.name}.parquet", table, footer)
 
 
-def copy_with_actions(path: Path, root: Path, actions: np.ndarray, extra: Mapping[str, Any]) -> Path:
+def copy_with_actions(path: Location, root: Location, actions: np.ndarray, extra: Mapping[str, Any]) -> Location:
     """Store a copy of an episode file under `root` with other `actions` [T, 7] and `extra` in its footer.
 
     Everything else stays as it is, pictures byte for byte; the content hash is that of the copy.
     """
-    footer = read_footer(path, "episode")
-    schema = episode_schema(read_embodiment(footer))
-    table = read_table(path, schema.names).cast(schema)
-    if (trouble := unusable(matrix(table, "proprio"), actions, matrix(table, "executed"))) is not None:
+    with opened_table(path, "episode") as (footer, file):
+        schema = episode_schema(read_embodiment(footer))
+        table = file.read(columns=schema.names).cast(schema)
+    proprio = matrix(table, "proprio") if "proprio" in schema.names else np.zeros((table.num_rows, 0), np.float32)
+    if (trouble := unusable(proprio, actions, matrix(table, "executed"))) is not None:
         raise UserError(f"episode {path.stem} is not copied: {trouble}")
     columns = {name: table[name].combine_chunks() for name in schema.names}
     columns["action"] = fixed_size(actions)
@@ -153,28 +165,49 @@ def content_hash(columns: Mapping[str, pa.Array]) -> str:
     return digest.hexdigest()
 
 
-def list_episodes(root: Path) -> list[Path]:
+def list_episodes(root: Location) -> list[Location]:
     """Every episode file of a dataset, by name. An empty or missing dataset is the user's error."""
     return list_tables(root, "episodes", "collect it with jobs/collect.py")
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
+def stored_episodes(root: Location) -> set[str]:
+    """Names of the episodes that a dataset holds, possibly none."""
+    return {path.stem for path in children(root / "episodes", ".parquet")}
+
+
+def read_metadata(path: Location) -> dict[str, Any]:
     """The footer of an episode file: key, instruction, success, render mode, content hash …"""
     return read_footer(path, "episode")
 
 
-def read_episode(path: Path, images: bool = True) -> Episode:
-    """Load an episode; images as decoded [H, W, 3] uint8, or none at all with `images=False`.
+def read_episode(path: Location, images: bool | Sequence[str] = True) -> Episode:
+    """Load an episode; images as decoded [H, W, 3] uint8: of all cameras, of those named, or none at all.
 
     Raises UserError for a file that is corrupt, a number that is none included.
     """
-    footer = read_footer(path, "episode")
-    embodiment = read_embodiment(footer)
-    cameras = embodiment.cameras if images else ()
-    table = read_table(path, ["proprio", "action", "executed", "teacher_phase", *cameras])
+    with opened_table(path, "episode") as (footer, file):
+        cameras = read_embodiment(footer).cameras if images is True else images or ()
+        return _episode(path, footer, file, cameras)
+
+
+def survey_episode(path: Location, wanted: Callable[[Mapping[str, Any]], bool]) -> tuple[dict[str, Any], Survey | None]:
+    """The footer of an episode file, and what else there is to know of a wanted one. Opens it once."""
+    with opened_table(path, "episode") as (footer, file):
+        if not wanted(footer):
+            return footer, None
+        cameras = read_embodiment(footer).cameras
+        return footer, Survey(
+            _episode(path, footer, file, ()), {camera: count_values(file, camera) for camera in cameras}
+        )
+
+
+def _episode(path: Location, footer: dict[str, Any], file: pq.ParquetFile, cameras: Sequence[str]) -> Episode:
+    felt = read_embodiment(footer).proprio_dim > 0
+    table = file.read(columns=[*["proprio"] * felt, "action", "executed", "teacher_phase", *cameras])
     if table.num_rows != footer["steps"]:
         raise corrupt(path, f"{table.num_rows} rows where its footer says {footer['steps']}")
-    proprio, actions, executed = (matrix(table, name) for name in ("proprio", "action", "executed"))
+    proprio = matrix(table, "proprio") if felt else np.zeros((table.num_rows, 0), np.float32)
+    actions, executed = matrix(table, "action"), matrix(table, "executed")
     if (trouble := unusable(proprio, actions, executed)) is not None:
         raise corrupt(path, trouble)
     return Episode(
@@ -188,14 +221,15 @@ def read_episode(path: Path, images: bool = True) -> Episode:
         success_step=footer["success_step"],
         success_final=footer["success_final"],
         budget=footer["budget"],
-        embodiment=embodiment,
+        embodiment=read_embodiment(footer),
     )
 
 
-def read_pictures(path: Path, camera: str) -> dict[int, bytes]:
-    """Step -> the encoded picture of one camera, where there is one; not decoded, so possibly corrupt."""
-    read_footer(path, "episode")
-    pictures = read_table(path, [camera])[camera].to_pylist()
+def read_pictures(path: Location) -> dict[int, bytes]:
+    """Step -> the encoded picture of the first camera, where there is one; not decoded, so possibly corrupt."""
+    with opened_table(path, "episode") as (footer, file):
+        camera = read_embodiment(footer).cameras[0]
+        pictures = file.read(columns=[camera])[camera].to_pylist()
     return {step: data for step, data in enumerate(pictures) if data is not None}
 
 
@@ -210,7 +244,7 @@ def read_key(value: Mapping[str, Any]) -> EpisodeKey:
     return EpisodeKey(**{**value, "init": InitState(**value["init"])})
 
 
-def _decode_or_none(path: Path, data: bytes | None) -> np.ndarray | None:
+def _decode_or_none(path: Location, data: bytes | None) -> np.ndarray | None:
     if data is None:
         return None
     try:

@@ -7,25 +7,52 @@ described before anything starts: wrong paths and addresses show at once. Heavy 
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from vlaad_ray.configs import TeacherConfig, UserError, what_a_checkpoint_is
-from vlaad_ray.teachers.scripted.expert import ScriptedTeacher
-from vlaad_ray.types import BatchPolicy, LocalPolicy, SharedPolicy, Trained
+from vlaad_ray import plugins
+from vlaad_ray.configs import (
+    Location,
+    NoSettings,
+    OpenVlaConfig,
+    RemoteConfig,
+    UserError,
+    settings_of,
+    what_a_checkpoint_is,
+)
+from vlaad_ray.envs import Env, find_suite
+from vlaad_ray.files import Part, children, local_copy, sha256
+from vlaad_ray.types import LIBERO, BatchPolicy, LocalPolicy, Policy, SharedPolicy, Trained
 
 SAMPLE = 2**20
 """Bytes of each weights file that its fingerprint is taken from, at three places."""
 
 
-def scripted(config: TeacherConfig, suite: str, execute: int) -> LocalPolicy:
+@dataclass(frozen=True)
+class Teacher:
+    config: type[Any]
+    """Dataclass of the teacher's own flags, each with a default."""
+    describe: Callable[[Any, str, int], LocalPolicy | SharedPolicy]
+    """What it is, from its config, the suite's name and --execute (0: its own default). Raises UserError."""
+
+
+def describe_scripted(config: NoSettings, suite: str, execute: int) -> LocalPolicy:
     """The privileged expert. It acts one action at a time, whatever `execute` says."""
-    return LocalPolicy("scripted", ScriptedTeacher)
+    check_arm("scripted", suite)
+    return LocalPolicy("scripted", _make_scripted)
 
 
-def openvla(config: TeacherConfig, suite: str, execute: int) -> SharedPolicy:
+def _make_scripted(env: Env) -> Policy:
+    from vlaad_ray.envs.libero import LiberoEnv
+    from vlaad_ray.teachers.scripted.expert import ScriptedTeacher
+
+    if not isinstance(env, LiberoEnv):
+        raise UserError("the scripted teacher reads LIBERO's simulator; choose a teacher of this suite's own")
+    return ScriptedTeacher(env)
+
+
+def describe_openvla(config: OpenVlaConfig, suite: str, execute: int) -> SharedPolicy:
     """An OpenVLA checkpoint, one action a query. Its published checkpoints know exact images of 256 pixels only."""
     if config.checkpoint is None:
         raise UserError("--teacher openvla needs --checkpoint DIR, an OpenVLA checkpoint as on the Hugging Face hub")
@@ -33,11 +60,13 @@ def openvla(config: TeacherConfig, suite: str, execute: int) -> SharedPolicy:
         raise UserError(f"--checkpoint: {config.checkpoint} is not there; {what_a_checkpoint_is(config.checkpoint)}")
     if execute > 1:
         raise UserError(f"--execute {execute}: openvla answers with one action")
+    check_arm("openvla", suite)
     from vlaad_ray.models.openvla.checkpoint import read_checkpoint
     from vlaad_ray.models.openvla.preprocess import prepare
 
     checkpoint = config.checkpoint.resolve()
-    image_size = read_checkpoint(checkpoint).config.image_size
+    with local_copy(checkpoint, without=".safetensors") as described:
+        image_size = read_checkpoint(described).config.image_size
     return SharedPolicy(
         name=f"openvla-{fingerprint(checkpoint)}",
         load=functools.partial(_load_openvla, checkpoint, suite, config.unnorm_key, config.dtype),
@@ -49,51 +78,53 @@ def openvla(config: TeacherConfig, suite: str, execute: int) -> SharedPolicy:
 
 
 def _load_openvla(
-    checkpoint: Path, suite: str, unnorm_key: str | None, dtype: Literal["bf16", "fp32"], device: str
+    checkpoint: Location, suite: str, unnorm_key: str | None, dtype: Literal["bf16", "fp32"], device: str
 ) -> BatchPolicy:
     from vlaad_ray.teachers.openvla import load_openvla
 
-    return load_openvla(checkpoint, suite, unnorm_key, device, dtype)
+    with local_copy(checkpoint) as directory:
+        return load_openvla(directory, suite, unnorm_key, device, dtype)
 
 
-def remote(config: TeacherConfig, suite: str, execute: int) -> LocalPolicy:
+def describe_remote(config: RemoteConfig, suite: str, execute: int) -> LocalPolicy:
     """Whatever a server of openpi's protocol serves; each simulator holds a connection."""
     from vlaad_ray.teachers.remote import remote_teacher
 
-    return remote_teacher(config, execute)
+    return remote_teacher(config, find_suite(suite).embodiment, execute)
 
 
-TEACHERS: dict[str, Callable[[TeacherConfig, str, int], LocalPolicy | SharedPolicy]] = {
-    "scripted": scripted,
-    "openvla": openvla,
-    "remote": remote,
+TEACHERS: dict[str, Teacher] = {
+    "scripted": Teacher(NoSettings, describe_scripted),
+    "openvla": Teacher(OpenVlaConfig, describe_openvla),
+    "remote": Teacher(RemoteConfig, describe_remote),
 }
-"""Name -> what describes it, from its config, the suite and --execute (0: its own default)."""
 
 
-def find_teacher(name: str, config: TeacherConfig, suite: str, execute: int) -> LocalPolicy | SharedPolicy:
+def find_teacher(name: str, config: Any, suite: str, execute: int) -> LocalPolicy | SharedPolicy:
     """The teacher called `name`. Raises UserError for an unknown one, or what it says of its config."""
-    if name not in TEACHERS:
-        raise UserError(f"unknown teacher {name!r}; choose one of {', '.join(TEACHERS)}")
-    return TEACHERS[name](config, suite, execute)
+    teacher = plugins.lookup("teacher", TEACHERS, name)
+    return teacher.describe(settings_of(f"teacher {name}", teacher.config, config), suite, execute)
 
 
-def fingerprint(checkpoint: Path) -> str:
+def check_arm(teacher: str, suite: str) -> None:
+    """Raises UserError unless the suite's robot is an arm as LIBERO's, with its cameras."""
+    if find_suite(suite).embodiment != LIBERO:
+        raise UserError(f"the teacher {teacher} knows LIBERO's arm and cameras only, not those of {suite}")
+
+
+def fingerprint(checkpoint: Location) -> str:
     """8 hex digits that tell a checkpoint directory from others, fine-tunes of the same architecture included.
 
     Over all its JSON files, and size and samples of its weights: reading 15 GB in full would take a minute.
     """
-    weights = sorted(checkpoint.glob("*.safetensors"))
+    weights = children(checkpoint, ".safetensors")
     if not weights:
         raise UserError(f"--checkpoint: {checkpoint} holds no *.safetensors; give the directory of a checkpoint")
-    digest = hashlib.sha256()
-    for path in sorted(checkpoint.glob("*.json")):
-        digest.update(path.name.encode() + path.read_bytes())
+    pieces: list[bytes | Location | Part] = []
+    for path in children(checkpoint, ".json"):
+        pieces += [path.name.encode(), path]
     for path in weights:
         size = path.stat().st_size
-        digest.update(f"{path.name} {size}".encode())
-        with path.open("rb") as file:
-            for start in (0, size // 2, max(0, size - SAMPLE)):
-                file.seek(start)
-                digest.update(file.read(SAMPLE))
-    return digest.hexdigest()[:8]
+        pieces.append(f"{path.name} {size}".encode())
+        pieces += [Part(path, start, SAMPLE) for start in (0, size // 2, max(0, size - SAMPLE))]
+    return sha256(*pieces)[:8]

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import torch
 import tyro
 
-from vlaad_ray.configs import TAXONOMIES, TrainConfig, check_bounds
-from vlaad_ray.configs.bounds import at_least
-from vlaad_ray.methods.vlaad.learner import AuxiliaryHeads
-from vlaad_ray.models.student.presets import PRESETS, network
+from vlaad_ray.configs import TAXONOMIES, Flat, check_bounds, settings_of
+from vlaad_ray.methods import METHODS
+from vlaad_ray.runtime import doors
 from vlaad_ray.runtime.cli import console, key_value_table, users_errors
-from vlaad_ray.train import prepare
+from vlaad_ray.train.prepare import find_preset
 
 
 @dataclass(frozen=True)
 class CountConfig:
     """Count a student's parameters."""
 
-    preset: Literal["small", "vlaad_158m"] = "vlaad_158m"
-    lora_rank: Annotated[int, at_least(1)] = TrainConfig.lora_rank
-    """vlaad_158m: rank of the adapters."""
+    student: Annotated[str, tyro.conf.arg(aliases=["--preset"])] = "vlaad_158m"
+    network: Flat[Any] = None
+    """The preset's own settings; None: its defaults."""
     cameras: tuple[str, ...] = ()
     """none: the preset's."""
     proprio: bool = True
@@ -45,17 +45,20 @@ class Counts:
 
 def count(config: CountConfig) -> Counts:
     """Built on torch's meta device: shapes without memory."""
-    config_type, network_type = network(PRESETS[config.preset])
+    preset = find_preset(config.student)
+    settings = settings_of(f"student {config.student}", preset.config, config.network)
+    config_type, network_type = preset.network()
     student_config = config_type()
     student_config = replace(student_config, cameras=config.cameras or student_config.cameras, proprio=config.proprio)
     with torch.device("meta"):
         student = network_type(student_config)
         deployed = _count(student)
-        prepare.adapt(student, config.lora_rank)
-        heads = AuxiliaryHeads(student.summary_width, max(TAXONOMIES), student_config.text_width)
+        preset.adapt(student, settings)
+        largest = METHODS["both"]
+        learner = largest.learner(largest.config(), student, [str(number) for number in range(max(TAXONOMIES))])
     total = _count(student)
     trainable = sum(parameter.numel() for parameter in student.parameters() if parameter.requires_grad)
-    return Counts(total, trainable, total - deployed, deployed, _count(heads))
+    return Counts(total, trainable, total - deployed, deployed, _count(learner) - total)
 
 
 def _count(module: torch.nn.Module) -> int:
@@ -64,8 +67,10 @@ def _count(module: torch.nn.Module) -> int:
 
 if __name__ == "__main__":
     with users_errors():
-        check_bounds(config := tyro.cli(CountConfig))
-    counts = count(config)
+        words = doors.take_plugins(sys.argv[1:])
+        config = doors.plain(tyro.cli(doors.with_settings(CountConfig, words), args=words))
+        check_bounds(config)
+        counts = count(config)
     rows = {
         "total in training": f"{counts.total:,}",
         "trainable": f"{counts.trainable:,}",
@@ -73,4 +78,4 @@ if __name__ == "__main__":
         "deployed": f"{counts.deployed:,}",
         "auxiliary heads, in training on top": f"{counts.auxiliary:,}",
     }
-    console.print(key_value_table(f"Parameters of {config.preset}", rows))
+    console.print(key_value_table(f"Parameters of {config.student}", rows))

@@ -1,111 +1,28 @@
 """From stored episodes and annotations to frames in memory that a student trains on.
 
-`survey` looks at the whole dataset without its pictures; `episode_frames` decodes one episode; `Frames` holds what a
-worker trains on. Training only: a deployed policy never imports this.
+`episode_frames` decodes one episode; `Frames` holds what a worker trains on. Training only: a deployed policy never
+imports this.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from vlaad_ray import store
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import Location, UserError
+from vlaad_ray.methods.method import Columns, no_columns
 from vlaad_ray.models.student.model import StudentConfig
-from vlaad_ray.models.student.preprocess import actions_to_bins, chunk_targets, stack_cameras
+from vlaad_ray.models.student.preprocess import chunk_targets, stack_cameras
+from vlaad_ray.train.survey import EpisodeSource, are_texts, phases_of
+from vlaad_ray.types import Annotation, Episode
 
-MIN_PROPRIO_STD = 5e-3
-"""Metres or radians: an input that hardly varies in the data is not blown up."""
-NO_PHASE = "unknown"
-
-
-@dataclass(frozen=True)
-class EpisodeSource:
-    """One episode to train on."""
-
-    number: int
-    path: Path
-    annotation: Path | None
-    steps: int
-    held_out: bool
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What must be known of a dataset before its pictures are read."""
-
-    sources: tuple[EpisodeSource, ...]
-    texts: tuple[str, ...]
-    """Distinct instructions and descriptions, and directions if asked for; frames refer to them by index."""
-    phases: tuple[str, ...]
-    proprio_mean: np.ndarray
-    """[8]"""
-    proprio_std: np.ndarray
-    """[8]"""
-    fingerprint: str
-    """Changes with the content of any episode or annotation used."""
-    provenance: dict[str, Any]
-    """For the checkpoint: what it was trained on, in words and numbers."""
-
-    @property
-    def steps(self) -> int:
-        return sum(source.steps for source in self.sources)
-
-
-def survey(data: Path, annotations: Path | None, validation_fraction: float, directions: bool = False) -> Survey:
-    """Read everything but images. Only episodes that ever succeeded count; if asked for, each must be annotated.
-
-    `directions`: their texts are trained on too.
-    """
-    footers = {path: store.read_metadata(path) for path in store.list_episodes(data)}
-    successes = {path: footer for path, footer in footers.items() if footer["success_final"]}
-    if not successes:
-        raise UserError(f"{data} holds no successful episode ({len(footers)} failed ones); collect more")
-    labels = _annotations_of(successes, annotations) if annotations else {}
-    held_out = _held_out(successes, validation_fraction)
-    # Ordered by hash, so that tasks are mixed and every worker's share holds all of them.
-    order = sorted(successes, key=lambda path: _hash(path.stem))
-
-    texts, phases, proprio = set[str](), set[str](), []
-    sources = []
-    digest = hashlib.sha256()
-    for number, path in enumerate(order):
-        episode = store.read_episode(path, images=False)
-        texts.add(episode.instruction)
-        proprio.append(episode.proprio)
-        digest.update(f"{path.stem} {successes[path]['content_hash']}\n".encode())
-        if path in labels:
-            annotation = store.read_annotation(labels[path])
-            if len(annotation.phases) != len(episode):
-                raise UserError(
-                    f"{labels[path]} has {len(annotation.phases)} rows, its episode {len(episode)} steps; "
-                    "run jobs/annotate.py again"
-                )
-            texts.update(annotation.descriptions)
-            phases.update(annotation.phases)
-            digest.update("\n".join(annotation.descriptions).encode())
-            if directions:
-                texts.update(annotation.directions)
-                digest.update("\n".join((*annotation.directions, *annotation.phases)).encode())
-        else:
-            phases.update(phase or NO_PHASE for phase in episode.phases)
-        sources.append(EpisodeSource(number, path, labels.get(path), len(episode), path in held_out))
-    stacked = np.concatenate([values for values, source in zip(proprio, sources, strict=True) if not source.held_out])
-    return Survey(
-        sources=tuple(sources),
-        texts=tuple(sorted(texts)),
-        phases=tuple(sorted(phases)),
-        proprio_mean=stacked.mean(0),
-        proprio_std=np.maximum(stacked.std(0), MIN_PROPRIO_STD),
-        fingerprint=digest.hexdigest()[:16],
-        provenance=_provenance(data, annotations, successes, labels),
-    )
+OWN = "own/"
+"""Before the names of a method's columns, among those of every frame."""
+ColumnsOf = Callable[[Episode, Annotation | None], Columns]
+"""Method.columns."""
 
 
 def episode_frames(
@@ -113,40 +30,41 @@ def episode_frames(
     texts: Mapping[str, int],
     phases: Mapping[str, int],
     config: StudentConfig,
-    cache: Path | None = None,
+    columns: ColumnsOf = no_columns,
+    cache: Location | None = None,
 ) -> dict[str, np.ndarray]:
     """One episode -> the columns of Frames for its F <= T frames that have all the images, decoded or from `cache`."""
-    episode = store.read_episode(source.path, images=False)
+    place = cache / f"{source.content}-{'-'.join(config.cameras)}-{config.image_size}.npz" if cache else None
+    decode = place is None or not place.exists()
+    episode = store.read_episode(source.path, images=config.cameras if decode else ())
     annotation = store.read_annotation(source.annotation) if source.annotation else None
-    if cache is None:
-        pictures = episode_pictures(source.path, config)
+    if place is None:
+        pictures = episode_pictures(episode, config)
     else:
-        # The content hash is over the encoded pictures, too.
-        content = store.read_metadata(source.path)["content_hash"]
-        name = f"{content}-{'-'.join(config.cameras)}-{config.image_size}.npz"
-        pictures = store.cached_arrays(cache / name, lambda: episode_pictures(source.path, config))
+        pictures = store.cached_arrays(place, lambda: episode_pictures(episode, config))
     steps = pictures["steps"]
-    targets = actions_to_bins(chunk_targets(episode.actions, config.chunk), config.bins)[steps]
-    labels = annotation.phases if annotation else tuple(phase or NO_PHASE for phase in episode.phases)
-    descriptions = [texts[text] for text in annotation.descriptions] if annotation else [-1] * len(episode)
-    directions = [texts.get(text, -1) for text in annotation.directions] if annotation else [-1] * len(episode)
+    labels = phases_of(episode, annotation)
+    own = {OWN + name: _numbers(values, texts)[steps] for name, values in columns(episode, annotation).items()}
     return {
         "images": pictures["images"],
         "proprio": episode.proprio[steps].astype(np.float32),
-        "targets": targets.astype(np.int16),
+        "actions": chunk_targets(episode.actions, config.chunk)[steps],
         "instruction": np.full(len(steps), texts[episode.instruction], np.int32),
-        "description": np.array(descriptions, np.int32)[steps],
-        "direction": np.array(directions, np.int32)[steps],
         "phase": np.array([phases[label] for label in labels], np.int32)[steps],
         "episode": np.full(len(steps), source.number, np.int32),
         "step": steps,
         "held_out": np.full(len(steps), source.held_out),
+        **own,
     }
 
 
-def episode_pictures(path: Path, config: StudentConfig) -> dict[str, np.ndarray]:
-    """Decode one episode -> `images` [F, C, S, S, 3] uint8 as the student sees them, and their `steps` [F] int32."""
-    episode = store.read_episode(path)
+def _numbers(values: Sequence[str] | np.ndarray, texts: Mapping[str, int]) -> np.ndarray:
+    """A method's column: texts by their index."""
+    return np.array([texts[text] for text in values], np.int32) if are_texts(values) else np.asarray(values)
+
+
+def episode_pictures(episode: Episode, config: StudentConfig) -> dict[str, np.ndarray]:
+    """An episode -> `images` [F, C, S, S, 3] uint8 as the student sees them, and their `steps` [F] int32."""
     steps, pictures = [], []
     for step in range(len(episode)):
         images = {name: image for name, seen in episode.images.items() if (image := seen[step]) is not None}
@@ -164,21 +82,19 @@ class Frames:
     images: np.ndarray
     """[N, C, S, S, 3] uint8."""
     proprio: np.ndarray
-    """[N, 8] float32."""
-    targets: np.ndarray
-    """[N, K, 7] int16 bins."""
+    """[N, proprio_dim] float32."""
+    actions: np.ndarray
+    """[N, K, A] float32: what the teacher asked for from this frame on."""
     instruction: np.ndarray
     """[N] index into the texts."""
-    description: np.ndarray
-    """[N] index into the texts, -1 where there is none."""
-    direction: np.ndarray
-    """[N] likewise; -1 everywhere unless the objective asks for directions."""
     phase: np.ndarray
     """[N] index into the phases."""
     training: np.ndarray
     """Indices of the frames to train on, in an order that doesn't depend on how they arrived."""
     validation: np.ndarray
     """Indices of the held-out frames, likewise."""
+    own: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """The method's columns: [N] indices into the texts, or [N, …] numbers."""
 
 
 def gather(batches: Iterable[Mapping[str, np.ndarray]], capacity: int) -> Frames:
@@ -198,56 +114,5 @@ def gather(batches: Iterable[Mapping[str, np.ndarray]], capacity: int) -> Frames
     order = np.lexsort((columns["step"], columns["episode"]))
     held_out = columns.pop("held_out")[order]
     del columns["step"], columns["episode"]
-    return Frames(**columns, training=order[~held_out], validation=order[held_out])
-
-
-def _annotations_of(episodes: Iterable[Path], annotations: Path) -> dict[Path, Path]:
-    by_name = {path.stem: path for path in store.list_annotations(annotations)}
-    missing = [path.stem for path in episodes if path.stem not in by_name]
-    if missing:
-        raise UserError(
-            f"{annotations} lacks {len(missing)} of the dataset's successful episodes, first {missing[0]}; "
-            "run jobs/annotate.py on this dataset again"
-        )
-    return {path: by_name[path.stem] for path in episodes}
-
-
-def _held_out(episodes: Mapping[Path, Mapping[str, Any]], fraction: float) -> set[Path]:
-    """The first `fraction` of each task's episodes by hash of their name: the same whatever else is in the dataset."""
-    tasks = defaultdict(list)
-    for path, footer in episodes.items():
-        tasks[footer["key"]["suite"], footer["key"]["task"]].append(path)
-    chosen: set[Path] = set()
-    for paths in tasks.values():
-        chosen.update(sorted(paths, key=lambda path: _hash(path.stem))[: round(fraction * len(paths))])
-    return chosen
-
-
-def _provenance(
-    data: Path, annotations: Path | None, episodes: Mapping[Path, Mapping[str, Any]], labels: Mapping[Path, Path]
-) -> dict[str, Any]:
-    init_states: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for footer in episodes.values():
-        key = store.read_key(footer["key"])
-        init_states[key.suite][str(key.task)].add(key.init.label)
-    record: dict[str, Any] = {
-        "data": data.name,
-        "episodes": len(episodes),
-        "init_states": {
-            suite: {task: sorted(states) for task, states in tasks.items()} for suite, tasks in init_states.items()
-        },
-        "policies": sorted({footer["key"]["policy"] for footer in episodes.values()}),
-        "render": "+".join(sorted({str(footer["render"]) for footer in episodes.values()})),
-        "image_orientation": "upright",
-    }
-    if annotations:
-        record["annotations"] = annotations.name
-        origins = [store.annotation_provenance(path) for path in labels.values()]
-        # A VLM goes by its model and revision.
-        record["annotators"] = sorted({str(origin.get("model") or origin["annotator"]) for origin in origins})
-        record["taxonomies"] = sorted({int(origin["taxonomy"]) for origin in origins})
-    return record
-
-
-def _hash(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()
+    own = {name.removeprefix(OWN): columns.pop(name) for name in list(columns) if name.startswith(OWN)}
+    return Frames(**columns, training=order[~held_out], validation=order[held_out], own=own)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from vlaad_ray.configs import TrainConfig, UserError
-from vlaad_ray.methods.vlaad.learner import Answers, Learner
-from vlaad_ray.methods.vlaad.losses import LossWeights, Targets, loss_weights, student_loss
+from vlaad_ray.methods.method import Answers, Batch, Learner, Method
 from vlaad_ray.models.student.preprocess import random_shift
 from vlaad_ray.train.data import Frames
-from vlaad_ray.types import ACTION_DIM
 
 WARM_UP_STEPS = 50
 """Or a tenth of the training, where that is less."""
@@ -25,8 +23,6 @@ FINAL_LR = 0.01
 """Of the peak."""
 MAX_GRADIENT_NORM = 1.0
 VALIDATION_BATCH = 256
-NEAR_BINS = 8
-"""A prediction within so many of 256 bins (1/16 of full deflection) counts as near."""
 
 
 @dataclass
@@ -68,11 +64,11 @@ class Setup:
     """[texts, L] token ids, on the worker's device."""
     phases: tuple[str, ...]
     config: TrainConfig
+    method: Method
     worker: Worker = ALONE
 
-    @property
-    def weights(self) -> LossWeights:
-        return loss_weights(self.config)
+    def tally(self) -> Tally:
+        return Tally(self.phases, self.method.parts, self.learner.student.config.action_dim)
 
 
 def make_optimiser(learner: Learner, config: TrainConfig) -> torch.optim.AdamW:
@@ -103,7 +99,7 @@ def fit(setup: Setup, progress: Progress, on_epoch: Callable[[Progress], None]) 
         rng = np.random.default_rng([config.seed, progress.epoch, worker.rank])
         torch.manual_seed(int(rng.integers(2**31)))
         order = np.resize(rng.permutation(frames.training), (steps, batch_size))
-        tally = Tally(setup.phases, setup.weights)
+        tally = setup.tally()
         setup.learner.train()
         for rows in order:
             done = progress.step / (steps * config.epochs)
@@ -115,14 +111,14 @@ def fit(setup: Setup, progress: Progress, on_epoch: Callable[[Progress], None]) 
                 group["lr"] = config.lr * learning_rate(
                     progress.step, done, min(WARM_UP_STEPS, steps * config.epochs // 10)
                 )
-            answers, loss, parts, targets = _forward(setup, setup.model, rows, rng)
+            batch, answers, loss, parts = _forward(setup, setup.model, rows, rng)
             setup.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             norm = nn.utils.clip_grad_norm_(setup.learner.parameters(), MAX_GRADIENT_NORM)
             # Before the step, which would break the weights; after backward, which workers must take together.
             _check_finite(config, progress, loss=loss.item(), gradient=norm.item())
             setup.optimiser.step()
-            tally.add(answers, loss, parts, targets)
+            tally.add(batch, loss, parts, setup.learner.student.right(answers.image.detach(), batch.actions))
             progress.step += 1
         train = tally.summed(worker)
         samples_per_second = train.get("frames", 0) / (time.monotonic() - start)
@@ -166,71 +162,72 @@ def learning_rate(step: int, done: float, warm_up: int) -> float:
 def validate(setup: Setup) -> dict[str, Any]:
     """Losses and accuracies on the held-out episodes, without augmentation. {} where nothing is held out."""
     setup.learner.eval()
-    tally = Tally(setup.phases, setup.weights)
+    tally = setup.tally()
     held_out = setup.frames.validation
     for start in range(0, len(held_out), VALIDATION_BATCH):
         rows = held_out[start : start + VALIDATION_BATCH]
-        tally.add(*_forward(setup, setup.learner, rows, None))
+        batch, answers, loss, parts = _forward(setup, setup.learner, rows, None)
+        tally.add(batch, loss, parts, setup.learner.student.right(answers.image, batch.actions))
     return tally.summed(setup.worker)
 
 
 def _forward(
     setup: Setup, model: nn.Module, rows: np.ndarray, augment: np.random.Generator | None
-) -> tuple[Answers, Tensor, dict[str, Tensor], Targets]:
-    """Answers, total loss, its parts and the targets of the frames `rows`."""
-    config, frames, device = setup.config, setup.frames, setup.worker.device
-    images, proprio = frames.images[rows], torch.from_numpy(frames.proprio[rows]).to(device)
+) -> tuple[Batch, Answers, Tensor, dict[str, Tensor]]:
+    """The frames `rows`, answers to them, total loss and its parts."""
+    config, frames, method, device = setup.config, setup.frames, setup.method, setup.worker.device
+
+    def on_device(values: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(values[rows]).to(device)
+        return tensor if tensor.is_floating_point() else tensor.to(torch.int64)
+
+    images, proprio = frames.images[rows], on_device(frames.proprio)
     if augment is not None:
         images = random_shift(images, augment)
         proprio = proprio + config.proprio_noise * setup.learner.student.proprio_std * torch.randn_like(proprio)
-    instruction = setup.texts[torch.from_numpy(frames.instruction[rows]).to(device)]
-    described = setup.texts[torch.from_numpy(frames.description[rows]).to(device)] if setup.weights.full else None
-    directions, direction = None, None
-    if setup.weights.auxiliary:
-        distinct, column = np.unique(frames.direction[rows], return_inverse=True)
-        directions = setup.texts[torch.from_numpy(distinct).to(device)]
-        direction = torch.from_numpy(column).to(device)
-    targets = Targets(
-        bins=torch.from_numpy(frames.targets[rows]).to(device, torch.int64),
-        phase=torch.from_numpy(frames.phase[rows]).to(device, torch.int64),
-        direction=direction,
+    batch = Batch(
+        images=torch.from_numpy(images).to(device),
+        proprio=proprio,
+        instruction=setup.texts[on_device(frames.instruction)],
+        actions=on_device(frames.actions),
+        phase=on_device(frames.phase),
+        columns={name: on_device(values) for name, values in frames.own.items()},
+        texts=setup.texts,
     )
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        answers = model(torch.from_numpy(images).to(device), proprio, instruction, described, directions)
-    loss, parts = student_loss(answers, targets, setup.weights, config.target_sigma)
-    return answers, loss, parts, targets
+        answers = method.forward(config.method, model, batch)
+    loss, parts = method.loss(config.method, setup.learner, answers, batch, config.target_sigma)
+    return batch, answers, loss, parts
 
 
 class Tally:
     """Sums over the frames of an epoch, from which means follow, over all workers.
 
-    Accuracies are those of the image path: what is deployed.
+    Accuracies are those of `Answers.image`: what is deployed.
     """
 
-    def __init__(self, phases: tuple[str, ...], weights: LossWeights) -> None:
-        self._phases = phases
-        self._parts = tuple(asdict(weights))
-        self._losses = torch.zeros(2 + len(self._parts), dtype=torch.float64)
-        self._exact = torch.zeros(ACTION_DIM, dtype=torch.float64)
-        self._near = torch.zeros(ACTION_DIM, dtype=torch.float64)
+    def __init__(self, phases: tuple[str, ...], parts: tuple[str, ...], action_dim: int) -> None:
+        self._phases, self._parts = phases, parts
+        self._losses = torch.zeros(2 + len(parts), dtype=torch.float64)
+        self._exact = torch.zeros(action_dim, dtype=torch.float64)
+        self._near = torch.zeros(action_dim, dtype=torch.float64)
         self._by_phase = torch.zeros(len(phases), 2, dtype=torch.float64)
 
-    def add(self, answers: Answers, loss: Tensor, parts: Mapping[str, Tensor], targets: Targets) -> None:
-        batch = len(targets.bins)
+    def add(self, batch: Batch, loss: Tensor, parts: Mapping[str, Tensor], right: tuple[Tensor, Tensor]) -> None:
+        count = len(batch.actions)
         values = [1.0, loss.item(), *(parts[name].item() if name in parts else 0.0 for name in self._parts)]
-        self._losses += batch * torch.tensor(values, dtype=torch.float64)
-        away = (answers.image.detach().argmax(-1) - targets.bins).abs().cpu()
-        near = (away <= NEAR_BINS).double()
-        self._exact += (away == 0).double().mean(1).sum(0)
+        self._losses += count * torch.tensor(values, dtype=torch.float64)
+        exact, near = (each.cpu().double() for each in right)
+        self._exact += exact.mean(1).sum(0)
         self._near += near.mean(1).sum(0)
-        self._by_phase.index_add_(
-            0, targets.phase.cpu(), torch.stack([torch.ones(batch).double(), near.mean((1, 2))], 1)
-        )
+        self._by_phase.index_add_(0, batch.phase.cpu(), torch.stack([torch.ones(count).double(), near.mean((1, 2))], 1))
 
     def summed(self, worker: Worker) -> dict[str, Any]:
         flat = torch.cat([self._losses, self._exact, self._near, self._by_phase.flatten()])
         flat = worker.reduce(flat.to(worker.device)).cpu()
-        losses, exact, near, by_phase = flat.split([len(self._losses), ACTION_DIM, ACTION_DIM, self._by_phase.numel()])
+        losses, exact, near, by_phase = flat.split(
+            [len(self._losses), len(self._exact), len(self._near), self._by_phase.numel()]
+        )
         frames = losses[0].item()
         if not frames:
             return {}

@@ -1,116 +1,97 @@
-"""From a training config to a student that can be trained, and from that to the one that is deployed."""
+"""From a training config to what is trained, and the entries of the doors that it names."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
 
 import torch
 
-from vlaad_ray.configs import TrainConfig, UserError
-from vlaad_ray.models.student.model import Student, StudentConfig
-from vlaad_ray.models.student.presets import PRESETS
-from vlaad_ray.models.student.small import SmallConfig, SmallStudent
-from vlaad_ray.models.student.text import TextTokenizer, train_tokenizer
-
-RANDOM = "random"
-"""As TrainConfig.backbone: random weights, made once and kept beside the run."""
-
-ACTIVATION_BYTES = 110
-"""Kept for the backward pass a layer, token and channel of the vision tower: 0.2 GB a picture with ViT-B/16 in bf16,
-where 0.14 to 0.19 were measured."""
+from vlaad_ray import plugins
+from vlaad_ray.configs import Location, TrainConfig, UserError, settings_of
+from vlaad_ray.methods import METHODS
+from vlaad_ray.methods.method import Learner, Method
+from vlaad_ray.models.student import STUDENTS, presets
+from vlaad_ray.models.student.model import StudentConfig
+from vlaad_ray.models.student.presets import Preset, Wish
+from vlaad_ray.models.student.text import TextTokenizer
+from vlaad_ray.train.survey import Survey
 
 
-def reads(config: TrainConfig) -> dict[str, Path | None]:
-    """Flag -> the directory that training reads there."""
-    backbone = None if config.backbone in ("", RANDOM) else Path(config.backbone)
-    return {"--data": config.data, "--annotations": config.annotations, "--backbone": backbone}
+def find_preset(student: str) -> Preset:
+    return plugins.lookup("student", STUDENTS, student)
 
 
-def absolute(backbone: str) -> str:
-    """A directory's whole path, as workers run elsewhere; any other word as it is."""
-    return str(Path(backbone).resolve()) if backbone not in ("", RANDOM) and Path(backbone).is_dir() else backbone
+def find_method(objective: str) -> Method:
+    return plugins.lookup("objective", METHODS, objective)
 
 
-def backbone_identity(config: TrainConfig) -> str:
-    """What must not change under a run: name and hash of the backbone's weights. "" for a student without one."""
-    if PRESETS[config.student] == "small" or config.backbone == RANDOM:
-        return config.backbone
-    from vlaad_ray.models.student import backbone
+def complete(config: TrainConfig) -> TrainConfig:
+    """With the settings of its student and its objective, and whole paths: workers run in other directories."""
+    preset, method = find_preset(config.student), find_method(config.objective)
+    network = settings_of(f"student {config.student}", preset.config, config.network)
+    return replace(
+        config,
+        data=config.data.resolve(),
+        out=config.out.resolve(),
+        annotations=config.annotations.resolve() if config.annotations and method.annotated else None,
+        frame_cache=config.frame_cache.resolve() if config.frame_cache else None,
+        network=preset.absolute(network),
+        method=settings_of(f"objective {config.objective}", method.config, config.method),
+    )
 
-    return backbone.fingerprint(backbone.locate(config.backbone))
+
+def reads(config: TrainConfig) -> dict[str, Location | None]:
+    """Flag -> the directory that training reads there. `config` is complete."""
+    network = find_preset(config.student).reads(config.network)
+    return {"--data": config.data, "--annotations": config.annotations, **network}
 
 
-def design(config: TrainConfig, texts: Sequence[str], folder: Path) -> tuple[TrainConfig, StudentConfig, TextTokenizer]:
-    """The student's config and tokenizer, and the training config, its backbone resolved to files.
-
-    A random backbone is written to folder/backbone, unless it is there already. Raises UserError where the settings
-    and the backbone disagree.
-    """
-    student: StudentConfig
-    if PRESETS[config.student] == "small":
-        tokenizer = train_tokenizer(texts, SmallConfig.text_length)
-        student = SmallConfig(vocabulary=tokenizer.vocabulary)
-        if config.image_size:
-            student = replace(student, image_size=config.image_size)
-    else:
-        from vlaad_ray.models.student import backbone, clip
-
-        if config.backbone == RANDOM:
-            config = replace(config, backbone=str(folder / "backbone"))
-            if not Path(config.backbone).exists():
-                drawn = clip.ClipConfig(image_size=config.image_size or clip.ClipConfig.image_size)
-                backbone.write_random(Path(config.backbone), texts, drawn, config.seed)
-        student, tokenizer = backbone.read(config.backbone)
-        if config.image_size not in (0, student.image_size):
+def with_values(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
+    """Other values of settings, be they the training's own, its method's or its network's. Raises UserError."""
+    config = complete(config)
+    places = {"": config, "method": config.method, "network": config.network}
+    changed: dict[str, dict[str, Any]] = {place: {} for place in places}
+    for name, value in values.items():
+        having = [place for place, holder in places.items() if name in {field.name for field in fields(holder)}]
+        if not having:
             raise UserError(
-                f"--image-size {config.image_size}: the backbone sees {student.image_size} pixels; leave the flag out"
+                f"--{name.replace('_', '-')}: neither --objective {config.objective} nor --student {config.student} "
+                "has such a setting"
             )
-    cameras = config.cameras or student.cameras
-    return config, replace(student, cameras=cameras, proprio=config.proprio, chunk=config.chunk), tokenizer
+        changed[having[0]][name] = value
+    nested = {place: replace(places[place], **changed[place]) for place in ("method", "network")}
+    return replace(config, **changed[""], **nested)
 
 
-def make_student(student_config: StudentConfig, config: TrainConfig) -> Student:
-    """A student to train: drawn from the seed, with the backbone's weights and adapters if it has them."""
-    torch.manual_seed(config.seed)
-    if isinstance(student_config, SmallConfig):
-        return SmallStudent(student_config)
-    from vlaad_ray.models.student import backbone, clip
+def design(config: TrainConfig, facts: Survey, folder: Location) -> tuple[TrainConfig, StudentConfig, TextTokenizer]:
+    """The student's config and tokenizer, and the training config, its network's settings settled.
 
-    assert isinstance(student_config, clip.ClipConfig)
-    student = clip.ClipStudent(student_config)
-    backbone.load(student, backbone.locate(config.backbone))
-    adapt(student, config.lora_rank)
-    return student
-
-
-def adapt(student: Student, lora_rank: int) -> None:
-    """Leave trainable what is trained. A small student stays as it is."""
-    if isinstance(student, SmallStudent):
-        return
-    from vlaad_ray.models.student import clip, lora
-
-    assert isinstance(student, clip.ClipStudent)
-    lora.add_lora(student, lora_rank)
+    `folder`: the run's. Raises UserError where the settings, the data and pretrained weights disagree.
+    """
+    preset, robot = find_preset(config.student), facts.embodiment
+    wish = Wish(facts.texts, config.image_size, config.seed, folder)
+    settings, student, tokenizer = presets.design(preset, config.network, wish)
+    if unknown := set(config.cameras) - set(robot.cameras):
+        raise UserError(f"--cameras {min(unknown)}: {config.data} has {' and '.join(robot.cameras)}; choose of these")
+    student = replace(
+        student,
+        cameras=config.cameras or preset.cameras(robot.cameras),
+        proprio=config.proprio and robot.proprio_dim > 0,
+        chunk=config.chunk,
+        action_dim=robot.action_dim,
+        proprio_dim=robot.proprio_dim,
+        gripper=robot.gripper,
+    )
+    return replace(config, network=settings), student, tokenizer
 
 
-def activation_bytes(student_config: StudentConfig) -> int:
-    """Memory that each frame of a batch takes during a step, roughly; a small student's is nothing beside its data."""
-    if isinstance(student_config, SmallConfig):
-        return 0
-    from vlaad_ray.models.student import clip
-
-    assert isinstance(student_config, clip.ClipConfig)
-    tokens = len(student_config.cameras) * ((student_config.image_size // student_config.patch_size) ** 2 + 1)
-    return ACTIVATION_BYTES * student_config.vision_layers * tokens * student_config.vision_width
-
-
-def finish(student: Student) -> None:
-    """Make of a trained student the one that is deployed: without adapters. A small student stays as it is."""
-    if isinstance(student, SmallStudent):
-        return
-    from vlaad_ray.models.student import clip, lora
-
-    assert isinstance(student, clip.ClipStudent)
-    lora.merge_lora(student)
+def make_learner(
+    config: TrainConfig, facts: Survey, student_config: StudentConfig, preset: Preset, method: Method
+) -> Learner:
+    """What is trained, as it is before the first step: the same wherever it is made."""
+    student = presets.make(preset, config.network, student_config, config.seed)
+    student.proprio_mean.copy_(torch.tensor(facts.proprio_mean))
+    student.proprio_std.copy_(torch.tensor(facts.proprio_std))
+    return method.learner(config.method, student, facts.phases)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vlaad_ray import store
-from vlaad_ray.methods.vlaad.learner import Learner
+from vlaad_ray.methods.method import Learner
 from vlaad_ray.models.student.checkpoint import load_tensors, save_tensors
 from vlaad_ray.train.fit import Progress
 

@@ -7,39 +7,36 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vlaad_ray import store
+from vlaad_ray import files
+from vlaad_ray.configs import Location
 from vlaad_ray.runtime import cli
 
-POLL_S = 0.5
+POLL_S, POLL_STORE_S = 0.5, 5.0
+"""Between two looks, on a disk and in an object store, where each is a request."""
 
 
-def write_metrics(out: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """metrics.jsonl afresh each epoch, so that it never holds an epoch twice after a resume."""
-    with store.replacing(out / "metrics.jsonl") as temporary:
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in history))
-
-
-def read_metrics(out: Path) -> list[dict[str, Any]]:
+def read_metrics(out: Location) -> list[dict[str, Any]]:
     """A record an epoch."""
     path = out / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line) for line in files.read_bytes(path).decode().splitlines()] if path.exists() else []
 
 
 @contextmanager
-def epochs(out: Path, total: int) -> Iterator[None]:
+def epochs(out: Location, total: int) -> Iterator[None]:
     """Show the epochs that are trained while the block runs; with the first of them those of before, if it resumes."""
     before, ended = read_metrics(out), threading.Event()
+    pause = POLL_S if isinstance(out, Path) else POLL_STORE_S
     with cli.progress("train", total, every_line=True) as advance:
 
         def follow() -> None:
             shown, last = 0, False
             while not last:
-                last = ended.wait(POLL_S)
+                last = ended.wait(pause)
                 if (history := read_metrics(out)) != before:
                     for record in history[shown:]:
                         advance(epoch_note(record))

@@ -19,17 +19,23 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from vlaad_ray import export, store
-from vlaad_ray.configs import BenchPolicyConfig, TrainConfig, UserError
+from vlaad_ray.configs import BenchPolicyConfig, Location, UserError, location
 from vlaad_ray.deploy import exported
 from vlaad_ray.deploy.backends import BACKENDS
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.experiments.bench.latency import StudentRequest, TeacherRequest, random_observations
-from vlaad_ray.models.student.checkpoint import Pretrained, checkpoint_name, from_pretrained, save_pretrained
-from vlaad_ray.models.student.presets import PRESETS
-from vlaad_ray.models.student.small import SmallStudent
+from vlaad_ray.files import replacing_directory
+from vlaad_ray.models.student import STUDENTS, presets
+from vlaad_ray.models.student.checkpoint import (
+    CONFIG,
+    Pretrained,
+    checkpoint_name,
+    from_pretrained,
+    of_architecture,
+    save_pretrained,
+)
 from vlaad_ray.runtime import cli
 from vlaad_ray.runtime.record import begin, software, write_run_record
-from vlaad_ray.train import prepare
 from vlaad_ray.types import Observation
 
 PAPER = {"student_hz": 12.5, "teacher_hz": 3.8, "parameters_ratio": 44, "teacher_mb": 14_000, "student_mb": 640}
@@ -60,7 +66,7 @@ def bench_policy(config: BenchPolicyConfig) -> dict[str, Any]:
     begin(
         config.out,
         config,
-        {"--policy": None if config.policy in PRESETS else Path(config.policy), "--data": config.data},
+        {"--policy": None if config.policy in STUDENTS else location(config.policy), "--data": config.data},
     )
     names = config.backends or at_hand()
     if unknown := [name for name in names if name not in NEEDS]:
@@ -107,22 +113,24 @@ def at_hand() -> tuple[str, ...]:
     )
 
 
-def find_checkpoint(config: BenchPolicyConfig) -> Path:
+def find_checkpoint(config: BenchPolicyConfig) -> Location:
     """The checkpoint directory that was named, or one of a preset with random weights, made here."""
-    if config.policy not in PRESETS:
-        return Path(config.policy)
+    if config.policy not in STUDENTS:
+        return location(config.policy)
     directory = config.out / f"random-{config.policy}"
     if not directory.is_dir():
         texts = [observation.instruction for observation in random_observations(1, 8)]
-        settings = TrainConfig(data=Path(), out=config.out, student=config.policy, backbone=prepare.RANDOM)  # type: ignore[arg-type]
-        settings, student_config, tokenizer = prepare.design(settings, texts, config.out)
-        student = prepare.make_student(student_config, settings)
-        prepare.finish(student)
-        save_pretrained(directory, student, tokenizer, {"render": None})
+        preset = STUDENTS[config.policy]
+        drawn = preset.drawn(preset.config())
+        settings, student_config, tokenizer = presets.design(preset, drawn, presets.Wish(texts, folder=config.out))
+        student = presets.make(preset, settings, student_config, seed=0)
+        preset.finish(student)
+        with replacing_directory(directory, CONFIG) as folder:
+            save_pretrained(folder, student, tokenizer, {"render": None})
     return directory
 
 
-def frames(config: BenchPolicyConfig, checkpoint: Path) -> tuple[list[Observation], list[Observation]]:
+def frames(config: BenchPolicyConfig, checkpoint: Location) -> tuple[list[Observation], list[Observation]]:
     """(to compare on, to calibrate on)."""
     if config.data is None:
         return [], random_observations(NOISE_FRAMES, config.image_size)
@@ -132,7 +140,7 @@ def frames(config: BenchPolicyConfig, checkpoint: Path) -> tuple[list[Observatio
 
 def measure(
     name: str,
-    checkpoint: Path,
+    checkpoint: Location,
     config: BenchPolicyConfig,
     compared: Sequence[Observation],
     calibration: Sequence[Observation],
@@ -226,11 +234,8 @@ def parameters(pretrained: Pretrained) -> dict[str, int]:
     """
     student = pretrained.student.requires_grad_(True)
     deployed = sum(each.numel() for each in student.parameters())
-    if not isinstance(student, SmallStudent):
-        from vlaad_ray.models.student import clip, lora
-
-        assert isinstance(student, clip.ClipStudent)
-        lora.add_lora(student, TrainConfig.lora_rank)
+    preset = of_architecture(student.config.architecture)
+    preset.adapt(student, preset.config())
     total = sum(each.numel() for each in student.parameters())
     trainable = sum(each.numel() for each in student.parameters() if each.requires_grad)
     return {"total": total, "trainable": trainable, "deployed": deployed}

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import fields
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from vlaad_ray.configs import StudyDistillationConfig, UserError
+from vlaad_ray.configs import Location, StudyDistillationConfig, UserError
 from vlaad_ray.experiments.studies import closed_loop
 from vlaad_ray.experiments.studies.closed_loop import Outcomes, difference, success_cells, success_points, window_cell
 from vlaad_ray.experiments.studies.pages import markdown_table, whole, write
 from vlaad_ray.experiments.studies.workshop import Workshop, check_objective
 from vlaad_ray.runtime.record import begin
 from vlaad_ray.stats import paired_ratio, success_summary
+from vlaad_ray.train.prepare import find_method
 
 PAPER = [
     ["student from OpenVLA-7B, relative to its teacher", "", "", "", "−0.27 %; average 94.73"],
@@ -25,13 +26,13 @@ PAPER = [
 """Per cent of 10 tasks × 20 episodes a suite, at most 520 steps, as quoted (arXiv 2605.16241)."""
 
 
-def study(config: StudyDistillationConfig) -> Path:
+def study(config: StudyDistillationConfig) -> Location:
     """Run what is missing, write the results; returns the path of the page."""
     begin(config.budget.out, config)
     objectives = of_suites(config.suites, config.objectives)
     workshop = Workshop(config.budget)
     teachers: dict[str, Outcomes] = {}
-    students: dict[str, dict[int, Path]] = {}
+    students: dict[str, dict[int, Location]] = {}
     training = []
     for seed in workshop.seeds:
         for suite in config.suites:
@@ -41,7 +42,9 @@ def study(config: StudyDistillationConfig) -> Path:
                 teachers[suite] = closed_loop.outcomes({0: teacher})
             student = None
             if data is not None:
-                student = workshop.train(workshop.training(data, seed, objectives[suite], alpha=config.alpha))
+                own = fields(find_method(objectives[suite]).config)
+                alpha: dict[str, Any] = {"alpha": config.alpha} if "alpha" in {field.name for field in own} else {}
+                student = workshop.train(workshop.training(data, seed, objectives[suite], **alpha))
             if student is None:
                 continue
             run, summary = student

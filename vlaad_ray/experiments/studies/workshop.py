@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
@@ -24,18 +24,20 @@ from ray.exceptions import RayTaskError
 from vlaad_ray import annotate, collect, evaluate, store, train
 from vlaad_ray.annotate.rules import rules_hash
 from vlaad_ray.configs import (
-    STUDIES,
     ActuationConfig,
     AnnotateConfig,
     CollectConfig,
     EvalConfig,
+    Location,
+    OpenVlaConfig,
+    RemoteConfig,
     ServingConfig,
     StudyBudget,
     TeacherNoiseConfig,
     TrainConfig,
     UserError,
     config_hash,
-    named_settings,
+    content,
     parse_range,
 )
 from vlaad_ray.configs.studies import Gripper
@@ -43,16 +45,20 @@ from vlaad_ray.rollout.fleet import actor_count
 from vlaad_ray.runtime import cli, cluster
 from vlaad_ray.runtime.nodes import fitted
 from vlaad_ray.runtime.placement import Node, Processes, Share, divide_groups
+from vlaad_ray.train import prepare
 
-MACHINE = (
-    *("out", "fleet", "serving", "data", "annotations", "policy", "frame_cache"),
-    *("workers", "cpus_per_worker", "gpus_per_worker", "wait_for_nodes_s"),
-)
-"""Settings that don't change what a piece is: where it lies (its name says of what it was made) and who works on it."""
-
+ONCE_OF_ALL = {
+    "alpha": 1.0,
+    "backbone": "",
+    "checkpoint_every": 1,
+    "direction_weight": 0.05,
+    "lora_rank": 8,
+    "phase_weight": 0.1,
+}
+"""Settings that all trainings had before objectives and students had their own: names of students hold them still."""
 
 Piece = CollectConfig | TrainConfig | EvalConfig
-Trained = tuple[Path, dict[str, Any]]
+Trained = tuple[Location, dict[str, Any]]
 """A student: run directory, summary of its training."""
 AS_IT_SAYS = ActuationConfig(gripper_dwell=0, gripper_memory=0, nudge_after=0)
 
@@ -68,7 +74,7 @@ class Workshop:
     def seeds(self) -> tuple[int, ...]:
         return parse_range(self.budget.seeds, "--seeds")
 
-    def dataset(self, suite: str, flip_rate: float = 0.0) -> Path | None:
+    def dataset(self, suite: str, flip_rate: float = 0.0) -> Location | None:
         """The teacher's successful episodes, or of the teacher with noise."""
         budget = self.budget
         config = CollectConfig(
@@ -96,7 +102,7 @@ class Workshop:
             collect.collect(config)
         return config.out
 
-    def annotations(self, data: Path, phases: int) -> tuple[Path, dict[str, Any]]:
+    def annotations(self, data: Location, phases: int) -> tuple[Location, dict[str, Any]]:
         """The rules' labels of a dataset: (directory, summary of the stage). Takes seconds, so there is always time."""
         out = self.budget.out / "annotations" / f"{data.name}-phases{phases}-{rules_hash()}"
         number: Any = phases
@@ -108,17 +114,17 @@ class Workshop:
                 return out, summary
         return out, annotate.annotate(config)
 
-    def training(self, data: Path, seed: int, objective: str, phases: int = 9, **settings: Any) -> TrainConfig:
+    def training(self, data: Location, seed: int, objective: str, phases: int = 9, **settings: Any) -> TrainConfig:
         """What trains a student, annotated; `settings` are TrainConfig's, beside those of the budget."""
         budget = self.budget
-        varying = {name: value for name, value in settings.items() if value != getattr(TrainConfig, name)}
-        chosen: dict[str, Any] = {"objective": objective, "seed": seed, **varying}
-        config = TrainConfig(
+        plain = TrainConfig(
             data=data,
             out=Path(),
             annotations=None,
             student=budget.student,
-            backbone=budget.backbone,
+            network=budget.network,
+            objective=objective,
+            seed=seed,
             image_size=budget.student_pixels,
             validation_fraction=budget.validation_fraction,
             epochs=budget.epochs,
@@ -128,12 +134,16 @@ class Workshop:
             gpus_per_worker=budget.gpus_per_worker,
             wait_for_nodes_s=budget.fleet.wait_for_nodes_s,
             frame_cache=budget.out / "frames",
-            **chosen,
         )
-        labels = "" if objective == "bc" else f"-phases{phases}-{rules_hash()}"
+        usual, config = prepare.complete(plain), prepare.with_values(plain, settings)
+        varying = {
+            name: value for name, value in settings.items() if prepare.with_values(plain, {name: value}) != usual
+        }
+        annotated = prepare.find_method(objective).annotated
+        labels = "" if not annotated else f"-phases{phases}-{rules_hash()}"
         words = "".join(f"-{name}{value:g}" for name, value in varying.items())
         name = _named(f"{data.name}-{objective}{labels}{words}-seed{seed}", config)
-        annotations = None if objective == "bc" else self.annotations(data, phases)[0]
+        annotations = None if not annotated else self.annotations(data, phases)[0]
         return dataclasses.replace(config, out=budget.out / "runs" / name, annotations=annotations)
 
     def train(self, config: TrainConfig) -> Trained | None:
@@ -156,31 +166,31 @@ class Workshop:
         return [_read(config) if _is_done(config) else None for config in configs]
 
     def evaluation(
-        self, policy: str | Path, suite: str, flip_rate: float = 0.0, gripper: Gripper = "steady", videos: int = 0
+        self, policy: str | Location, suite: str, flip_rate: float = 0.0, gripper: Gripper = "steady", videos: int = 0
     ) -> EvalConfig:
         """What evaluates a teacher (by name) or a student (its run directory) on the held-out states."""
         budget = self.budget
         # A teacher does as it says in any case: what the students' default is does not make another evaluation.
-        raw = gripper == "raw" or not isinstance(policy, Path)
+        raw = gripper == "raw" or isinstance(policy, str)
         config = EvalConfig(
-            policy=str(policy / "checkpoint") if isinstance(policy, Path) else policy,
+            policy=policy if isinstance(policy, str) else str(policy / "checkpoint"),
             out=Path(),
             suite=suite,
             tasks=budget.tasks,
             init_states=budget.eval_init_states,
-            execute=0 if isinstance(policy, Path) else budget.teacher_execute,
+            execute=budget.teacher_execute if isinstance(policy, str) else 0,
             videos=videos,
             teacher_config=budget.teacher_config,
-            serving=ServingConfig() if isinstance(policy, Path) else budget.serving,
+            serving=budget.serving if isinstance(policy, str) else ServingConfig(),
             teacher_noise=TeacherNoiseConfig(flip_rate=flip_rate),
             env=budget.env,
             fleet=budget.fleet,
             actuation=AS_IT_SAYS if raw else ActuationConfig(),
         )
-        of = policy.name if isinstance(policy, Path) else f"{suite}-{policy}-flips{flip_rate:g}"
+        of = f"{suite}-{policy}-flips{flip_rate:g}" if isinstance(policy, str) else policy.name
         return dataclasses.replace(config, out=budget.out / "evaluations" / _named(of, config))
 
-    def evaluate(self, config: EvalConfig) -> Path | None:
+    def evaluate(self, config: EvalConfig) -> Location | None:
         """The directory of its outcomes."""
         if not _is_done(config):
             if not self._has_time(config):
@@ -188,7 +198,7 @@ class Workshop:
             evaluate.evaluate(config)
         return config.out
 
-    def evaluate_all(self, configs: Sequence[EvalConfig]) -> list[Path | None]:
+    def evaluate_all(self, configs: Sequence[EvalConfig]) -> list[Location | None]:
         """Students side by side, each in fewer simulators: those take seconds to begin."""
         cluster.connect()
         fleet = self.budget.fleet
@@ -263,13 +273,16 @@ def _read(config: TrainConfig) -> Trained:
 
 def check_objective(objective: str) -> None:
     """Raises UserError for one that TrainConfig does not know: before hours of collecting."""
-    known = get_args(get_type_hints(TrainConfig)["objective"])
-    if objective not in known:
-        raise UserError(f"there is no objective {objective!r} to train with; choose from {', '.join(known)}")
+    prepare.find_method(objective)
 
 
 def _named(words: str, config: Any) -> str:
     """`words` and a hash of all settings that change what is made."""
-    named = named_settings(config, generation=STUDIES)
-    settings = {name: value for name, value in named.items() if name not in MACHINE}
+    settings = content(config)
+    settings.pop("policy", None)  # the words name it
+    if "teacher_config" in settings:  # whichever the teacher, names hold the settings of both kinds that have any
+        of_all = {**content(OpenVlaConfig()), **content(RemoteConfig())}
+        settings["teacher_config"] = {**of_all, **settings["teacher_config"]}
+    if "method" in settings:
+        settings = {**ONCE_OF_ALL, **settings.pop("network"), **settings.pop("method"), **settings}
     return f"{words}-{config_hash(words=words, settings=json.dumps(settings, sort_keys=True, default=str))}"

@@ -12,17 +12,14 @@ from ray import tune
 
 from vlaad_ray.configs import TAXONOMIES, SweepConfig, TrainConfig, UserError
 from vlaad_ray.configs.bounds import check_value, hints, marks_of
+from vlaad_ray.methods import METHODS
+from vlaad_ray.methods.method import Method
+from vlaad_ray.models.student import STUDENTS
+from vlaad_ray.train.prepare import complete
 
 INTEGERS = ("phases", "chunk", "lora_rank")
 LOGARITHMIC = ("lr", "phase_weight", "direction_weight")
 """Axes whose intervals are searched evenly in the exponent."""
-MATTERS_TO = {
-    "alpha": ("dual_path", "both"),
-    "phases": ("dual_path", "auxiliary", "both"),
-    "phase_weight": ("auxiliary", "both"),
-    "direction_weight": ("auxiliary", "both"),
-}
-"""Objectives that an axis changes anything for; the others matter to all."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +42,12 @@ def read_axes(config: SweepConfig) -> list[Axis]:
     if not axes:
         raise UserError("nothing varies: give --space.… at least one choice or interval")
     for axis in axes:
-        if axis.name in hints(TrainConfig):  # a trial's setting may be what a training's may be
-            check_value(axis.flag, axis.interval or axis.choices, marks_of(hints(TrainConfig)[axis.name]))
-        objectives = MATTERS_TO.get(axis.name)
-        if objectives is not None and config.train.objective not in objectives:
-            raise UserError(
-                f"{axis.flag}: changes nothing with --objective {config.train.objective} (but with "
-                f"{', '.join(objectives)}); leave it out: {axis.flag} ''"
-            )
-        if axis.name == "lora_rank" and config.train.student == "small":
-            raise UserError(f"{axis.flag}: --student small has no adapters; choose --student vlaad_158m")
+        check_matters(axis, config.train)
+        trained = complete(config.train)
+        holders: tuple[Any, ...] = (TrainConfig, type(trained.method), type(trained.network))
+        for holder in holders:
+            if axis.name in hints(holder):  # a trial's setting may be what a training's may be
+                check_value(axis.flag, axis.interval or axis.choices, marks_of(hints(holder)[axis.name]))
         if config.search == "grid" and not axis.choices:
             raise UserError(f"{axis.flag}: a grid needs choices such as 0.1,0.3,1, not an interval; leave it out: ''")
         if axis.name == "phases":
@@ -64,6 +57,28 @@ def read_axes(config: SweepConfig) -> list[Axis]:
             if config.train.annotations is not None:
                 raise UserError("--annotations has one taxonomy; leave it out, or do without --space.phases")
     return axes
+
+
+def check_matters(axis: Axis, config: TrainConfig) -> None:
+    """Raises UserError for a setting that neither the training nor its objective nor its student has."""
+    if axis.name in {field.name for field in dataclasses.fields(TrainConfig)}:
+        return
+    objectives = [name for name, method in METHODS.items() if _has(axis.name, method)]
+    students = [name for name, preset in STUDENTS.items() if axis.name in _names(preset.config)]
+    for flag, chosen, fitting in (("objective", config.objective, objectives), ("student", config.student, students)):
+        if fitting and chosen not in fitting:
+            raise UserError(
+                f"{axis.flag}: changes nothing with --{flag} {chosen} (but with {', '.join(fitting)}); leave it out: "
+                f"{axis.flag} ''"
+            )
+
+
+def _has(setting: str, method: Method) -> bool:
+    return method.annotated if setting == "phases" else setting in _names(method.config)
+
+
+def _names(config_type: type[Any]) -> set[str]:
+    return {field.name for field in dataclasses.fields(config_type)}
 
 
 def parse_axis(name: str, text: str) -> Axis:

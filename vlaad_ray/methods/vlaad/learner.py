@@ -1,17 +1,21 @@
 """A student in training: its answers, and those of the auxiliary heads that training alone has.
 
-Notation as in model.py; P phases, M distinct direction texts in a batch.
+Notation as in method.py; P phases, M distinct direction texts in a batch.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vlaad_ray.methods import method
+from vlaad_ray.methods.method import Batch
+from vlaad_ray.methods.vlaad.config import Weighted
 from vlaad_ray.models.student.model import Student
 
 TEMPERATURE = 0.07
@@ -23,9 +27,9 @@ class Answers(NamedTuple):
     """What a loss is computed from; None where an objective doesn't ask for it."""
 
     image: Tensor
-    """[B, K, 7, N] logits from image and instruction."""
+    """Output [B, K, …] from image and instruction."""
     full: Tensor | None = None
-    """[B, K, 7, N] logits with the description."""
+    """The same with the description."""
     phase: Tensor | None = None
     """[B, P] logits."""
     direction: Tensor | None = None
@@ -51,16 +55,15 @@ class AuxiliaryHeads(nn.Module):
         return self.phase(summary), similarity
 
 
-class Learner(nn.Module):
-    """One forward for all that an objective needs, so that workers which train together wrap one module."""
+class Learner(method.Learner):
+    """A student that is also asked with the description, and the auxiliary heads."""
 
     def __init__(self, student: Student, phases: int) -> None:
         """`phases`: how many the auxiliary head tells apart; 0: no auxiliary heads."""
-        super().__init__()
-        self.student = student
+        super().__init__(student)
         self.heads = AuxiliaryHeads(student.summary_width, phases, student.config.text_width) if phases else None
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         images: Tensor,
         proprio: Tensor,
@@ -68,10 +71,26 @@ class Learner(nn.Module):
         description: Tensor | None = None,
         directions: Tensor | None = None,
     ) -> Answers:
-        """As a student's forward; `directions` [M, L]: token ids of the batch's distinct direction texts."""
+        """As a student's forward; description [B, L], `directions` [M, L]: the batch's distinct direction texts."""
         student = self.student
         features = student.perceive(images, proprio, student.encode_text(instruction))
-        image, full = student.answer(features, description)
+        full = None if description is None else student.decide(features, student.encode_text(description))
+        image = student.decide(features)
         if self.heads is None or directions is None:
             return Answers(image, full)
         return Answers(image, full, *self.heads(student.summarise(features), student.embed_text(directions)))
+
+
+def learner(settings: Weighted, student: Student, phases: Sequence[str]) -> Learner:
+    return Learner(student, len(phases) if settings.weights.auxiliary else 0)
+
+
+def answer(settings: Weighted, model: nn.Module, batch: Batch) -> Answers:
+    weights = settings.weights
+    described = batch.said("description") if weights.full else None
+    directions = None
+    if weights.auxiliary:
+        assert batch.texts is not None
+        directions = batch.texts[torch.unique(batch.columns["direction"])]
+    answers: Answers = model(batch.images, batch.proprio, batch.instruction, described, directions)
+    return answers

@@ -1,6 +1,13 @@
-"""The student: a policy that sees images and an instruction and answers with K binned actions.
+"""The student: a policy that sees images and an instruction and answers with K actions.
 
-model says what a network is; small and clip are networks, presets says which there are; text is the tokenizer,
-preprocess turns pixels into inputs and logits into actions, checkpoint is files on disk. backbone (CLIP's weights) and
-lora are for training. None of them knows Ray or LIBERO.
+model says what a network is, presets what training has to know of one; small and clip are networks that answer in bins
+(bins), the latter with CLIP's weights (vlaad_158m, backbone, lora: for training). text is the tokenizer, preprocess
+turns pixels into inputs and logits into actions, checkpoint is files on disk. None of them knows Ray or LIBERO.
 """
+
+from vlaad_ray.models.student.presets import Preset
+from vlaad_ray.models.student.small import SMALL
+from vlaad_ray.models.student.vlaad_158m import VLAAD_158M
+
+STUDENTS: dict[str, Preset] = {"small": SMALL, "vlaad_158m": VLAAD_158M}
+"""--student -> how it comes about. One line makes another (docs/extending.md)."""

@@ -1,17 +1,13 @@
 """A student on disk: model.safetensors, config.json, tokenizer.json. No pickle.
 
-Loading a small student needs torch alone, a clip one transformers as well; no adapters are left in either.
+Loading one needs torch, and what its architecture imports (clip: transformers); no adapters are left in any.
 Proprioception's normalisation statistics are buffers of the model, so they are in model.safetensors.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,15 +16,18 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from vlaad_ray.configs import UserError, what_a_checkpoint_is
+from vlaad_ray import plugins
+from vlaad_ray.configs import Location, UserError, what_a_checkpoint_is
+from vlaad_ray.files import local_copy, read_bytes, sha256
+from vlaad_ray.models.student import STUDENTS
 from vlaad_ray.models.student.model import Student
-from vlaad_ray.models.student.presets import PRESETS, network
+from vlaad_ray.models.student.presets import Preset
 from vlaad_ray.models.student.text import TextTokenizer, load_tokenizer
 
 FORMAT = "vlaad_ray student"
-SCHEMA_VERSION = 2
-READABLE = (1, 2)
-"""Version 1 knew one architecture, small, and didn't name it."""
+SCHEMA_VERSION = 3
+READABLE = (1, 2, 3)
+"""Version 1 knew one architecture, small, and didn't name it. Version 2 knew one robot, LIBERO's."""
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 
 
@@ -43,7 +42,10 @@ class Pretrained:
 
 
 def save_pretrained(directory: Path, student: Student, tokenizer: TextTokenizer, training: Mapping[str, Any]) -> None:
-    """Write the three files into `directory` (made if missing). `training` must be JSON-able."""
+    """Write the three files into `directory` (made if missing). `training` must be JSON-able.
+
+    config.json goes last and holds the others' hashes, so that no reader takes the halves of two checkpoints for one.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     save_tensors(directory / WEIGHTS, student.state_dict())
     tokenizer.save(directory / TOKENIZER)
@@ -53,14 +55,21 @@ def save_pretrained(directory: Path, student: Student, tokenizer: TextTokenizer,
         "architecture": student.config.architecture,
         "student": asdict(student.config),
         "training": dict(training),
+        "files": {name: sha256(directory / name) for name in (WEIGHTS, TOKENIZER)},
     }
     (directory / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
 
 
-def from_pretrained(directory: Path) -> Pretrained:
+def from_pretrained(directory: Location) -> Pretrained:
     """Load a checkpoint directory onto the CPU, in fp32. Raises UserError naming the file at fault."""
+    read_config(directory)  # before all of it is fetched from a store
+    with local_copy(directory) as folder:
+        return _load(folder)
+
+
+def _load(directory: Path) -> Pretrained:
     config = read_config(directory)
-    config_type, network_type = network(config["architecture"])
+    config_type, network_type = of_architecture(config["architecture"]).network()
     try:
         student_config = config_type(**{**config["student"], "cameras": tuple(config["student"]["cameras"])})
     except (TypeError, KeyError) as error:
@@ -75,27 +84,40 @@ def from_pretrained(directory: Path) -> Pretrained:
             f"{directory / WEIGHTS} doesn't match its {CONFIG}: {len(wrong)} tensors missing, extra or of another "
             f"shape, first {wrong[0]!r}; copy the whole checkpoint again"
         )
-    # A clip's weights stay where the file is mapped: copied, a process would hold its 630 MB twice for a moment.
-    student.load_state_dict(tensors, assign=student_config.architecture == "clip")
+    tokenizer = load_tokenizer(directory / TOKENIZER, student_config.text_length)
+    for name, written in config.get("files", {}).items():
+        if sha256(directory / name) != written:
+            raise UserError(f"{directory / name} is not the file that {CONFIG} was written with; copy both again")
+    student.fill(tensors)
     student.eval()
-    return Pretrained(student, load_tokenizer(directory / TOKENIZER, student_config.text_length), config["training"])
+    return Pretrained(student, tokenizer, config["training"])
 
 
-def checkpoint_name(directory: Path) -> str:
+def of_architecture(name: str) -> Preset:
+    """The first preset of an architecture, a plugin's if need be. Raises KeyError where there is none."""
+    found = {preset.architecture: preset for preset in reversed(STUDENTS.values())}
+    if name not in found:
+        plugins.load_named()
+        found = {preset.architecture: preset for preset in reversed(STUDENTS.values())}
+    return found[name]
+
+
+def checkpoint_name(directory: Location) -> str:
     """What identifies a checkpoint, from its weights alone: student-1a2b3c4d."""
-    return f"student-{hashlib.sha256((directory / WEIGHTS).read_bytes()).hexdigest()[:8]}"
+    known = read_config(directory).get("files", {})
+    return f"student-{(known.get(WEIGHTS) or sha256(directory / WEIGHTS))[:8]}"
 
 
-def read_config(directory: Path) -> dict[str, Any]:
+def read_config(directory: Location) -> dict[str, Any]:
     """config.json of a checkpoint, checked for format and version. Cheap: reads no weights."""
     path = directory / CONFIG
-    if not path.is_file():
+    try:
+        config = json.loads(read_bytes(path))
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{path} does not exist; pass a student checkpoint, as jobs/train.py writes it to OUT/checkpoint: "
             f"{what_a_checkpoint_is(directory)}"
-        )
-    try:
-        config = json.loads(path.read_text())
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); copy the checkpoint again") from None
     if not isinstance(config, dict) or config.get("format") != FORMAT:
@@ -106,11 +128,14 @@ def read_config(directory: Path) -> dict[str, Any]:
             "train again or install the version that wrote it"
         )
     config.setdefault("architecture", "small")
-    if config["architecture"] not in PRESETS.values():
+    try:
+        of_architecture(config["architecture"])
+    except KeyError:
+        known = " and ".join(dict.fromkeys(preset.architecture for preset in STUDENTS.values()))
         raise UserError(
-            f"{path} names the architecture {config['architecture']!r}, this vlaad_ray knows "
-            f"{' and '.join(PRESETS.values())}; install the version that wrote it"
-        )
+            f"{path} names the architecture {config['architecture']!r}, this vlaad_ray knows {known}; name the module "
+            "that adds it (--plugin MODULE), or install the version that wrote it"
+        ) from None
     return config
 
 
@@ -148,20 +173,6 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
         ) from None
     check_finite(path, tensors)
     return tensors
-
-
-@contextmanager
-def replacing_directory(directory: Path) -> Iterator[Path]:
-    """A temporary directory beside `directory`, put in its place when the block ends well."""
-    temporary = directory.with_name(f".{directory.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        shutil.rmtree(directory, ignore_errors=True)
-        os.replace(temporary, directory)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _shape(tensors: Mapping[str, torch.Tensor], name: str) -> torch.Size | None:

@@ -1,8 +1,8 @@
 """The 158 M student: CLIP's ViT-B/16 and its text tower with 248 positions (Long-CLIP, arXiv 2403.15378), and a decoder
-whose K queries read image patches, text and proprioception and answer with 7 x N bins each.
+whose K queries read image patches, text and proprioception and answer with A x N bins each.
 
 Notation: B batch, C cameras, S image size, P tokens a picture (patches and the class token), D text width, W width of
-the decoder, K chunk length, N bins, L tokens.
+the decoder, K chunk length, A numbers in an action, N bins, L tokens.
 
 The towers are transformers' own. In training they are frozen but for LoRA (lora.py); a deployed student has that merged
 into their weights, and this module never needs peft.
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 from transformers.initialization import no_init_weights
 
+from vlaad_ray.models.student.bins import BinnedConfig, BinnedStudent
 from vlaad_ray.models.student.model import Student, StudentConfig
 from vlaad_ray.models.student.preprocess import normalise_images
-from vlaad_ray.types import ACTION_DIM, PROPRIO_DIM
 
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -27,7 +27,7 @@ PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
-class ClipConfig(StudentConfig):
+class ClipConfig(BinnedConfig):
     """Defaults: Long-CLIP ViT-B/16. The towers' shape is that of the checkpoint they come from."""
 
     architecture = "clip"
@@ -119,7 +119,7 @@ class DecoderLayer(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
-class ClipStudent(Student):
+class ClipStudent(BinnedStudent):
     """Features [B, T, W]: the encoded instruction, proprioception if any, then P tokens of each camera."""
 
     config: ClipConfig
@@ -134,13 +134,13 @@ class ClipStudent(Student):
         self.from_vision = nn.Linear(config.vision_width, width)
         self.from_text = nn.Linear(config.text_width, width)
         if config.proprio:
-            self.from_proprio = nn.Linear(PROPRIO_DIM, width)
+            self.from_proprio = nn.Linear(config.proprio_dim, width)
         self.camera = nn.Parameter(torch.randn(len(config.cameras), 1, width) * 0.02)
         self.no_description = nn.Parameter(torch.randn(width) * 0.02)
         self.queries = nn.Parameter(torch.randn(config.chunk, width) * 0.02)
         self.memory_norm, self.norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.decoder = nn.ModuleList([DecoderLayer(config) for _ in range(config.layers)])
-        self.bins = nn.Linear(width, ACTION_DIM * config.bins)
+        self.bins = nn.Linear(width, config.action_dim * config.bins)
         self.summary_width = width
         scale = [[[1 / (255 * std)]] for std in PIXEL_STD]
         shift = [[[mean / std]] for mean, std in zip(PIXEL_MEAN, PIXEL_STD, strict=True)]
@@ -152,6 +152,10 @@ class ClipStudent(Student):
         """Drawing random weights takes seconds, and touches memory that loading then replaces."""
         with no_init_weights():
             return super().unfilled(config)
+
+    def fill(self, tensors: dict[str, Tensor]) -> None:
+        """The weights stay where the file is mapped: copied, a process would hold their 630 MB twice for a moment."""
+        self.load_state_dict(tensors, assign=True)
 
     def embed_text(self, tokens: Tensor) -> Tensor:
         """[B, L] -> [B, D]: the last layer's state of the first end token. What follows it is never looked at."""

@@ -1,18 +1,20 @@
 """Pixels and actions on their way into and out of a student: the same functions in training and at deployment.
 
-Notation: B batch, C cameras, S image size, K chunk length, N bins.
+Notation: B batch, C cameras, S image size, K chunk length, A numbers in an action, N bins.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-from vlaad_ray.types import ACTION_DIM
+from vlaad_ray.types import ACTION_DIM, LIBERO
 
 GRIPPER = ACTION_DIM - 1
+"""LIBERO's; another robot's is its StudentConfig.gripper."""
 SHIFT_PIXELS = 4
 """Random shift in training, at 96 pixels: scaled with the image size."""
 
@@ -55,13 +57,19 @@ def random_shift(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return shifted
 
 
-def actions_to_bins(actions: np.ndarray, bins: int) -> np.ndarray:
+Numbers = TypeVar("Numbers", np.ndarray, torch.Tensor)
+
+
+def actions_to_bins(actions: Numbers, bins: int) -> Numbers:
     """Actions in [-1, 1] -> index of the uniform bin, same shape, int64. Values outside go to the outermost bin."""
-    return np.clip((actions + 1.0) * (bins / 2), 0, bins - 1).astype(np.int64)
+    places = (actions + 1.0) * (bins / 2)
+    if isinstance(places, torch.Tensor):
+        return places.clip(0, bins - 1).to(torch.int64)
+    return np.clip(places, 0, bins - 1).astype(np.int64)
 
 
-def bins_to_actions(logits: torch.Tensor) -> torch.Tensor:
-    """[..., 7, N] logits -> [..., 7] float32 actions in [-1, 1].
+def bins_to_actions(logits: torch.Tensor, gripper: int | None = LIBERO.gripper) -> torch.Tensor:
+    """[..., A, N] logits -> [..., A] float32 actions in [-1, 1].
 
     The mean of the predicted distribution; the gripper is exactly -1 or +1, whichever half holds more probability. A
     teacher's reaction to what a single image does not show (its own velocity, say) spreads the target over many bins:
@@ -69,13 +77,18 @@ def bins_to_actions(logits: torch.Tensor) -> torch.Tensor:
     """
     logits = logits.to(torch.float32)
     actions = logits.softmax(-1) @ bin_centres(logits)
-    actions[..., GRIPPER] = torch.where(closing_logit(logits) > 0, 1.0, -1.0)
+    if gripper is not None:
+        actions[..., gripper] = torch.where(closing_logit(logits, gripper) > 0, 1.0, -1.0)
     return actions
 
 
-def translation_spread(logits: torch.Tensor) -> torch.Tensor:
-    """[..., 7, N] logits -> [..., 3] standard deviation of the predicted distribution of each translation."""
-    likely = logits[..., :3, :].to(torch.float32).softmax(-1)
+def translation_spread(logits: torch.Tensor, gripper: int | None = LIBERO.gripper) -> torch.Tensor:
+    """[..., A, N] logits -> [..., 3] standard deviation of the predicted distribution of each translation.
+
+    Translations are an action's first three numbers, or as many as there are before the gripper's.
+    """
+    translations = min(3, logits.shape[-2] if gripper is None else gripper)
+    likely = logits[..., :translations, :].to(torch.float32).softmax(-1)
     centres = bin_centres(logits)
     mean = likely @ centres
     return (likely @ centres.square() - mean.square()).clamp_min(0).sqrt()
@@ -87,14 +100,14 @@ def bin_centres(logits: torch.Tensor) -> torch.Tensor:
     return (torch.arange(bins, dtype=torch.float32, device=logits.device) + 0.5) * (2.0 / bins) - 1.0
 
 
-def closing_logit(logits: torch.Tensor) -> torch.Tensor:
-    """[..., 7, N] logits -> [...] log-odds that the gripper is to be closed: of the upper half of its bins."""
-    gripper = logits[..., GRIPPER, :].to(torch.float32)
-    half = gripper.shape[-1] // 2
-    return gripper[..., half:].logsumexp(-1) - gripper[..., :half].logsumexp(-1)
+def closing_logit(logits: torch.Tensor, gripper: int = GRIPPER) -> torch.Tensor:
+    """[..., A, N] logits -> [...] log-odds that the gripper is to be closed: of the upper half of its bins."""
+    closing = logits[..., gripper, :].to(torch.float32)
+    half = closing.shape[-1] // 2
+    return closing[..., half:].logsumexp(-1) - closing[..., :half].logsumexp(-1)
 
 
 def chunk_targets(actions: np.ndarray, chunk: int) -> np.ndarray:
-    """[T, 7] -> [T, K, 7]: actions t .. t+K-1, the last one repeated beyond the end of the episode."""
+    """[T, A] -> [T, K, A]: actions t .. t+K-1, the last one repeated beyond the end of the episode."""
     steps = np.minimum(np.arange(len(actions))[:, None] + np.arange(chunk), len(actions) - 1)
     return actions[steps]

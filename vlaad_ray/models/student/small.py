@@ -1,6 +1,7 @@
-"""The small student: convolutions steered by the instruction, then a fusion head over K x 7 x N action bins.
+"""The small student: convolutions steered by the instruction, then a fusion head over K x A x N action bins.
 
-Notation: B batch, C cameras, S image size, D text width, K chunk length, N bins, L tokens.
+Notation: B batch, C cameras, S image size, D text width, K chunk length, A numbers in an
+action, N bins, L tokens.
 
 The instruction enters the image trunk by FiLM (Perez et al., arXiv 1709.07871).
 """
@@ -13,14 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vlaad_ray.models.student.model import Student, StudentConfig
+from vlaad_ray.configs import NoSettings, UserError
+from vlaad_ray.models.student.bins import BinnedConfig, BinnedStudent
 from vlaad_ray.models.student.preprocess import normalise_images
+from vlaad_ray.models.student.presets import Preset
 from vlaad_ray.models.student.text import PAD
-from vlaad_ray.types import ACTION_DIM, PROPRIO_DIM
 
 
 @dataclass(frozen=True)
-class SmallConfig(StudentConfig):
+class SmallConfig(BinnedConfig):
     """About 7 M parameters, trained from scratch on CPU. `image_size` is a multiple of 16."""
 
     architecture = "small"
@@ -105,13 +107,13 @@ class CameraEncoder(nn.Module):
         return self.norm(self.project(functional.relu(self.squeeze(functional.relu(x))).flatten(1)))
 
 
-class SmallStudent(Student):
+class SmallStudent(BinnedStudent):
     """Features [B, W]: of each camera, of proprioception, and the encoded instruction, one after the other."""
 
     config: SmallConfig
 
     def __init__(self, config: SmallConfig) -> None:
-        if config.image_size % 16 or config.image_size < 32:
+        if not fits(config.image_size):
             raise ValueError(f"image_size {config.image_size} is not a multiple of 16 of at least 32")
         super().__init__(config)
         text = config.text_width
@@ -120,14 +122,14 @@ class SmallStudent(Student):
         self.no_description = nn.Parameter(torch.randn(text) * 0.02)
         self.summary_width = config.feature_width * len(config.cameras) + text
         if config.proprio:
-            self.proprio = nn.Sequential(nn.Linear(PROPRIO_DIM, 64), nn.ReLU(), nn.Linear(64, 64))
+            self.proprio = nn.Sequential(nn.Linear(config.proprio_dim, 64), nn.ReLU(), nn.Linear(64, 64))
             self.summary_width += 64
         self.head = nn.Sequential(
             nn.Linear(self.summary_width + text, config.hidden),
             nn.GELU(),
             nn.Linear(config.hidden, config.hidden),
             nn.GELU(),
-            nn.Linear(config.hidden, config.chunk * ACTION_DIM * config.bins),
+            nn.Linear(config.hidden, config.chunk * config.action_dim * config.bins),
         )
 
     def embed_text(self, tokens: Tensor) -> Tensor:
@@ -151,3 +153,16 @@ class SmallStudent(Student):
 
     def summarise(self, features: Tensor) -> Tensor:
         return features
+
+
+def fits(image_size: int) -> bool:
+    """Whether the trunk can halve pictures of this size four times, and something is left."""
+    return image_size % 16 == 0 and image_size >= 32
+
+
+def check(settings: NoSettings, image_size: int) -> None:
+    if image_size and not fits(image_size):
+        raise UserError(f"--image-size {image_size}: choose a multiple of 16, 32 or more")
+
+
+SMALL = Preset(architecture=SmallConfig.architecture, network=lambda: (SmallConfig, SmallStudent), check=check)
