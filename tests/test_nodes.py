@@ -107,15 +107,15 @@ def autoscaling(request):
         **{"use_node_id_as_ip": True, "disable_node_updaters": True, "disable_launch_config_check": True},
         **{"launch_multiple": True, "head_node_id": HEAD},
     }
-    node_types = {
-        "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+    node_types = {  # the provider's own name for the head
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
         "gpus": {"resources": {"CPU": 2, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 1},
     }
     config = {
         "cluster_name": "fake",
         "provider": provider,
         "available_node_types": node_types,
-        "head_node_type": "head",
+        "head_node_type": "ray.head.default",
         "max_workers": 1,
         "idle_timeout_minutes": 10,
         **{part: {} for part in ("auth", "docker", "file_mounts")},
