@@ -15,14 +15,26 @@ from pathlib import Path
 
 import pytest
 import ray
+import synthetic
 from fakes import episode
 
 from vlaad_ray import files, store
 from vlaad_ray.annotate import annotate
 from vlaad_ray.collect import collect
-from vlaad_ray.configs import AnnotateConfig, CollectConfig, EnvConfig, EvalConfig, ExportConfig, TrainConfig, UserError
+from vlaad_ray.configs import (
+    AnnotateConfig,
+    CollectConfig,
+    EnvConfig,
+    EvalConfig,
+    ExportConfig,
+    SpaceConfig,
+    SweepConfig,
+    TrainConfig,
+    UserError,
+)
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.evaluate import evaluate
+from vlaad_ray.experiments.sweep import sweep
 from vlaad_ray.export import export
 from vlaad_ray.report import write_report
 from vlaad_ray.train import train
@@ -115,6 +127,18 @@ def test_a_project_in_a_bucket_from_collection_to_report(s3, cluster):
     exported = StudentPolicy.from_pretrained(str(run / "export"))
     assert exported.infer(observation(store.read_episode(store.list_episodes(run / "data")[0]))).actions.shape == (5, 7)
     assert not [path for path in ROOT.iterdir() if path.name.startswith("s3:")]
+
+
+@pytest.mark.slow
+def test_a_sweep_in_a_bucket_keeps_its_trials_there(s3, cluster):
+    """Ray Tune, too, would make a folder of the URI, on whatever node a trial runs."""
+    data, notes = synthetic.write_dataset(s3.bucket("sweeps"), 6, steps=10)
+    trained = TrainConfig(data, data.parent / "sweep", notes, epochs=1, batch_size=32, image_size=32, workers=1)
+    config = SweepConfig(trained, space=SpaceConfig(alpha="0.5,1", lr=""), search="grid", early_stopping=False)
+    assert sweep(config)["counts"]["finished"] == 2
+    assert files.children(config.out / "tune", "tuner.pkl")
+    assert store.read_json(config.out / "best.json")["stage"] == "TrainConfig"
+    assert sweep(config)["counts"]["finished"] == 2, "shown again"
 
 
 def test_a_driver_killed_in_collection_loses_nothing_that_was_stored(s3, cluster):
