@@ -11,6 +11,8 @@ os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 # A dashboard that takes more than its 60 s, as on a machine that trains beside the tests, takes the Ray head with it.
 os.environ.setdefault("RAY_DASHBOARD_STARTUP_TIMEOUT_S", "300")
+# Ray's workers import our fakes and plugins by name, as ours do.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
 # The tests' own Ray, never a cluster that happens to run on this machine.
 os.environ.pop("RAY_ADDRESS", None)
 # A server's token, if somebody has one set: tests bring their own.

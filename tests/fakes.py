@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from vlaad_ray.types import CAMERAS, ActionChunk, Episode, EpisodeKey, InitState, Observation
+from vlaad_ray.types import CAMERAS, LIBERO, ActionChunk, Episode, EpisodeKey, InitState, Observation
 
 
 class LineEnv:
     """A hand on a line. The goal holds while 0.5 <= position <= `upper`; the object drops if `drops` and released."""
 
     instruction = "move to the goal"
+    embodiment = LIBERO
     budget = 20
 
     def __init__(self, upper: float = 2.0, drops: bool = False):

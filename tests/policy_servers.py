@@ -6,7 +6,7 @@ import threading
 import numpy as np
 from websockets.sync.server import serve
 
-from vlaad_ray.configs import TeacherConfig
+from vlaad_ray.configs import RemoteConfig
 from vlaad_ray.serving import protocol
 from vlaad_ray.teachers.remote import RemoteTeacher
 from vlaad_ray.types import Observation
@@ -18,7 +18,7 @@ HELLO = protocol.pack(METADATA)
 def client(server, execute=5, **changes):
     """`server`: its address, or something with a `url`."""
     settings = {"connect_timeout_s": 20.0, "infer_timeout_s": 20.0, **changes}
-    return RemoteTeacher(TeacherConfig(url=server if isinstance(server, str) else server.url, **settings), execute)
+    return RemoteTeacher(RemoteConfig(url=server if isinstance(server, str) else server.url, **settings), execute)
 
 
 def seen(size=32):

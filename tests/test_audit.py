@@ -11,7 +11,9 @@ import pytest
 from vlaad_ray import store
 from vlaad_ray.configs import AuditConfig, EnvConfig, FleetConfig, TeacherNoiseConfig, UserError
 from vlaad_ray.experiments.teacher_audit import run_audit
-from vlaad_ray.quality import audit
+from vlaad_ray.quality.measure import audit_file
+from vlaad_ray.quality.stage import audit
+from vlaad_ray.quality.summary import summarise
 
 
 def episode(number, flips=()):
@@ -63,8 +65,8 @@ def test_an_audit_counts_names_the_corrupt_file_and_leaves_the_dataset_alone(dat
 def test_a_repaired_copy_differs_in_the_flips_alone_and_says_so(dataset, ray_local, tmp_path):
     before = contents(dataset)
     config = AuditConfig(data=dataset, out=tmp_path / "out", repair=tmp_path / "steady")
-    summary = audit.audit(config, store.list_episodes(dataset))
-    again = audit.audit(config, store.list_episodes(dataset))  # the same command once more is no mixture
+    summary = audit(config, store.list_episodes(dataset))
+    again = audit(config, store.list_episodes(dataset))  # the same command once more is no mixture
     assert again["repair"] == summary["repair"]
     counts = {name: summary["repair"][name] for name in ("episodes", "episodes_changed", "steps_changed")}
     assert counts == {"episodes": 4, "episodes_changed": 3, "steps_changed": 6}
@@ -82,9 +84,7 @@ def test_a_repaired_copy_differs_in_the_flips_alone_and_says_so(dataset, ray_loc
         old, new = store.read_episode(path), store.read_episode(copy)
         assert (old.actions != new.actions).sum() == changed
         np.testing.assert_array_equal(new.actions, episode(int(path.stem.split("-")[2][1:])).actions)
-    clean = audit.audit(
-        AuditConfig(data=tmp_path / "steady", out=tmp_path / "after"), store.list_episodes(config.repair)
-    )
+    clean = audit(AuditConfig(data=tmp_path / "steady", out=tmp_path / "after"), store.list_episodes(config.repair))
     assert clean["self_revoked"] == 0
 
 
@@ -92,12 +92,12 @@ def test_outputs_never_land_in_a_dataset(dataset, tmp_path):
     """summary.json of the audit would overwrite that of the collection; a repair must not mix two datasets."""
     paths = store.list_episodes(dataset)
     with pytest.raises(UserError, match=r"--out .* is also --data"):
-        audit.audit(AuditConfig(data=dataset, out=dataset), paths)
+        audit(AuditConfig(data=dataset, out=dataset), paths)
     with pytest.raises(UserError, match=r"--repair .* is also the dataset"):
-        audit.audit(AuditConfig(data=dataset, out=tmp_path / "out", repair=dataset), paths)
+        audit(AuditConfig(data=dataset, out=tmp_path / "out", repair=dataset), paths)
     store.write_episode(tmp_path / "other", fakes.episode(77), {})
     with pytest.raises(UserError, match="already holds 1 episodes that are not in the dataset"):
-        audit.audit(AuditConfig(data=dataset, out=tmp_path / "out", repair=tmp_path / "other"), paths)
+        audit(AuditConfig(data=dataset, out=tmp_path / "out", repair=tmp_path / "other"), paths)
     assert not (tmp_path / "out").exists()
 
 
@@ -105,7 +105,7 @@ def test_a_dataset_without_one_readable_file_is_an_error(ray_local, tmp_path):
     path = store.write_episode(tmp_path / "data", fakes.episode(), {})
     path.write_bytes(b"PAR1")
     with pytest.raises(UserError, match="none of the 1 episode files can be read"):
-        audit.audit(AuditConfig(data=tmp_path / "data", out=tmp_path / "out"), [path])
+        audit(AuditConfig(data=tmp_path / "data", out=tmp_path / "out"), [path])
 
 
 def verdict_on(flips, tmp_path):
@@ -113,8 +113,8 @@ def verdict_on(flips, tmp_path):
     records = []
     for number, steps in enumerate(flips):
         path = store.write_episode(tmp_path, episode(number, steps), {})
-        records.append(json.loads(audit.audit_file({"path": str(path)}, 3, None)["record"]))
-    return " ".join(audit.summarise(records, AuditConfig(out=tmp_path, data=tmp_path))["verdict"])
+        records.append(json.loads(audit_file({"path": str(path)}, 3, None)["record"]))
+    return " ".join(summarise(records, AuditConfig(out=tmp_path, data=tmp_path))["verdict"])
 
 
 def test_the_verdict_advises_what_helps(tmp_path):

@@ -25,10 +25,10 @@ def test_its_processes_ask_its_own_dashboard():
 def test_a_taken_dashboard_port_is_passed_over(monkeypatch):
     taken = int(ray.get(dashboard_address.remote()).rpartition(":")[2])
     monkeypatch.setattr(cluster, "DASHBOARD_PORTS", range(taken, taken + 50))
-    assert cluster._free_port() != taken
+    assert cluster.free_port(cluster.DASHBOARD_PORTS) != taken
     monkeypatch.setattr(cluster, "DASHBOARD_PORTS", range(taken, taken + 1))
     with pytest.raises(OSError, match="all taken"):
-        cluster._free_port()
+        cluster.free_port(cluster.DASHBOARD_PORTS)
 
 
 @ray.remote

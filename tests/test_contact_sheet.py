@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from vlaad_ray import store
-from vlaad_ray.annotate import check, merge
+from vlaad_ray.annotate import check, merge, prompts, rules
 from vlaad_ray.annotate.questions import Work
 from vlaad_ray.annotate.windows import Window
 from vlaad_ray.configs import AnnotateConfig, UserError, VlmConfig
@@ -75,7 +75,12 @@ def write_audited(root: Path, decisions: Mapping[str, str]) -> AnnotateConfig:
         for request, (window, said) in answers().items()
     }
     questions = {request: window for request, (window, _) in answers().items()}
-    work = Work(path, key.name, key.suite, key.task, INSTRUCTION, STEPS, 0, questions, stored)
+    said = {
+        request: prompts.parse(stored[request]["text"], None, window.kind, "viewer")
+        for request, window in questions.items()
+    }
+    nine = rules.nine_phases(episode)
+    work = Work(path, key.name, key.suite, key.task, INSTRUCTION, STEPS, 0, nine, questions, stored, said)
     finished = merge.finish(work, config, "a-vlm@1234", {}, decisions)
     stored["good"]["text"] += SCRIPT  # no schema lets it through; a server without one might
     store.write_answers(config.out, key.name, list(stored.values()))
@@ -147,7 +152,7 @@ def test_every_answer_stands_there_once_worst_first_with_the_pictures_that_the_v
     page = Page(sheet(config))
     assert page.requests[: len(WORST)] == WORST
     assert sorted(page.requests) == sorted(answers())
-    pictures = store.read_pictures(store.list_episodes(config.data)[0], "agentview")
+    pictures = store.read_pictures(store.list_episodes(config.data)[0])
     for request, (window, _) in answers().items():
         assert page.pictures[request] == [pictures[step] for step in window.frames]
     for data in page.pictures["good"]:

@@ -1,6 +1,7 @@
 """A deployed student: the same pixels and actions as in training, and nothing bad in or out."""
 
 import dataclasses
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,10 @@ from vlaad_ray import store
 from vlaad_ray.configs import ActuationConfig, UserError
 from vlaad_ray.deploy import actuation, loading
 from vlaad_ray.deploy.actuation import Actuation, GripperCommand, Nudge
-from vlaad_ray.deploy.decoding import decode_bins
+from vlaad_ray.deploy.decoding import decode
 from vlaad_ray.deploy.policy import MAX_TEXTS, StudentPolicy
 from vlaad_ray.deploy.shaping import Shaped, shape
-from vlaad_ray.models.student import checkpoint
+from vlaad_ray.models.student import bins, checkpoint
 from vlaad_ray.models.student.preprocess import bins_to_actions, translation_spread
 from vlaad_ray.models.student.small import SmallConfig, SmallStudent
 from vlaad_ray.models.student.text import train_tokenizer
@@ -320,7 +321,7 @@ class Recording:
         return np.broadcast_to(self.logits_given, (len(images), 5, 7, 16)).copy()
 
     def decode(self, output):
-        return decode_bins(output)
+        return decode(output, functools.partial(bins.decode, gripper=6))
 
 
 def recorded(directory, logits) -> tuple[StudentPolicy, Recording]:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from vlaad_ray.configs import SUITES
 from vlaad_ray.envs import libero
+from vlaad_ray.envs.libero_suites import BUDGETS as SUITES
 from vlaad_ray.semantics import directions
 from vlaad_ray.semantics.directions import Displacement, Subtask, words
 

@@ -1,5 +1,6 @@
 """Stage 5: what is reported, and the same loop for real."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from vlaad_ray.configs import (
     config_hash,
     named_settings,
 )
+from vlaad_ray.envs.libero_suites import images
 from vlaad_ray.evaluate import outcomes as results
 from vlaad_ray.evaluate import stage as evaluate
 from vlaad_ray.evaluate.metrics import find_metrics
@@ -87,6 +89,32 @@ def test_teacher_is_evaluated_resumed_and_filmed(ray_local, tmp_path):
     assert again["success"] == summary["success"]
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "outcomes").iterdir()} == store_time
 
+    # A video that fails is said to have failed, and costs no results.
+    video.unlink()
+    video.parent.rmdir()
+    video.parent.touch()
+    spoilt = evaluate.evaluate(config)
+    assert spoilt["videos"] == []
+    (warning,) = spoilt["warnings"]
+    assert warning.startswith(f"no video of {video.stem}: cannot write ")
+    assert json.loads((tmp_path / "summary.json").read_text())["success"]["ever"]["k"] == 2
+
+
+def test_results_are_there_before_any_video(tmp_path, monkeypatch):
+    """All episodes had been run, ffmpeg broke, and there was no summary.json."""
+
+    def break_down(*_):
+        raise RuntimeError("all simulators burn")
+
+    config = EvalConfig(policy="scripted", out=tmp_path, tasks="0", init_states="20", videos=1, **SMALL)
+    policy, _ = find_policy(config)
+    (spec,) = evaluate.plan_episodes(config, policy)
+    store.write_outcome(tmp_path, spec.key.name, outcome(0, "s0020", ever=True))
+    monkeypatch.setattr(evaluate, "film", break_down)
+    with pytest.raises(RuntimeError, match="burn"):
+        evaluate.evaluate(config)
+    assert json.loads((tmp_path / "summary.json").read_text())["success"]["ever"]["k"] == 1
+
 
 def test_student_runs_through_the_same_loop_and_training_states_are_reported(ray_local, tmp_path, checkpoint):
     config = EvalConfig(
@@ -102,7 +130,7 @@ def test_student_runs_through_the_same_loop_and_training_states_are_reported(ray
 def test_another_render_mode_than_in_training_is_reported(checkpoint):
     config = EvalConfig(policy=str(checkpoint), out=checkpoint, tasks="1", env=EnvConfig(render="exact"))
     policy, _ = find_policy(config)
-    assert check_images(policy, config.env) == [
+    assert check_images(policy, images(config.env)) == [
         f"{policy.name} learnt from 'fast' images and gets 'exact' ones (--render)"
     ]
 
@@ -110,7 +138,7 @@ def test_another_render_mode_than_in_training_is_reported(checkpoint):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"policy": "no/such/dir"}, "neither a teacher \\(scripted, openvla, remote\\) nor a checkpoint; give"),
+        ({"policy": "no/such/dir"}, "neither a teacher \\(scripted, openvla, remote.*\\) nor a checkpoint; give"),
         ({"init_states": "40-60"}, "init state 60 of libero_object task 0 does not exist"),
         ({"tasks": ""}, "nothing to evaluate"),
     ],

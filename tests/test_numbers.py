@@ -30,7 +30,7 @@ from vlaad_ray.methods import METHODS
 from vlaad_ray.methods.method import Learner
 from vlaad_ray.models.student import checkpoint
 from vlaad_ray.models.student.small import SmallConfig, SmallStudent
-from vlaad_ray.quality.audit import audit
+from vlaad_ray.quality.stage import audit
 from vlaad_ray.train import resume, train
 from vlaad_ray.train.data import episode_frames, gather
 from vlaad_ray.train.fit import Progress, Setup, fit, make_optimiser
@@ -201,7 +201,7 @@ def test_broken_weights_are_never_loaded_exported_or_served(broken, tmp_path):
     for use in (
         lambda: StudentPolicy.from_pretrained(broken),
         lambda: export(ExportConfig(broken, data, out, backend="onnx", precision="fp32")),
-        lambda: server.main(ServeConfig(ServedStudentConfig(broken))),
+        lambda: server.run(ServeConfig(ServedStudentConfig(broken))),
     ):
         with pytest.raises(UserError, match=r"model\.safetensors: .* holds NaN or infinity"):
             use()

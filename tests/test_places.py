@@ -43,9 +43,10 @@ from vlaad_ray.export import export
 from vlaad_ray.models.student.checkpoint import save_tensors
 from vlaad_ray.models.student.vlaad_158m import Vlaad158mConfig
 from vlaad_ray.pipeline import run_pipeline
-from vlaad_ray.quality.audit import audit
+from vlaad_ray.quality.stage import audit
 from vlaad_ray.runtime.record import check_place, write_run_record
 from vlaad_ray.train import train
+from vlaad_ray.types import Outcome
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,7 +75,8 @@ def outputs(tmp_path_factory):
     }.items():
         write_run_record(root / name, config)
     (root / "run" / "metrics.jsonl").write_text("{}\n")
-    store.write_json(root / "evaluation" / "outcomes" / "an-episode.json", {"success_ever": True})
+    outcome = Outcome("libero_object", 0, "s0020", "pick", True, True, steps=80, recorded_steps=90)
+    store.write_outcome(root / "evaluation", "an-episode", outcome)
     (root / "clip").mkdir()
     (root / "clip" / "config.json").write_text('{"model_type": "clip"}\n')
     return root

@@ -15,8 +15,8 @@ from vlaad_ray.configs import (
     EnvConfig,
     EvalConfig,
     FleetConfig,
+    RemoteConfig,
     ServerConfig,
-    TeacherConfig,
     UserError,
 )
 from vlaad_ray.deploy.policy import StudentPolicy
@@ -194,14 +194,14 @@ def test_bad_requests_are_refused_with_a_reason_and_others_are_served_on():
 def test_the_name_tells_policies_apart_or_has_to_be_given():
     """Episodes of two checkpoints under one name would be taken for the same and never collected."""
     with server_of() as one, server_of(metadata={**METADATA, "policy": "other"}) as other:
-        names = [find_teacher("remote", TeacherConfig(url=each.url), "libero_object", 0).name for each in (one, other)]
+        names = [find_teacher("remote", RemoteConfig(url=each.url), "libero_object", 0).name for each in (one, other)]
     assert len(set(names)) == 2
     with server_of(metadata={}) as server:
         with pytest.raises(UserError, match="name it, say --label"):
-            find_teacher("remote", TeacherConfig(url=server.url), "libero_object", 0)
+            find_teacher("remote", RemoteConfig(url=server.url), "libero_object", 0)
         with pytest.raises(UserError, match="goes into file names"):
-            find_teacher("remote", TeacherConfig(url=server.url, label="a/b"), "libero_object", 0)
-        named = find_teacher("remote", TeacherConfig(url=server.url, label="pi05"), "libero_object", 0)
+            find_teacher("remote", RemoteConfig(url=server.url, label="a/b"), "libero_object", 0)
+        named = find_teacher("remote", RemoteConfig(url=server.url, label="pi05"), "libero_object", 0)
     assert named.name.startswith("pi05-")
     assert (named.trained.render, named.trained.image_size) == ("exact", 256)
 
@@ -221,7 +221,7 @@ def test_real_libero_with_a_served_student_and_images_unlike_its_own_are_reporte
             init_states="20",
             budget=12,
             videos=0,
-            teacher_config=TeacherConfig(url=server.url),
+            teacher_config=RemoteConfig(url=server.url),
             env=EnvConfig(image_size=32),
             fleet=FleetConfig(actors=1),
         )

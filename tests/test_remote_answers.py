@@ -9,7 +9,7 @@ import pytest
 from openpi_client import msgpack_numpy
 from policy_servers import HELLO, METADATA, actions, client, seen, serving, serving_bytes
 
-from vlaad_ray.configs import TeacherConfig, UserError
+from vlaad_ray.configs import RemoteConfig, UserError
 from vlaad_ray.serving import protocol
 from vlaad_ray.teachers import find_teacher
 from vlaad_ray.teachers.remote import reason
@@ -33,7 +33,7 @@ def one_line(error):
     ("reply", "message"),
     [
         (actions(np.full((5, 7), np.nan)), "actions that are not finite"),
-        (actions(np.zeros((5, 32))), r"\[5, 32\] float64 as actions, not \[K, 7\]: serve a policy for LIBERO"),
+        (actions(np.zeros((5, 32))), r"\[5, 32\] float64 as actions, not \[K, 7\]: serve a policy for this robot"),
         (actions(np.zeros(7)), r"\[7\] float64 as actions"),
         (actions(np.zeros((3, 7))), "--execute 5: .* answers with 3 actions"),
         (actions([[0.0] * 7]), "list.* as actions"),
@@ -185,7 +185,7 @@ def test_an_endless_error_is_cut():
 
 def described(metadata, label=""):
     with serving_bytes(first=msgpack_numpy.packb(metadata)) as url:
-        return find_teacher("remote", TeacherConfig(url=url, label=label), "libero_object", 0)
+        return find_teacher("remote", RemoteConfig(url=url, label=label), "libero_object", 0)
 
 
 @pytest.mark.parametrize(

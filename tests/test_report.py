@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -15,9 +16,10 @@ import pytest
 from vlaad_ray import store
 from vlaad_ray.annotate import records, rules
 from vlaad_ray.configs import AnnotateConfig, EvalConfig, UserError
+from vlaad_ray.envs import find_suite
 from vlaad_ray.evaluate import outcomes as evaluate
 from vlaad_ray.evaluate import video
-from vlaad_ray.evaluate.metrics import LIBERO, find_metrics
+from vlaad_ray.evaluate.metrics import find_metrics
 from vlaad_ray.report import charts, page, write_report
 from vlaad_ray.rollout.outcome import store_outcome
 from vlaad_ray.runtime.record import write_run_record
@@ -61,7 +63,7 @@ def write_evaluation(run: Path, folder: str, policy: str, successes: list[bool],
         task, state = divmod(i, len(successes) // 2)
         key = EpisodeKey("libero_object", task, InitState("stored", 20 + state), policy, 0, "1" * 8)
         episode = Episode(**{**vars(make_episode(0)), "key": key, "success_step": 55 if success else None})
-        store_outcome(out, find_metrics(LIBERO), episode)
+        store_outcome(out, find_metrics(find_suite("libero_object").metrics), episode)
         if i in (0, len(successes) - 1):
             frames = [video.frame({"agentview": np.full((32, 32, 3), 4 * t, np.uint8)}, f"{t}") for t in range(10)]
             video.write_mp4(out / "videos" / f"{key.name}.mp4", frames, fps=10)
@@ -89,7 +91,7 @@ def write_run(run: Path) -> Path:
     for state in range(3):
         episode = make_episode(state)
         store.write_episode(run / "data", episode, {})
-        annotation = rules.by_rules(episode, 9)
+        annotation = rules.by_rules(episode, rules.nine_phases(episode), 9)
         store.write_annotation(run / "annotations", annotation, {"annotator": "rules"})
         counted.append({"skipped": False, **records.count(episode, annotation, 9)})
     store.write_json(run / "annotations" / "summary.json", records.summarise(counted, annotate_config))
@@ -251,6 +253,28 @@ def test_a_video_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
         video.write_mp4(tmp_path / "x.mp4", frames, fps=10)
     with pytest.raises(ValueError, match="at least one frame"):
         video.write_mp4(tmp_path / "x.mp4", [], fps=10)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["2026-07-01T12:30", "http:", "100%d %05d", "-y", "a b #?'é&"])
+def test_a_video_may_lie_below_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """ffmpeg takes what stands before a colon for a protocol, and what begins with a dash for an option."""
+    monkeypatch.chdir(tmp_path)
+    path = video.write_mp4(Path(name) / "x.mp4", np.zeros((3, 16, 16, 3), np.uint8), fps=10)
+    assert [each.name for each in (tmp_path / name).iterdir()] == ["x.mp4"]
+    assert path.read_bytes()[4:8] == b"ftyp"
+
+
+def test_a_video_that_ffmpeg_could_not_finish_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    """What is buffered is written when all frames are through: a full disk showed in ffmpeg's status alone."""
+    frames = np.random.default_rng(0).integers(0, 255, (20, 128, 128, 3), dtype=np.uint8)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(video.VideoError, match="ffmpeg could not write it: "):
+            video.write_mp4(tmp_path / "x.mp4", frames, fps=10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())
 
 

@@ -13,16 +13,17 @@ import ray
 
 from vlaad_ray import store
 from vlaad_ray.collect import collect, plan_episodes
-from vlaad_ray.configs import CollectConfig, EnvConfig, FleetConfig, NoiseConfig, TeacherConfig, UserError
+from vlaad_ray.configs import CollectConfig, EnvConfig, FleetConfig, NoiseConfig, NoSettings, UserError
+from vlaad_ray.envs import find_suite
 from vlaad_ray.rollout.fleet import run_fleet
 from vlaad_ray.rollout.outcome import store_outcome
-from vlaad_ray.teachers import scripted
+from vlaad_ray.teachers import find_teacher
 from vlaad_ray.teachers.scripted.expert import ScriptedTeacher
 
 for module in (fakes, sys.modules[__name__]):  # Ray's workers don't have this folder on their path
     ray.cloudpickle.register_pickle_by_value(module)
 ROOT = Path(__file__).parents[1]
-TEACHER = scripted(TeacherConfig(), "libero_object", 0)
+TEACHER = find_teacher("scripted", NoSettings(), "libero_object", 0)
 NOISE = NoiseConfig(sigmas=(0.1, 0.2), burst_rate=0.02)
 
 
@@ -39,6 +40,10 @@ def small_config(out, **changes):
         **changes,
     }
     return CollectConfig(out=out, **settings)
+
+
+def libero(config):
+    return partial(find_suite(config.suite).make, config=config.env)
 
 
 def hashes(root):
@@ -120,7 +125,9 @@ def test_a_killed_simulator_is_replaced_and_its_episode_retried(dataset, ray_loc
     specs = plan_episodes(config, TEACHER)
     outcomes = {}
     finish, mortal = partial(store_outcome, tmp_path, {}), partial(Mortal, tmp_path / "scar")
-    report = run_fleet(specs, config.env, mortal, finish, config.fleet, lambda spec, _: outcomes.update({spec.key: 1}))
+    report = run_fleet(
+        specs, libero(config), mortal, finish, config.fleet, lambda spec, _: outcomes.update({spec.key: 1})
+    )
     assert report.retried == 1
     assert report.lost == ()
     assert outcomes.keys() == {spec.key for spec in specs}
@@ -149,7 +156,7 @@ def test_a_simulator_killed_while_it_starts_is_replaced_and_counted(ray_local, t
     specs = plan_episodes(small_config(tmp_path / "out", tasks="0", placements=0, init_states="0"), TEACHER)
     (tmp_path / "deaths").mkdir()
     finish, fleet = KilledAtBirth(tmp_path / "deaths", times), FleetConfig(actors=1, max_retries=2)
-    report = run_fleet(specs, EnvConfig(image_size=32), ScriptedTeacher, finish, fleet, lambda *_: None)
+    report = run_fleet(specs, libero(small_config(tmp_path)), ScriptedTeacher, finish, fleet, lambda *_: None)
     assert len(list((tmp_path / "deaths").iterdir())) == times
     assert (report.retried, report.lost, len(report.outcomes)) == (times, (), 1)
 
@@ -161,7 +168,7 @@ def test_simulators_that_always_die_while_they_start_end_the_run_in_one_line(ray
     finish, fleet = KilledAtBirth(tmp_path / "deaths", 100), FleetConfig(actors=2, max_retries=2)
     message = r"simulators keep dying while they start, the last 3 times in a row: .* \(process \d+ on [\d.]+;"
     with pytest.raises(UserError, match=message) as raised:
-        run_fleet(specs, EnvConfig(image_size=32), ScriptedTeacher, finish, fleet, lambda *_: None)
+        run_fleet(specs, libero(small_config(tmp_path)), ScriptedTeacher, finish, fleet, lambda *_: None)
     assert "\n" not in str(raised.value)
     assert 3 <= len(list((tmp_path / "deaths").iterdir())) <= 6, "two may have died at the same moment"
 
@@ -170,16 +177,19 @@ def test_a_stuck_simulator_is_replaced_and_an_episode_that_always_sticks_is_lost
     config = small_config(tmp_path, tasks="0", placements=0, init_states="0")
     fleet = FleetConfig(actors=1, episode_timeout_s=0.5, max_retries=1)
     specs = plan_episodes(config, TEACHER)
-    report = run_fleet(specs, config.env, ScriptedTeacher, partial(store_outcome, tmp_path, {}), fleet, lambda *_: None)
+    report = run_fleet(
+        specs, libero(config), ScriptedTeacher, partial(store_outcome, tmp_path, {}), fleet, lambda *_: None
+    )
     assert report.retried == 1
     assert report.lost == (specs[0].key.name,)
 
 
 def test_a_bug_in_a_policy_stops_the_run_instead_of_counting_as_failed_episodes(ray_local, tmp_path):
-    specs = plan_episodes(small_config(tmp_path, tasks="0", placements=0, init_states="0"), TEACHER)
+    config = small_config(tmp_path, tasks="0", placements=0, init_states="0")
+    specs = plan_episodes(config, TEACHER)
     finish = partial(store_outcome, tmp_path, {})
     with pytest.raises(TypeError, match="LiberoEnv"):  # a "policy" made by len(env)
-        run_fleet(specs, EnvConfig(image_size=32), len, finish, FleetConfig(actors=1), lambda *_: None)
+        run_fleet(specs, libero(config), len, finish, FleetConfig(actors=1), lambda *_: None)
 
 
 @pytest.mark.parametrize(

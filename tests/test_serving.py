@@ -11,14 +11,15 @@ import pytest
 import ray
 import torch
 
-from vlaad_ray.configs import EnvConfig, EvalConfig, FleetConfig, ServingConfig, TeacherConfig, UserError
+from vlaad_ray.configs import EnvConfig, EvalConfig, FleetConfig, NoSettings, OpenVlaConfig, ServingConfig, UserError
+from vlaad_ray.envs.libero_suites import images
 from vlaad_ray.evaluate import stage as evaluate
 from vlaad_ray.rollout import replicas
 from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
 from vlaad_ray.rollout.fleet import check_images
 from vlaad_ray.rollout.replicas import PolicyUnavailable, Replica, placed, question, unpack
 from vlaad_ray.serving.rhythm import Rhythm
-from vlaad_ray.teachers import TEACHERS, fingerprint
+from vlaad_ray.teachers import TEACHERS, Teacher, fingerprint
 from vlaad_ray.types import Observation, SharedPolicy, Trained
 
 LIGHT = ServingConfig(cpus_per_replica=0)
@@ -154,7 +155,7 @@ def test_real_libero_through_replicas_and_an_episode_whose_teacher_vanished_runs
     """With no resends the first request dies with the replica: its episode is counted as retried, never as failed."""
     monkeypatch.setattr(replicas, "MAX_RESENDS", 0)
     policy = echo(scar=tmp_path / "scar", hurt=fakes.die)
-    monkeypatch.setitem(TEACHERS, "echo", lambda config, suite, execute: policy)
+    monkeypatch.setitem(TEACHERS, "echo", Teacher(NoSettings, lambda config, suite, execute: policy))
     config = EvalConfig(
         policy="echo",
         out=tmp_path / "out",
@@ -192,7 +193,7 @@ def test_openvla_acts_in_real_libero_through_a_replica(ray_local, tmp_path, open
         init_states="20-21",
         budget=4,
         videos=0,
-        teacher_config=TeacherConfig(checkpoint=openvla_checkpoint, dtype="fp32"),
+        teacher_config=OpenVlaConfig(checkpoint=openvla_checkpoint, dtype="fp32"),
         serving=LIGHT,
         env=EnvConfig(render="exact", image_size=256),
         fleet=FleetConfig(actors=2),
@@ -217,8 +218,8 @@ def test_fine_tunes_of_one_architecture_have_other_fingerprints(tmp_path):
 def test_images_that_a_published_checkpoint_never_saw_are_refused_or_reported():
     policy = SharedPolicy("openvla", fakes.load_echo, execute=1, trained=Trained("exact", 256))
     with pytest.raises(UserError, match="learnt from images of 256 pixels, not 128: add --image-size 256"):
-        check_images(policy, EnvConfig(render="exact"))
-    (warning,) = check_images(policy, EnvConfig(render="fast", image_size=256))
+        check_images(policy, images(EnvConfig(render="exact")))
+    (warning,) = check_images(policy, images(EnvConfig(render="fast", image_size=256)))
     assert "(--render)" in warning
 
 

@@ -116,3 +116,13 @@ def test_a_robot_without_gripper_is_told_what_the_student_says():
 
     np.testing.assert_array_equal(ask(None), np.array([chunks[0][:2], chunks[1][:2]], np.float32))
     np.testing.assert_allclose(ask(0.0), [chunks[0][:2], [[0.5, 0.4], [0.1, 0.0]]], rtol=1e-6)
+
+
+def test_a_gripper_among_the_first_numbers_keeps_its_command():
+    """Numbers 0 to 2 were taken for translations, and put back as the student said them, the command with them."""
+    said = ActionChunk(np.array([[0.1, 0.2, -1], [0.1, 0.2, 1]], np.float32))
+    shaping = shape(None, None, ActuationConfig(gripper_dwell=10), gripper=2)
+    told = shaping.apply(Observation("reach", np.zeros(2, np.float32)), said).actions
+    np.testing.assert_array_equal(told, np.array([[0.1, 0.2, -1], [0.1, 0.2, -1]], np.float32))
+    with pytest.raises(UserError, match="--nudge-after reads the proprioception of LIBERO's arm"):
+        shape(None, None, ActuationConfig(nudge_after=15), gripper=2)

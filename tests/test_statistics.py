@@ -1,8 +1,10 @@
 """Values worked out elsewhere: published tables, or by hand in integers."""
 
+import numpy as np
 import pytest
 
-from vlaad_ray.stats import format_success, gripper_flips, mcnemar_exact, paired, success_summary, wilson
+from vlaad_ray.semantics.smoothness import gripper_flips, reversals
+from vlaad_ray.stats import format_success, mcnemar_exact, paired, success_summary, wilson
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,22 @@ def test_paired_without_shared_trials_says_so():
 
 @pytest.mark.parametrize(
     ("commands", "flips"),
-    [([], 0), ([-1], 0), ([-1, -1, 1, 1], 1), ([-1, 1, -1], 2), ([-0.2, 0.3, 0.9], 1), ([1, 0, 1, 0, -1], 1)],
+    [
+        ([], 0),
+        ([-1], 0),
+        ([-1, -1, 1, 1], 1),
+        ([-1, 1, -1], 2),
+        ([-0.2, 0.3, 0.9], 1),
+        ([1, 0, 1, 0, -1], 1),
+        ([0, 0, 1], 0),
+        ([0, -1, 0, 1], 1),
+        ([0, 0], 0),
+    ],
 )
 def test_gripper_flips_count_reversals_and_ignore_zeros(commands, flips):
     assert gripper_flips(commands) == flips
+
+
+def test_a_first_command_after_zeros_is_no_reversal():
+    """Counted here and not there, one episode had two numbers of flips."""
+    assert not reversals(np.array([0.0, 0.0, 1.0, 1.0])).any()

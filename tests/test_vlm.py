@@ -235,7 +235,8 @@ def test_faults_are_counted_and_no_row_is_lost(data, tmp_path):
     out = tmp_path / "out"
     assert {path.stem: pq.read_table(path).num_rows for path in store.list_annotations(out)} == before
     for path in store.list_episodes(few):
-        ruled = rules.by_rules(store.read_episode(path, images=False), 9)
+        episode = store.read_episode(path, images=False)
+        ruled = rules.by_rules(episode, rules.nine_phases(episode), 9)
         written = store.read_annotation(store.annotation_path(out, path.stem))
         kept = [t for t, flag in enumerate(written.flags) if flag and written.sources[t] == "rules"]
         assert all(written.descriptions[t] == ruled.descriptions[t] for t in kept)
@@ -310,7 +311,8 @@ def test_when_nothing_is_usable_the_job_fails_and_rule_labels_stay(data, tmp_pat
     assert "error: not one of" in done.stderr and "keep their rule labels" in done.stderr
     assert "not JSON: 'no, it is a secret'" in done.stderr and "--max-tokens" not in done.stderr
     for path in store.list_episodes(few):
-        ruled = rules.by_rules(store.read_episode(path, images=False), 9)
+        episode = store.read_episode(path, images=False)
+        ruled = rules.by_rules(episode, rules.nine_phases(episode), 9)
         assert store.read_annotation(store.annotation_path(tmp_path / "out", path.stem)).descriptions == (
             ruled.descriptions
         )

@@ -1,10 +1,10 @@
-"""Stage 1: a teacher acts in LIBERO on many actors; successful episodes are stored."""
+"""Stage 1: a teacher acts on many actors; successful episodes are stored."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,19 @@ from rich.table import Table
 
 from vlaad_ray import store
 from vlaad_ray.configs import (
-    EVAL_INIT_STATES,
     CollectConfig,
     UserError,
     config_hash,
     named_settings,
     parse_range,
+    settings_of,
 )
-from vlaad_ray.envs import libero
+from vlaad_ray.envs import check_starts, find_suite
 from vlaad_ray.rollout.episode import EpisodeSpec
 from vlaad_ray.rollout.fleet import check_images, run_policy
 from vlaad_ray.rollout.noise import check_teacher_noise
 from vlaad_ray.runtime import cli
-from vlaad_ray.runtime.record import begin, software, write_run_record
+from vlaad_ray.runtime.record import begin, files_in, software, write_run_record
 from vlaad_ray.teachers import find_teacher
 from vlaad_ray.types import Collected, Episode, EpisodeKey, InitState, LocalPolicy, SharedPolicy
 
@@ -34,10 +34,12 @@ CONTENT_VERSION = 2
 
 def collect(config: CollectConfig) -> dict[str, Any]:
     """Complete the dataset that `config` describes; return (and write) its summary."""
-    begin(config.out, config, {"--checkpoint": config.teacher_config.checkpoint})
+    begin(config.out, config, files_in(config.teacher_config))
     teacher = find_teacher(config.teacher, config.teacher_config, config.suite, config.execute)
+    config = settled(config)
+    suite = find_suite(config.suite)
     specs = plan_episodes(config, teacher)
-    warnings = check_images(teacher, config.env)
+    warnings = check_images(teacher, suite.images(config.env))
     for warning in warnings:
         cli.console.print(f"[yellow]warning:[/] {warning}")
     done = store.read_outcomes(config.out, Collected)
@@ -48,7 +50,7 @@ def collect(config: CollectConfig) -> dict[str, Any]:
             advance("already there")
         report = run_policy(
             todo,
-            config.env,
+            functools.partial(suite.make, config=config.env),
             teacher,
             functools.partial(store_episode, config.out, config.keep_failed, facts(config)),
             config.fleet,
@@ -68,23 +70,23 @@ def collect(config: CollectConfig) -> dict[str, Any]:
 
 def plan_episodes(config: CollectConfig, teacher: LocalPolicy | SharedPolicy) -> list[EpisodeSpec]:
     """Every episode that the config asks for, in a fixed order. Checks all that can be checked before work starts."""
-    libero.load_benchmark(config.suite)
+    config = settled(config)
+    suite = find_suite(config.suite)
     tasks = parse_range(config.tasks, "--tasks")
     stored = parse_range(config.init_states, "--init-states")
-    reserved = sorted(set(stored) & set(EVAL_INIT_STATES))
+    held_out = suite.held_out
+    reserved = sorted(set(stored) & set(held_out))
     if reserved and not config.allow_eval_states:
         raise UserError(
-            f"--init-states: {reserved[0]}-{reserved[-1]} are kept for evaluation (20-49); choose from 0-19, "
-            "add --placements N for more, or pass --allow-eval-states"
+            f"--init-states: {reserved[0]}-{reserved[-1]} are kept for evaluation ({held_out[0]}-{held_out[-1]}); "
+            f"choose from 0-{held_out[0] - 1}, add --placements N for more, or pass --allow-eval-states"
         )
     inits = [InitState("stored", index) for index in stored]
     inits += [InitState("placement", index) for index in range(config.placements)]
     if not tasks or not inits:
         raise UserError("nothing to collect: give --tasks and --init-states or --placements")
-    for task in tasks:
-        libero.check_task(config.suite, task)
-        libero.check_init_states(config.suite, task, stored)
-    check_teacher_noise(config.teacher_noise)
+    check_starts(config.suite, suite, tasks, stored)
+    check_teacher_noise(config.teacher_noise, suite.embodiment)
     content = config_hash(
         version=CONTENT_VERSION,
         env=config.env,
@@ -105,9 +107,14 @@ def plan_episodes(config: CollectConfig, teacher: LocalPolicy | SharedPolicy) ->
     ]
 
 
+def settled(config: CollectConfig) -> CollectConfig:
+    """The same with the environment's settings those of the chosen suite, where they were left at another's."""
+    return replace(config, env=settings_of(f"suite {config.suite}", find_suite(config.suite).config, config.env))
+
+
 def facts(config: CollectConfig) -> dict[str, Any]:
     """What every episode's footer says of how it was made, for stages that must not guess it from a hash."""
-    return {"render": config.env.render, "teacher_noise": asdict(config.teacher_noise)}
+    return {"render": find_suite(config.suite).images(config.env).render, "teacher_noise": asdict(config.teacher_noise)}
 
 
 def store_episode(out: Path, keep_failed: bool, extra: dict[str, Any], episode: Episode) -> Collected:

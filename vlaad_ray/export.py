@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from vlaad_ray import store
 from vlaad_ray.configs import ExportConfig, UserError
-from vlaad_ray.deploy import exported
+from vlaad_ray.deploy import exported, loading
 from vlaad_ray.deploy.backends import Precision
 from vlaad_ray.deploy.backends.graphs import Sample
 from vlaad_ray.deploy.convert import check_backend, convert
@@ -107,36 +107,34 @@ def compare(checkpoint: Path, policy: StudentPolicy, observations: Sequence[Obse
     )
     if not np.isfinite(given).all():
         raise UserError(f"{policy.backend.name} answers real frames with NaN or infinity; choose a finer --precision")
+    told = reference.backend.decode(expected), policy.backend.decode(given)
+    found = agreement(*told, reference.gripper)
+    if loading.describe(checkpoint).interface.bins:
+        del found["close"]
+        found = {**same_bins(expected, given), **found}
+    return {"frames": len(observations), "instructions": len({each.instruction for each in observations}), **found}
+
+
+def same_bins(expected: np.ndarray, given: np.ndarray) -> dict[str, float]:
+    """Two sets of logits [F, K, A, N]: shares in [0, 1] of likeliest bins that are the same, and at most neighbours."""
+    moved = torch.from_numpy(expected.argmax(-1) - given.argmax(-1)).abs()
     return {
-        "frames": len(observations),
-        "instructions": len({each.instruction for each in observations}),
-        **agreement(expected, given, reference.backend.decode, reference.gripper),
+        "greedy_bins": float((moved == 0).double().mean()),
+        "greedy_bins_within_1": float((moved <= 1).double().mean()),
     }
 
 
 def agreement(
-    expected: np.ndarray,
-    given: np.ndarray,
-    decode: Callable[[np.ndarray], list[ActionChunk]],
-    gripper: int | None = LIBERO.gripper,
+    expected: Sequence[ActionChunk], given: Sequence[ActionChunk], gripper: int | None = LIBERO.gripper
 ) -> dict[str, float]:
-    """Two outputs of a student's networks, [F, K, A, N] logits where it answers in bins, compared as they are decoded.
+    """Shares in [0, 1] of actions that are close and gripper commands that are the same; differences of actions.
 
-    Shares in [0, 1]; differences of actions, the gripper's left out. Without bins, "close" takes their place: actions
-    that differ by less than one of 256 bins would.
+    The gripper's are left out of closeness and differences.
     """
-    actions, others = (
-        torch.from_numpy(np.stack([chunk.actions for chunk in decode(each)])) for each in (expected, given)
-    )
+    actions, others = (torch.from_numpy(np.stack([chunk.actions for chunk in of])) for of in (expected, given))
     apart = (actions - others).abs()
     arm = apart[..., [place for place in range(apart.shape[-1]) if place != gripper]]
-    found = {}
-    if expected.ndim == 4:
-        moved = torch.from_numpy(expected.argmax(-1) - given.argmax(-1)).abs()
-        found["greedy_bins"] = float((moved == 0).double().mean())
-        found["greedy_bins_within_1"] = float((moved <= 1).double().mean())
-    else:
-        found["close"] = float((arm < CLOSE).double().mean())
+    found = {"close": float((arm < CLOSE).double().mean())}
     if gripper is not None:
         found["gripper"] = float((apart[..., gripper] == 0).double().mean())
     return {**found, "max_abs_difference": float(arm.max()), "mean_abs_difference": float(arm.mean())}

@@ -17,7 +17,7 @@ from typing import Any
 import tyro
 
 from vlaad_ray import __version__, configs
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import UserError, check_bounds
 from vlaad_ray.runtime import doors
 
 Run = Callable[[Any], None]
@@ -132,7 +132,7 @@ def audit() -> Run:
     vlaad audit --teacher scripted --suite libero_goal --episodes 50 --out DIR     a teacher, live
     """
     from vlaad_ray.experiments.teacher_audit import run_audit
-    from vlaad_ray.quality.audit import show
+    from vlaad_ray.quality.summary import show
 
     return _stage(run_audit, show)
 
@@ -259,6 +259,7 @@ def main(name: str | None = None, args: Sequence[str] | None = None) -> None:
         if name not in COMMANDS:
             raise UserError(f"{name!r} is no command; choose one of {', '.join(COMMANDS)}")
         config = parse(name, words)
+        check_bounds(config)
         _load(name)(config)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

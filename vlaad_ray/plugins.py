@@ -10,6 +10,7 @@ import functools
 import importlib
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
 from importlib import metadata
 from typing import TypeVar
 
@@ -19,6 +20,9 @@ GROUP = "vlaad_ray.plugins"
 VARIABLE = "VLAAD_PLUGINS"
 """Names of modules, apart by commas. An environment variable, since every process of a job must know them."""
 
+MOST_NAMED = 12
+"""Of more entries than these, an error names the likeliest."""
+
 Entry = TypeVar("Entry")
 
 
@@ -27,7 +31,7 @@ def lookup(kind: str, entries: Mapping[str, Entry], name: str) -> Entry:
     if name not in entries:
         load_named()
     if name not in entries:
-        known = ", ".join(entries)
+        known = ", ".join(entries if len(entries) <= MOST_NAMED else get_close_matches(name, entries, MOST_NAMED, 0))
         raise UserError(
             f"unknown {kind} {name!r}; choose one of {known}, or name the module that adds it: --plugin MODULE"
         )

@@ -1,4 +1,4 @@
-"""Success rates with intervals, paired comparison of two policies, gripper reversals. Pure Python and numpy."""
+"""Success rates with intervals, paired comparison of two policies. Pure Python and numpy."""
 
 from __future__ import annotations
 
@@ -123,13 +123,3 @@ def ratio_interval(counts: Sequence[float], frames: Sequence[float]) -> tuple[fl
     spread = float(((y - rate * x) ** 2).sum()) * len(x) / (len(x) - 1)
     error = 1.96 * math.sqrt(spread) / float(x.sum())
     return max(0.0, rate - error), rate + error
-
-
-def gripper_flips(commands: Sequence[float] | np.ndarray) -> int:
-    """Reversals (open to closed or back) in a sequence of gripper commands [T], -1 open to +1 closed.
-
-    A command of exactly 0 keeps the side of the one before it.
-    """
-    sides = np.sign(np.asarray(commands, dtype=np.float64))
-    sides = sides[sides != 0]
-    return int(np.count_nonzero(sides[1:] != sides[:-1]))

@@ -1,8 +1,9 @@
 """Records that cross stage borders.
 
-Units and frames, everywhere in the package: metres and radians in the robot's base frame (x forward, away from the
-robot; y to its left; z up), 20 control steps a second. An action is LIBERO's 7-D OSC_POSE delta in [-1, 1]: 3 x
-translation, 3 x axis-angle rotation, gripper (-1 open, +1 closed).
+Units and frames, wherever a robot is LIBERO's: metres and radians in its base frame (x forward, away from the robot; y
+to its left; z up), 20 control steps a second. An action is a 7-D OSC_POSE delta in [-1, 1]: 3 x translation, 3 x
+axis-angle rotation, gripper (-1 open, +1 closed). Other robots say their sizes in an Embodiment; in shapes, A is how
+many numbers an action has and P how many proprioception has.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ class Embodiment:
     gripper: int | None
     """Which number of an action opens (-1) or closes (+1) a gripper; None: there is no gripper."""
 
+    @property
+    def libero_arm(self) -> bool:
+        """An arm as LIBERO's, whatever its cameras: what the units above say of actions and PROPRIO_DIM of the rest."""
+        return (self.action_dim, self.proprio_dim, self.rate_hz, self.gripper) == (7, 8, 20, 6)
+
 
 LIBERO = Embodiment(ACTION_DIM, PROPRIO_DIM, CAMERAS, CONTROL_HZ, gripper=ACTION_DIM - 1)
 """A Franka arm with OSC_POSE control, as every LIBERO suite has it; data without a word on its robot is of this one."""
@@ -41,7 +47,7 @@ LIBERO = Embodiment(ACTION_DIM, PROPRIO_DIM, CAMERAS, CONTROL_HZ, gripper=ACTION
 
 @dataclass(frozen=True, order=True)
 class InitState:
-    """Where an episode starts: a stored LIBERO init state (its index) or a fresh random placement (its number)."""
+    """Where an episode starts: a stored init state of the task (its index) or a fresh random placement (its number)."""
 
     kind: Literal["stored", "placement"]
     index: int
@@ -75,7 +81,7 @@ class Observation:
 
     instruction: str
     proprio: np.ndarray
-    """[8] float32, see PROPRIO_DIM."""
+    """[P] float32, see PROPRIO_DIM."""
     images: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Camera name -> [H, W, 3] uint8, upright. Empty when nobody asked for a rendering."""
 
@@ -85,7 +91,7 @@ class ActionChunk:
     """A policy's answer: the next K actions."""
 
     actions: np.ndarray
-    """[K, 7] float32 in [-1, 1]."""
+    """[K, A] float32 in [-1, 1]."""
     phase: str | None = None
     """The phase that the policy says it is in (one of phases.PHASES), when it knows."""
     closing: np.ndarray | None = None
@@ -135,9 +141,9 @@ class Trained:
     """What the images were like that a policy learnt from. None and 0: nobody knows, or it does not matter."""
 
     render: str | None = None
-    """EnvConfig.render."""
+    """The environment's mode of rendering, EnvConfig.render of LIBERO."""
     image_size: int = 0
-    """Pixels, EnvConfig.image_size."""
+    """Pixels of each side, EnvConfig.image_size of LIBERO."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +153,7 @@ class LocalPolicy:
     name: str
     """For names of episodes; tells checkpoints apart."""
     make: Callable[[Any], Policy]
-    """Called in the environment's process with the LiberoEnv in which the policy will act."""
+    """Called in the environment's process with the Env in which the policy will act."""
     settings: Mapping[str, object] = field(default_factory=dict)
     """What else changes its actions: goes into the episodes' config hash."""
     trained: Trained = Trained()
@@ -179,11 +185,11 @@ class Episode:
     key: EpisodeKey
     instruction: str
     proprio: np.ndarray
-    """[T, 8] float32."""
+    """[T, P] float32."""
     actions: np.ndarray
-    """[T, 7] float32: what the policy asked for (clean, the training target)."""
+    """[T, A] float32: what the policy asked for (clean, the training target)."""
     executed: np.ndarray
-    """[T, 7] float32: what the robot was told, noise included."""
+    """[T, A] float32: what the robot was told, noise included."""
     phases: tuple[str | None, ...]
     """[T] the policy's own phase, when it states one."""
     images: Mapping[str, tuple[np.ndarray | None, ...]]
@@ -191,7 +197,7 @@ class Episode:
     success_step: int | None
     """Number of actions after which the goal was first true ("ever"); None if it never was within the budget."""
     success_final: bool
-    """The goal still holds after the gripper has let go and things have named_settings."""
+    """The goal still holds after the gripper has let go and things have settled."""
     budget: int
     """Step budget within which `success_step` had to fall."""
     embodiment: Embodiment = LIBERO

@@ -106,7 +106,7 @@ def _take(row: Mapping[str, Any], work: Work, vlm: VlmConfig, attempt: int, spen
         try:
             if found is None:
                 raise MalformedAnswer("cut off" if cut_off else "not JSON")
-            prompts.parse(found, "length" if cut_off else None, window.kind, vlm.frame)
+            work.said[row["request"]] = prompts.parse(found, "length" if cut_off else None, window.kind, vlm.frame)
             text = found
         except MalformedAnswer as error:
             problem = str(error)

@@ -28,7 +28,6 @@ from vlaad_ray.configs import UserError, VlmConfig
 from vlaad_ray.runtime.nodes import fitted
 from vlaad_ray.runtime.placement import Processes, divide
 
-CAMERA = "agentview"
 ENGINE_CPUS = 1
 """Reserved for each process of an engine."""
 QUIET = {
@@ -163,7 +162,7 @@ def picture_uri(data: bytes, pixels: int) -> str:
 
 @functools.lru_cache(maxsize=CACHED_EPISODES)  # questions come episode by episode
 def _pictures(path: Path) -> dict[int, bytes]:
-    return store.read_pictures(path, CAMERA)
+    return store.read_pictures(path)
 
 
 def answer_row(row: Mapping[str, Any], reply: Reply) -> dict[str, Any]:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import ray.data
+
 from vlaad_ray import store
 from vlaad_ray.annotate import check, prompts, records, rules
 from vlaad_ray.annotate.check import Finding
 from vlaad_ray.annotate.identity import existing, origin
 from vlaad_ray.annotate.prompts import Answer, Frame
-from vlaad_ray.annotate.questions import Work
+from vlaad_ray.annotate.questions import Work, read_work, write_work
 from vlaad_ray.annotate.windows import Window
 from vlaad_ray.configs import AnnotateConfig, UserError
+from vlaad_ray.runtime import cli
 from vlaad_ray.semantics import directions
 from vlaad_ray.semantics.directions import Subtask
 from vlaad_ray.types import Annotation
@@ -23,6 +28,8 @@ from vlaad_ray.types import Annotation
 NO_PICTURE = "no readable picture"
 CONTRADICTED = "contradicted by the robot's motion"
 REJECTED = "rejected by a person"
+EPISODES_A_TASK = 64
+"""Merged by one of Ray's tasks: half a second of work, of which a task's own cost is a small part."""
 CONTENT = ("every", "moving", "frame", "picture_pixels", "max_tokens", "temperature", "on_contradiction")
 """Settings of the VLM that change labels; the others say where and how fast they are made."""
 
@@ -34,7 +41,7 @@ class Finished:
     record: dict[str, Any]
     audit: list[dict[str, Any]]
     """Rows of store.AUDIT_SCHEMA."""
-    flagged: Counter[str]
+    flagged: dict[str, int]
     """Windows by what was wrong with their answer."""
 
 
@@ -63,6 +70,31 @@ class Draft:
             self.dropped[t] |= drop
 
 
+def finish_all(
+    works: Sequence[Work],
+    config: AnnotateConfig,
+    revision: str,
+    lost: Mapping[str, str],
+    decisions: Mapping[str, str],
+) -> list[Finished]:
+    """`finish` for each, side by side, in their order."""
+    finish_one = functools.partial(finish_row, config=config, revision=revision, lost=lost, decisions=decisions)
+    items = [{"number": number, "work": write_work(work)} for number, work in enumerate(works)]
+    rows = ray.data.from_items(items, override_num_blocks=-(-len(works) // EPISODES_A_TASK))
+    finished: dict[int, Finished] = {}
+    with cli.progress("auditing", len(works)) as advance:
+        for row in rows.map(finish_one).iter_rows():
+            finished[row["number"]] = Finished(**json.loads(row["finished"]))
+            advance("")
+    return [finished[number] for number in range(len(works))]
+
+
+def finish_row(row: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    """`finish`, of works and what is left of them as JSON."""
+    finished = finish(read_work(json.loads(row["work"])), **settings)
+    return {"number": row["number"], "finished": json.dumps(vars(finished))}
+
+
 def finish(
     work: Work, config: AnnotateConfig, revision: str, lost: Mapping[str, str], decisions: Mapping[str, str]
 ) -> Finished:
@@ -71,8 +103,8 @@ def finish(
     lost: requests that never got an answer, and why. decisions: request -> "accepted" or "rejected", by a person.
     """
     episode = store.read_episode(work.path, images=False)
-    ruled = rules.by_rules(episode, config.phases)
-    subtasks = directions.subtasks_by_frame(rules.nine_phases(episode), episode.instruction)
+    ruled = rules.by_rules(episode, work.nine, config.phases)
+    subtasks = directions.subtasks_by_frame(work.nine, episode.instruction)
     steps, policy = range(len(episode)), config.vlm.on_contradiction
     draft = Draft(
         directions=list(ruled.directions),
@@ -90,7 +122,7 @@ def finish(
             draft.flag(window, why)
             flagged[why] += 1
             continue
-        answer = prompts.parse(stored["text"], None, window.kind, config.vlm.frame)
+        answer = work.said[request]
         finding = check.judge(window, answer, episode.proprio, subtasks, episode.instruction)
         decision = decisions.get(request)
         objection = _objection(finding, decision)

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ import ray.data
 from PIL import Image
 
 from vlaad_ray import store
-from vlaad_ray.annotate import engines, prompts, rules, windows
+from vlaad_ray.annotate import prompts, rules, windows
+from vlaad_ray.annotate.prompts import Answer
 from vlaad_ray.annotate.windows import Window
 from vlaad_ray.configs import AnnotateConfig, UserError, VlmConfig
 from vlaad_ray.runtime import cli
 from vlaad_ray.semantics import phases
-from vlaad_ray.types import CAMERAS
 
 
 @dataclass
@@ -34,11 +34,15 @@ class Work:
     instruction: str
     frames: int
     corrupt: int
-    """Number of pictures, of any camera, that do not decode."""
+    """Number of pictures, of the camera that a VLM is shown, that do not decode."""
+    nine: tuple[str, ...]
+    """[T] the nine phases, by the rules."""
     questions: dict[str, Window]
     """Request -> what to ask. Windows without any picture are in there, too."""
     answers: dict[str, dict[str, Any]]
     """Request -> row of store.ANSWER_SCHEMA. Those to questions that other settings asked are kept, too."""
+    said: dict[str, Answer]
+    """Request of these questions -> what a good answer to it says."""
 
     def open(self, max_retries: int) -> list[str]:
         """Requests that still want an answer."""
@@ -58,7 +62,7 @@ def plan(paths: Sequence[Path], config: AnnotateConfig, revision: str) -> tuple[
         for row in rows:
             records.append(json.loads(row["work"]))
             advance("")
-    works = [_read_work(record) for record in records if "error" not in record]
+    works = sorted((read_work(each) for each in records if "error" not in each), key=lambda work: work.path)
     return works, [record["error"] for record in records if "error" in record]
 
 
@@ -68,27 +72,33 @@ def plan_file(row: dict[str, Any], config: AnnotateConfig, revision: str) -> dic
     try:
         episode = store.read_episode(path, images=False)
         content = store.read_metadata(path)["content_hash"]
-        pictures = {camera: store.read_pictures(path, camera) for camera in CAMERAS}
+        pictures = store.read_pictures(path)
+        nine = rules.nine_phases(episode)
     except UserError as error:
         return {"work": json.dumps({"error": str(error)})}
-    corrupt = {camera: [step for step, data in pictures[camera].items() if not _decodes(data)] for camera in CAMERAS}
-    readable = sorted(set(pictures[engines.CAMERA]) - set(corrupt[engines.CAMERA]))
-    nine = rules.nine_phases(episode)
+    readable = [step for step, data in sorted(pictures.items()) if _decodes(data)]
     labels = phases.relabel(nine, episode.proprio, config.phases)
     planned = windows.plan(labels, nine, episode.proprio, readable, config.vlm.every, config.vlm.moving)
-    questions = {request_key(content, window, revision, config.vlm): vars(window) for window in planned}
-    record = {
-        "path": str(path),
-        "episode": episode.key.name,
-        "suite": episode.key.suite,
-        "task": episode.key.task,
-        "instruction": episode.instruction,
-        "frames": len(episode),
-        "corrupt": sum(map(len, corrupt.values())),
-        "questions": questions,
-        "answers": known_answers(config.out, episode.key.name),
-    }
-    return {"work": json.dumps(record)}
+    questions = {request_key(content, window, revision, config.vlm): window for window in planned}
+    answers = known_answers(config.out, episode.key.name)
+    work = Work(
+        path=path,
+        episode=episode.key.name,
+        suite=episode.key.suite,
+        task=episode.key.task,
+        instruction=episode.instruction,
+        frames=len(episode),
+        corrupt=len(pictures) - len(readable),
+        nine=nine,
+        questions=questions,
+        answers=answers,
+        said={
+            request: prompts.parse(answers[request]["text"], None, window.kind, config.vlm.frame)
+            for request, window in questions.items()
+            if request in answers and answers[request]["problem"] is None
+        },
+    )
+    return {"work": write_work(work)}
 
 
 def request_key(content_hash: str, window: Window, revision: str, vlm: VlmConfig) -> str:
@@ -106,12 +116,20 @@ def known_answers(out: Path, episode: str) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _read_work(record: dict[str, Any]) -> Work:
+def write_work(work: Work) -> str:
+    """JSON, because Arrow turns dicts with different keys into one with all of them."""
+    return json.dumps({**asdict(work), "path": str(work.path)})
+
+
+def read_work(record: dict[str, Any]) -> Work:
+    """What `write_work` wrote, once it is no text any more."""
     questions = {
         request: Window(**{**window, "frames": tuple(window["frames"])})
         for request, window in record["questions"].items()
     }
-    return Work(**{**record, "path": Path(record["path"]), "questions": questions})
+    said = {request: Answer(**answer) for request, answer in record["said"].items()}
+    nine = tuple(record["nine"])
+    return Work(**{**record, "path": Path(record["path"]), "nine": nine, "questions": questions, "said": said})
 
 
 def _decodes(data: bytes) -> bool:

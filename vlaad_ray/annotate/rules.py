@@ -5,18 +5,28 @@ from __future__ import annotations
 import hashlib
 import inspect
 
+from vlaad_ray.configs import UserError
 from vlaad_ray.semantics import directions, phases
-from vlaad_ray.types import Annotation, Episode
+from vlaad_ray.types import Annotation, Embodiment, Episode
+
+
+def check_robot(body: Embodiment, whose: object) -> None:
+    """Raises UserError for a robot whose phases and directions cannot be told."""
+    if not body.libero_arm:
+        raise UserError(
+            f"{whose} is of a robot that cannot be annotated: rules and VLM need hand position, orientation and "
+            "gripper as LIBERO's arm has them, 20 steps a second; train on it with --objective bc"
+        )
 
 
 def nine_phases(episode: Episode) -> tuple[str, ...]:
-    """[T] labels of the nine phases."""
+    """[T] labels of the nine phases. Raises UserError for a robot that has none."""
+    check_robot(episode.embodiment, episode.key.name)
     return phases.classify(episode.proprio, episode.actions[:, 6], episode.instruction)
 
 
-def by_rules(episode: Episode, taxonomy: int) -> Annotation:
-    """Labels of a taxonomy of 3 to 13 phases for every frame."""
-    nine = nine_phases(episode)
+def by_rules(episode: Episode, nine: tuple[str, ...], taxonomy: int) -> Annotation:
+    """Labels of a taxonomy of 3 to 13 phases for every frame, from those of the nine."""
     labels = phases.relabel(nine, episode.proprio, taxonomy)
     segments = phases.segments(labels)
     moving = directions.directions(segments, episode.proprio)

@@ -34,8 +34,9 @@ def annotate(config: AnnotateConfig) -> dict[str, Any]:
     record.begin(config.out, config, {"--data": config.data})
     began = time.monotonic()
     paths = store.list_episodes(config.data)
+    check_robot(paths)
     record.write_run_record(config.out, config)
-    cluster.connect()
+    cluster.connect(ray_data=True)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # ours instead of one an operator
     context.issue_detectors_config.detectors = []  # pages of advice on how much memory vLLM takes
@@ -57,6 +58,17 @@ def annotate(config: AnnotateConfig) -> dict[str, Any]:
     if summary.get("failure"):
         raise UserError(summary["failure"])
     return summary
+
+
+def check_robot(paths: Sequence[Path]) -> None:
+    """Raises UserError if the first readable episode is of a robot that cannot be annotated."""
+    for path in paths:
+        try:
+            footer = store.read_metadata(path)
+        except UserError:
+            continue  # named with the others that cannot be read
+        rules.check_robot(store.read_embodiment(footer), path)
+        return
 
 
 def annotate_by_rules(paths: Sequence[Path], config: AnnotateConfig) -> list[dict[str, Any]]:
@@ -82,12 +94,13 @@ def annotate_file(row: dict[str, Any], config: AnnotateConfig, origin: dict[str,
     path = Path(row["path"])
     try:
         episode = store.read_episode(path, images=False)
+        rules.check_robot(episode.embodiment, episode.key.name)
         origin = {**origin, "content_hash": store.read_metadata(path)["content_hash"]}
     except UserError as error:
         return {"record": json.dumps({"error": str(error)})}
     annotation = existing(config.out, episode.key.name, origin)
     skipped = annotation is not None
     if annotation is None:
-        annotation = rules.by_rules(episode, config.phases)
+        annotation = rules.by_rules(episode, rules.nine_phases(episode), config.phases)
         store.write_annotation(config.out, annotation, origin)
     return {"record": json.dumps({"skipped": skipped, **records.count(episode, annotation, config.phases)})}

@@ -18,7 +18,6 @@ from vlaad_ray.annotate import asking, chat_server, check, engines, merge, promp
 from vlaad_ray.annotate.asking import Spent
 from vlaad_ray.annotate.questions import Work
 from vlaad_ray.configs import AnnotateConfig
-from vlaad_ray.runtime import cli
 
 SUITE_FRAMES, PAPER_USD = 81_000, 7.0
 """What annotating a suite took in the paper (VLA-AD, arXiv 2605.16241), through an API."""
@@ -45,13 +44,10 @@ def annotate_by_vlm(paths: Sequence[Path], config: AnnotateConfig) -> tuple[list
     counted: list[dict[str, Any]] = [{"error": error} for error in errors]
     audited: list[dict[str, Any]] = []
     flagged: Counter[str] = Counter()
-    with cli.progress("auditing", len(works)) as advance:
-        for work in works:
-            finished = merge.finish(work, config, revision, spent.lost, decisions)
-            counted.append(finished.record)
-            audited += finished.audit
-            flagged.update(finished.flagged)
-            advance("")
+    for finished in merge.finish_all(works, config, revision, spent.lost, decisions) if works else []:
+        counted.append(finished.record)
+        audited += finished.audit
+        flagged.update(finished.flagged)
     store.write_audit(config.out, audited)
     if vlm.decisions:
         store.write_accepted(config.out, audited)

@@ -14,9 +14,6 @@ from vlaad_ray.configs.bounds import (
     check_bounds,
 )
 from vlaad_ray.configs.common import (
-    EVAL_INIT_STATES,
-    STEP_BUDGETS,
-    SUITES,
     TAXONOMIES,
     WAIT_FOR_NODES_S,
     ActuationConfig,
@@ -43,13 +40,13 @@ from vlaad_ray.configs.errors import (
 )
 from vlaad_ray.configs.machine import (
     Machine,
-    content,
     machine_flags,
 )
 from vlaad_ray.configs.names import (
     STUDIES,
     Later,
     Newer,
+    content,
     named_settings,
 )
 from vlaad_ray.configs.stages import (
@@ -74,18 +71,16 @@ from vlaad_ray.configs.sweep import (
     TuningConfig,
 )
 from vlaad_ray.configs.teachers import (
+    OpenVlaConfig,
+    RemoteConfig,
     ServingConfig,
-    TeacherConfig,
 )
 from vlaad_ray.configs.vlm import (
     VlmConfig,
 )
 
 __all__ = [
-    "EVAL_INIT_STATES",
-    "STEP_BUDGETS",
     "STUDIES",
-    "SUITES",
     "TAXONOMIES",
     "WAIT_FOR_NODES_S",
     "ActuationConfig",
@@ -109,7 +104,9 @@ __all__ = [
     "Newer",
     "NoSettings",
     "NoiseConfig",
+    "OpenVlaConfig",
     "PipelineConfig",
+    "RemoteConfig",
     "ReportConfig",
     "ServeClusterConfig",
     "ServeConfig",
@@ -123,7 +120,6 @@ __all__ = [
     "StudyNoiseConfig",
     "StudyPhasesConfig",
     "SweepConfig",
-    "TeacherConfig",
     "TeacherNoiseConfig",
     "TrainConfig",
     "TuningConfig",

@@ -8,7 +8,6 @@ A bound holds for every number in its field: the one, each of a tuple, none in N
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import tyro
 from vlaad_ray.configs.errors import UserError
 
 T = TypeVar("T")
-NO_PREFIX = tyro.conf.arg(name="")
+NO_PREFIX: Any = tyro.conf.arg(name="")
 Flat = Annotated[T, NO_PREFIX]
 """A nested config whose flags carry no prefix."""
 
@@ -95,11 +94,12 @@ def settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, tuple[An
     for name, hint in hints(config_type).items():
         value = getattr(config, name)
         marks = marks_of(hint)
-        flag = f"{prefix}{name.replace('_', '-')}"
+        flag = next((mark.name for mark in marks if isinstance(mark, type(NO_PREFIX))), None)
+        flag = name.replace("_", "-") if flag is None else flag
         if dataclasses.is_dataclass(value):
-            yield from settings(value, prefix if NO_PREFIX in marks else f"{flag}.")
-        elif NO_PREFIX not in marks:  # else the settings of an entry, to be filled in with its own
-            yield f"--{flag}", value, marks
+            yield from settings(value, f"{prefix}{flag}." if flag else prefix)
+        elif flag:  # else the settings of an entry, to be filled in with its own
+            yield f"--{prefix}{flag}", value, marks
 
 
 def marks_of(hint: Any) -> tuple[Any, ...]:
@@ -107,7 +107,6 @@ def marks_of(hint: Any) -> tuple[Any, ...]:
     return get_args(hint)[1:] if get_origin(hint) is Annotated else ()
 
 
-@functools.cache
 def hints(config_type: Any) -> dict[str, Any]:
     """Field -> its type, annotations included."""
     return get_type_hints(config_type, include_extras=True)

@@ -14,18 +14,6 @@ from vlaad_ray.configs.errors import UserError
 from vlaad_ray.configs.names import Later, named_settings
 
 T = TypeVar("T")
-
-SUITES = ("libero_object", "libero_spatial", "libero_goal", "libero_10", "libero_90")
-STEP_BUDGETS = {
-    "libero_spatial": 220,
-    "libero_object": 280,
-    "libero_goal": 300,
-    "libero_10": 520,
-    "libero_90": 400,
-}
-"""Control steps a policy gets, after settling: the field's protocol (OpenVLA, openpi)."""
-EVAL_INIT_STATES = range(20, 50)
-"""Stored init states kept for evaluation. Collection refuses them unless told otherwise."""
 TAXONOMIES = (3, 5, 7, 9, 11, 13)
 LONGEST_RANGE = 100_000
 """Of tasks, init states or seeds: a slip of the key would fill the memory."""
@@ -73,6 +61,8 @@ def settings_of(entry: str, wanted: type[T], given: Any) -> T:
 
 @dataclass(frozen=True)
 class EnvConfig:
+    """How LIBERO is run and drawn."""
+
     render: Literal["fast", "exact"] = "fast"
     """exact: pixel-identical to LIBERO's own images (published checkpoints need it). fast: several times quicker,
     no reflections or antialiasing; for students trained on data collected the same way."""

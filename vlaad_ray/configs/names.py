@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar
+
+from vlaad_ray.configs.bounds import hints, marks_of
+from vlaad_ray.configs.machine import is_machine
 
 T = TypeVar("T")
 
@@ -26,19 +29,25 @@ Newer = Annotated[T, Since(2)]
 def named_settings(config: Any, *names: str, generation: int = EPISODES) -> dict[str, Any]:
     """The fields `names` of a config (all, if none is named) as plain nested values, for `config_hash`.
 
-    Left out, in nested configs too, is what came after `generation` and is at its default.
+    Left out, in nested configs too, are Machine settings, and what came after `generation` and is at its default.
     """
-    hints = get_type_hints(type(config), include_extras=True)
+    types = hints(type(config))
     kept = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        came_after = _since(hints[field.name]) > generation
-        if (names and field.name not in names) or (came_after and value == field.default):
+        came_after = _since(types[field.name]) > generation
+        if (names and field.name not in names) or is_machine(types[field.name]):
+            continue
+        if came_after and value == field.default:
             continue
         kept[field.name] = named_settings(value, generation=generation) if dataclasses.is_dataclass(value) else value
     return kept
 
 
+def content(config: Any) -> dict[str, Any]:
+    """A config as plain nested values, without its Machine settings: what is equal for equal results."""
+    return named_settings(config, generation=STUDIES)
+
+
 def _since(hint: Any) -> int:
-    marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
-    return max((mark.generation for mark in marks if isinstance(mark, Since)), default=0)
+    return max((mark.generation for mark in marks_of(hint) if isinstance(mark, Since)), default=0)

@@ -15,17 +15,18 @@ from vlaad_ray.configs.common import (
     EnvConfig,
     FleetConfig,
     NoiseConfig,
+    NoSettings,
     TeacherNoiseConfig,
 )
 from vlaad_ray.configs.machine import Machine
 from vlaad_ray.configs.names import Later, Newer
-from vlaad_ray.configs.teachers import ServingConfig, TeacherConfig
+from vlaad_ray.configs.teachers import ServingConfig
 from vlaad_ray.configs.vlm import VlmConfig
 
 
 @dataclass(frozen=True)
 class CollectConfig:
-    """Roll out a teacher in LIBERO and keep the successful episodes.
+    """Roll out a teacher and keep the successful episodes.
 
     Rerunning the same command completes what is missing and repeats nothing.
     """
@@ -33,7 +34,8 @@ class CollectConfig:
     out: Machine[Path]
     """Dataset directory (shared by all nodes on a cluster)."""
     suite: str = "libero_object"
-    """libero_object, libero_spatial, libero_goal, libero_10 or libero_90."""
+    """libero_object, libero_spatial, libero_goal, libero_10, libero_90, a variant of these as libero_goal_swap, or a
+    plugin's."""
     tasks: str = "0-9"
     """Tasks of the suite, as 0-9 or 0,3,7."""
     init_states: str = "0-19"
@@ -53,10 +55,10 @@ class CollectConfig:
     allow_eval_states: bool = False
     """Permit collecting from the init states kept for evaluation."""
     noise: NoiseConfig = NoiseConfig()
-    teacher_config: Flat[TeacherConfig] = TeacherConfig()
+    teacher_config: Flat[Any] = NoSettings()
     serving: Machine[Flat[ServingConfig]] = ServingConfig()
     teacher_noise: Later[TeacherNoiseConfig] = TeacherNoiseConfig()
-    env: Flat[EnvConfig] = EnvConfig()
+    env: Flat[Any] = EnvConfig()
     fleet: Machine[Flat[FleetConfig]] = FleetConfig()
 
 
@@ -157,7 +159,8 @@ class EvalConfig:
     out: Machine[Path]
     """Where results go."""
     suite: str = "libero_object"
-    """libero_object, libero_spatial, libero_goal, libero_10 or libero_90."""
+    """libero_object, libero_spatial, libero_goal, libero_10, libero_90, a variant of these as libero_goal_swap, or a
+    plugin's."""
     tasks: str = "0-9"
     """Tasks of the suite, as 0-9 or 0,3,7."""
     init_states: str = "20-39"
@@ -185,11 +188,11 @@ class EvalConfig:
     """Successes and failures, this many each, to record as MP4 afterwards."""
     compare_to: Path | None = None
     """Another evaluation's --out: paired comparison on the shared init states (exact McNemar test)."""
-    teacher_config: Flat[TeacherConfig] = TeacherConfig()
+    teacher_config: Flat[Any] = NoSettings()
     serving: Machine[Flat[ServingConfig]] = ServingConfig()
     teacher_noise: Later[TeacherNoiseConfig] = TeacherNoiseConfig()
     """Injected into what the policy asks for: how a teacher fares with the noise that its data has."""
-    env: Flat[EnvConfig] = EnvConfig()
+    env: Flat[Any] = EnvConfig()
     fleet: Machine[Flat[FleetConfig]] = FleetConfig()
 
 
@@ -217,10 +220,10 @@ class AuditConfig:
     """Actions of a teacher's chunk executed before it is asked again; 0: as its authors do (openvla 1, remote 5)."""
     image_every: Annotated[int, at_least(1)] = 1000
     """Render every n-th control step: an audit needs no pictures, a look at them may help."""
-    teacher_config: Flat[TeacherConfig] = TeacherConfig()
+    teacher_config: Flat[Any] = NoSettings()
     serving: Machine[Flat[ServingConfig]] = ServingConfig()
     teacher_noise: TeacherNoiseConfig = TeacherNoiseConfig()
-    env: Flat[EnvConfig] = EnvConfig()
+    env: Flat[Any] = EnvConfig()
     fleet: Machine[Flat[FleetConfig]] = FleetConfig()
 
 
@@ -271,11 +274,11 @@ class PipelineConfig:
     """How many of the student's K actions are executed before it is asked again."""
     noise: NoiseConfig = NoiseConfig(sigmas=(0.0, 0.1, 0.2, 0.3), burst_rate=0.02)
     """Noise on executed actions while collecting, so that the data covers recovery."""
-    teacher_config: Flat[TeacherConfig] = TeacherConfig()
+    teacher_config: Flat[Any] = NoSettings()
     serving: Machine[Flat[ServingConfig]] = ServingConfig()
     teacher_noise: TeacherNoiseConfig = TeacherNoiseConfig()
     """Noise in what the teacher asks for, in collection and in its own evaluation."""
-    env: Flat[EnvConfig] = EnvConfig()
+    env: Flat[Any] = EnvConfig()
     fleet: Machine[Flat[FleetConfig]] = FleetConfig()
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from vlaad_ray.configs.bounds import FILLED, Flat, above, at_least, below, between
-from vlaad_ray.configs.common import TAXONOMIES, EnvConfig, FleetConfig, NoiseConfig
+from vlaad_ray.configs.common import TAXONOMIES, EnvConfig, FleetConfig, NoiseConfig, NoSettings
 from vlaad_ray.configs.machine import Machine
-from vlaad_ray.configs.teachers import ServingConfig, TeacherConfig
+from vlaad_ray.configs.teachers import ServingConfig
 
 Gripper = Literal["steady", "raw"]
 
@@ -63,9 +63,9 @@ class StudyBudget:
     gpus_per_worker: Machine[Annotated[float, at_least(0)]] = 0.0
     noise: NoiseConfig = NoiseConfig(sigmas=(0.0, 0.1, 0.2, 0.3), burst_rate=0.02)
     """Noise on executed actions while collecting, so that the data covers recovery."""
-    teacher_config: Flat[TeacherConfig] = TeacherConfig()
+    teacher_config: Flat[Any] = NoSettings()
     serving: Machine[Flat[ServingConfig]] = ServingConfig()
-    env: Flat[EnvConfig] = EnvConfig()
+    env: Flat[Any] = EnvConfig()
     fleet: Machine[Flat[FleetConfig]] = FleetConfig()
 
 

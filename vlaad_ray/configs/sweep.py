@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from vlaad_ray.configs.bounds import Flat, above, at_least, between
 from vlaad_ray.configs.common import EnvConfig, FleetConfig
@@ -48,7 +48,7 @@ class TuningConfig:
     """Seed of these placements: one that the data was not collected with."""
     execute: Annotated[int, at_least(0)] = 0
     """Actions of a chunk executed before the student is asked again; 0: 2."""
-    env: Flat[EnvConfig] = EnvConfig()
+    env: Flat[Any] = EnvConfig()
     fleet: Machine[Flat[FleetConfig]] = FleetConfig()
 
 

@@ -1,4 +1,4 @@
-"""A teacher's weights and the replicas that answer for it."""
+"""Teachers' own settings, and the replicas that answer for a large one."""
 
 from __future__ import annotations
 
@@ -10,25 +10,31 @@ from vlaad_ray.configs.bounds import above, at_least
 
 
 @dataclass(frozen=True)
-class TeacherConfig:
-    """Where a teacher's weights are and how they are run. The scripted teacher needs none of this."""
+class OpenVlaConfig:
+    """Where OpenVLA's weights are and how they are run."""
 
     checkpoint: Path | None = None
-    """openvla: directory with config.json, *.safetensors and dataset_statistics.json (readable on all nodes)."""
+    """Directory with config.json, *.safetensors and dataset_statistics.json (readable on all nodes)."""
     unnorm_key: str | None = None
-    """openvla: data set whose statistics un-normalise the actions; None: the suite's own."""
+    """Data set whose statistics un-normalise the actions; None: the suite's own."""
     dtype: Literal["bf16", "fp32"] = "bf16"
-    """openvla: precision of weights and activations."""
+    """Precision of weights and activations."""
+
+
+@dataclass(frozen=True)
+class RemoteConfig:
+    """Where a policy is served."""
+
     url: str = "ws://127.0.0.1:8000"
-    """remote: address of a policy server that speaks openpi's protocol."""
+    """Address of a policy server that speaks openpi's protocol."""
     label: str = ""
-    """remote: what to call the served policy in names of episodes; needed if the server does not tell."""
+    """What to call the served policy in names of episodes; needed if the server does not tell."""
     token_file: Path | None = None
-    """remote: file with the token (API key) that the server asks for, readable on all nodes."""
+    """File with the token (API key) that the server asks for, readable on all nodes."""
     connect_timeout_s: Annotated[float, above(0)] = 60.0
-    """remote: how long to keep trying to reach the server, at the start and after it went away."""
+    """How long to keep trying to reach the server, at the start and after it went away."""
     infer_timeout_s: Annotated[float, above(0)] = 120.0
-    """remote: longest wait for one answer (a server's first one may compile for a minute)."""
+    """Longest wait for one answer (a server's first one may compile for a minute)."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vlaad_ray.configs import ActuationConfig, check_bounds
+from vlaad_ray.configs import ActuationConfig, UserError, check_bounds
 from vlaad_ray.models.student.preprocess import GRIPPER
 from vlaad_ray.types import ActionChunk, Observation
 
@@ -35,7 +35,9 @@ class Actuation:
     def __init__(self, config: ActuationConfig, gripper: int = GRIPPER) -> None:
         """`gripper`: its place in an action."""
         check_bounds(config)
-        self._place = gripper
+        if config.nudge_after and gripper != GRIPPER:
+            raise UserError("--nudge-after reads the proprioception of LIBERO's arm; leave it at 0 for this robot")
+        self._place, self._nudges = gripper, config.nudge_after > 0
         self._gripper = GripperCommand(config.gripper_dwell, config.gripper_memory, gripper)
         self._nudge = Nudge(config.nudge_after)
 
@@ -47,6 +49,8 @@ class Actuation:
     def apply(self, observation: Observation, chunk: ActionChunk) -> ActionChunk:
         """What to do, from what was seen and the answer to it. All K actions count as executed."""
         actions = self._gripper.apply(chunk)
+        if not self._nudges:
+            return replace(chunk, actions=actions)
         sure_to_stay_open = chunk.closing is None or float(chunk.closing.max()) < ABOUT_TO_CLOSE
         if (actions[:, self._place] < 0).all() and sure_to_stay_open:
             actions[:, :3] = self._nudge.apply(observation.proprio, chunk)

@@ -20,6 +20,7 @@ from vlaad_ray.deploy.backends import BACKENDS, Precision, find_runtime, module
 from vlaad_ray.deploy.backends.graphs import PARTS, Sample
 from vlaad_ray.deploy.exported import Manifest
 from vlaad_ray.deploy.loading import interface
+from vlaad_ray.models.student.bins import BinnedConfig
 from vlaad_ray.models.student.checkpoint import Pretrained
 from vlaad_ray.models.student.model import Student
 
@@ -37,7 +38,11 @@ class Part(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         if self.name == "text":
             return self.student.embed_text(*inputs)
-        return self.student.perceive(*inputs) if self.name == "perceive" else self.student.decide(*inputs)
+        if self.name == "perceive":
+            return self.student.perceive(*inputs)
+        output = self.student.decide(*inputs)
+        # Only what is in bins can be decoded without the architecture's code.
+        return output if isinstance(self.student.config, BinnedConfig) else self.student.decode(output).actions
 
 
 def check_backend(backend: str, precision: Precision) -> None:

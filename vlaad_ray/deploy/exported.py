@@ -9,15 +9,19 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from vlaad_ray.configs import UserError
 from vlaad_ray.deploy import decoding
 from vlaad_ray.deploy.backends import Precision, find_runtime, module
 from vlaad_ray.deploy.backends.graphs import PARTS, GraphBackend
+from vlaad_ray.models.student import bins
+from vlaad_ray.models.student.model import Decoded
 from vlaad_ray.types import LIBERO
 
 FORMAT = "vlaad_ray export"
@@ -35,7 +39,7 @@ class Interface:
     chunk: int
     text_length: int
     bins: int = 0
-    """N of a student that answers in bins; 0: it answers otherwise."""
+    """N of a student that answers in bins; 0: its exported graph answers with actions."""
     action_dim: int = LIBERO.action_dim
     proprio_dim: int = LIBERO.proprio_dim
     gripper: int | None = LIBERO.gripper
@@ -127,9 +131,9 @@ def file_hash(path: Path) -> str:
 
 
 def open_graphs(
-    directory: Path, backend: str, precision: Precision, threads: int, gripper: int | None = LIBERO.gripper
+    directory: Path, backend: str, precision: Precision, threads: int, interface: Interface
 ) -> GraphBackend:
-    """The three graphs of a student that answers in bins. `decide` stays fp32 whatever the rest runs in."""
+    """The three graphs. `decide` stays fp32 whatever the rest runs in."""
     runs = module(backend)
 
     def opened(part: str, at: Precision) -> Any:
@@ -137,4 +141,11 @@ def open_graphs(
 
     text, perceive, decide = PARTS
     graphs = opened(text, precision), opened(perceive, precision), opened(decide, "fp32")
-    return GraphBackend(f"{backend}-{precision}", *graphs, functools.partial(decoding.decode_bins, gripper=gripper))
+    return GraphBackend(
+        f"{backend}-{precision}", *graphs, functools.partial(decoding.decode, meaning=meaning(interface))
+    )
+
+
+def meaning(interface: Interface) -> Callable[[Tensor], Decoded]:
+    """What the last graph's output tells a robot. Needs no code of the architecture."""
+    return functools.partial(bins.decode, gripper=interface.gripper) if interface.bins else Decoded

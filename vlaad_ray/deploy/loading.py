@@ -50,7 +50,7 @@ def load(directory: Path, device: str = "cpu", dtype: Dtype | None = None, backe
     exported.check_files(directory, manifest)
     return Runnable(
         exported.open_graphs(
-            directory, manifest.backend, manifest.precision, torch.get_num_threads(), manifest.interface.gripper
+            directory, manifest.backend, manifest.precision, torch.get_num_threads(), manifest.interface
         ),
         manifest.interface,
         load_tokenizer(directory / exported.TOKENIZER, manifest.interface.text_length),

@@ -164,7 +164,7 @@ def student_metadata(student: ServedStudentConfig, server: ServerConfig, policy:
         "policy": describe(student.checkpoint).name,
         "render": policy.training.get("render"),
         "image_size": 0,
-        "cameras": [protocol.IMAGE_KEYS[camera] for camera in policy.cameras],
+        "cameras": [protocol.image_key(camera) for camera in policy.cameras],
         "actions": student.execute or policy.execute,
         "ensemble": server.ensemble,
         **asdict(server.actuation),

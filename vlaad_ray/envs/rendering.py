@@ -16,7 +16,8 @@ from collections.abc import Mapping
 import mujoco
 import numpy as np
 
-from vlaad_ray.types import CAMERAS
+from vlaad_ray.envs import egl
+from vlaad_ray.types import LIBERO
 
 MUJOCO_CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
 MERGE_CELL = 0.003
@@ -40,11 +41,12 @@ class SceneRenderer:
         self._groups = self._model.geom_group.copy()
         self._options = mujoco.MjvOption()
         self._options.geomgroup[COLLISION_GROUP] = 0
+        egl.choose_device()
         self._renderer = mujoco.Renderer(self._model, image_size, image_size)
 
     def render(self, data: mujoco.MjData) -> Mapping[str, np.ndarray]:
         """Camera name -> [H, W, 3] uint8, upright: LIBERO's own observation flipped vertically."""
-        return {camera: self._render_camera(data, MUJOCO_CAMERAS[camera]) for camera in CAMERAS}
+        return {camera: self._render_camera(data, MUJOCO_CAMERAS[camera]) for camera in LIBERO.cameras}
 
     def close(self) -> None:
         self._renderer.close()

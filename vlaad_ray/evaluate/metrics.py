@@ -11,8 +11,7 @@ from typing import Any
 
 from vlaad_ray import plugins
 from vlaad_ray.semantics import phases
-from vlaad_ray.semantics.smoothness import meant_gripper
-from vlaad_ray.stats import gripper_flips
+from vlaad_ray.semantics.smoothness import gripper_flips, meant_gripper
 from vlaad_ray.types import Episode
 
 Metric = Callable[[Episode], Any]
@@ -40,8 +39,6 @@ METRICS: dict[str, Metric] = {
     "last_phase": last_phase,
 }
 """Key in the outcome -> what computes it."""
-LIBERO = ("gripper_flips", "gripper_flips_meant", "last_phase")
-"""Of every LIBERO suite."""
 
 
 def find_metrics(names: Sequence[str]) -> dict[str, Metric]:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from vlaad_ray import store
 from vlaad_ray.configs import (
-    STEP_BUDGETS,
     EvalConfig,
     ServingConfig,
     UserError,
     config_hash,
     named_settings,
     parse_range,
+    settings_of,
 )
-from vlaad_ray.envs import libero
-from vlaad_ray.evaluate import metrics
+from vlaad_ray.envs import check_starts, find_suite
+from vlaad_ray.evaluate.metrics import find_metrics
 from vlaad_ray.evaluate.outcomes import compare, read_results, summarise
 from vlaad_ray.evaluate.policies import find_policy, on_device
 from vlaad_ray.evaluate.videos import choose, path_of, store_video
@@ -30,7 +31,7 @@ from vlaad_ray.rollout.fleet import FleetReport, check_images, run_policy
 from vlaad_ray.rollout.noise import check_teacher_noise
 from vlaad_ray.rollout.outcome import store_outcome
 from vlaad_ray.runtime import cli
-from vlaad_ray.runtime.record import begin, software, write_run_record
+from vlaad_ray.runtime.record import begin, files_in, software, write_run_record
 from vlaad_ray.stats import format_success
 from vlaad_ray.teachers import TEACHERS
 from vlaad_ray.types import EpisodeKey, InitState, LocalPolicy, Outcome, SharedPolicy
@@ -42,24 +43,26 @@ CONTENT_VERSION = 2
 def evaluate(config: EvalConfig) -> dict[str, Any]:
     """Complete the evaluation that `config` describes; return (and write) its summary."""
     student = None if config.policy in TEACHERS else Path(config.policy)
-    reads = {"--policy": student, "--checkpoint": config.teacher_config.checkpoint, "--compare-to": config.compare_to}
+    reads = {"--policy": student, **files_in(config.teacher_config), "--compare-to": config.compare_to}
     begin(config.out, config, reads)
+    config = settled(config)
+    suite = find_suite(config.suite)
     baseline = read_results(config.compare_to) if config.compare_to else None
     serving = on_device(config.serving, config.device)
     policy, training = find_policy(config)
-    libero.check_starts(
-        config.suite, parse_range(config.tasks, "--tasks"), parse_range(config.init_states, "--init-states")
-    )
+    tasks, states = parse_range(config.tasks, "--tasks"), parse_range(config.init_states, "--init-states")
+    check_starts(config.suite, suite, tasks, states)
     specs = plan_episodes(config, policy)
     warnings = check_training(specs, training)
-    check_teacher_noise(config.teacher_noise)
-    warnings += check_images(policy, config.env)
+    check_teacher_noise(config.teacher_noise, suite.embodiment)
+    warnings += check_images(policy, suite.images(config.env))
     for warning in warnings:
         cli.console.print(f"[yellow]warning:[/] {warning}")
     write_run_record(config.out, config)
     there = store.read_outcomes(config.out, Outcome)
     todo = [spec for spec in specs if spec.key.name not in there]
-    finish = functools.partial(store_outcome, config.out, metrics.find_metrics(metrics.LIBERO))
+    make_env = functools.partial(suite.make, config=config.env)
+    finish = functools.partial(store_outcome, config.out, find_metrics(suite.metrics))
     with cli.progress(f"evaluate {policy.name}", len(specs)) as advance:
         for _ in range(len(specs) - len(todo)):
             advance("already there")
@@ -69,7 +72,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
             ended.append(outcome.success_ever)
             advance(f"success {sum(ended)}/{len(ended)}")
 
-        report = run_policy(todo, config.env, policy, finish, config.fleet, serving, on_outcome)
+        report = run_policy(todo, make_env, policy, finish, config.fleet, serving, on_outcome)
     if report.lost:
         raise UserError(
             f"{len(report.lost)} of {len(specs)} episodes lost their simulator {config.fleet.max_retries + 1} times "
@@ -80,16 +83,20 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     summary = {**facts(config, policy), **summarise(list(results.values())), **cost(report), "warnings": warnings}
     if baseline is not None:
         summary["paired"] = {**compare(results.values(), baseline), "baseline": str(config.compare_to)}
-    summary |= {**software(), "episodes": list(results)}
     filmed = choose(specs, results, config.videos)
-    summary["videos"] = film(config, filmed, policy, serving)
+    summary |= {**software(), "episodes": list(results), "videos": paths_of(config, filmed)}
+    store.write_json(config.out / "summary.json", summary)  # before the videos, which are no part of the results
+    for name, trouble in film(config, filmed, policy, serving).items():
+        warnings.append(f"no video of {name}: {trouble}")
+        cli.console.print(f"[yellow]warning:[/] {escape(warnings[-1])}")
+    summary["videos"] = paths_of(config, filmed)
     store.write_json(config.out / "summary.json", summary)
     return summary
 
 
 def facts(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> dict[str, Any]:
     """What was evaluated, and how."""
-    of_student = config.policy not in TEACHERS
+    of_student, suite = config.policy not in TEACHERS, find_suite(config.suite)
     actuation = asdict(config.actuation)
     return {
         "policy": policy.name,
@@ -101,8 +108,8 @@ def facts(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> dict[str, A
         "execute": policy.settings.get("execute"),
         **(actuation if of_student else dict.fromkeys(actuation)),
         "ensemble": policy.settings.get("ensemble"),
-        "budget": config.budget or STEP_BUDGETS[config.suite],
-        "render": config.env.render,
+        "budget": config.budget or suite.budget,
+        "render": suite.images(config.env).render,
     }
 
 
@@ -117,19 +124,28 @@ def cost(report: FleetReport) -> dict[str, Any]:
 
 def film(
     config: EvalConfig, specs: Sequence[EpisodeSpec], policy: LocalPolicy | SharedPolicy, serving: ServingConfig
-) -> list[str]:
-    """Run the chosen episodes that have no video yet once more, for their pictures; paths of all MP4s, from `out`."""
-    paths = {spec.key.name: path_of(config.out / "videos", spec) for spec in specs}
-    todo = [spec for spec in specs if not paths[spec.key.name].exists()]
-    if todo:
-        finish = functools.partial(store_video, config.out / "videos")
-        with cli.progress("videos", len(todo)) as advance:
-            run_policy(todo, config.env, policy, finish, config.fleet, serving, lambda *_: advance(""))
-    return [str(path.relative_to(config.out)) for path in paths.values()]
+) -> dict[str, str]:
+    """Run the chosen episodes that have no video yet once more, for their pictures. Failures: name -> why."""
+    todo = [spec for spec in specs if not path_of(config.out / "videos", spec).exists()]
+    if not todo:
+        return {}
+    make_env = functools.partial(find_suite(config.suite).make, config=config.env)
+    finish = functools.partial(store_video, config.out / "videos")
+    with cli.progress("videos", len(todo)) as advance:
+        report = run_policy(todo, make_env, policy, finish, config.fleet, serving, lambda *_: advance(""))
+    failed = {name: trouble for name, trouble in report.outcomes.items() if trouble is not None}
+    return failed | dict.fromkeys(report.lost, "its simulator was lost too often")
+
+
+def paths_of(config: EvalConfig, specs: Sequence[EpisodeSpec]) -> list[str]:
+    """The videos that there are of these episodes, from `out`."""
+    paths = [path_of(config.out / "videos", spec) for spec in specs]
+    return [str(path.relative_to(config.out)) for path in paths if path.exists()]
 
 
 def plan_episodes(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> list[EpisodeSpec]:
     """One episode for each task and start."""
+    config = settled(config)
     tasks, states = parse_range(config.tasks, "--tasks"), parse_range(config.init_states, "--init-states")
     starts = [InitState("stored", state) for state in states]
     starts += [InitState("placement", number) for number in range(config.placements)]
@@ -146,6 +162,11 @@ def plan_episodes(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> lis
         for task in tasks
         for start in starts
     ]
+
+
+def settled(config: EvalConfig) -> EvalConfig:
+    """The same with the environment's settings those of the chosen suite, where they were left at another's."""
+    return replace(config, env=settings_of(f"suite {config.suite}", find_suite(config.suite).config, config.env))
 
 
 def check_training(specs: Sequence[EpisodeSpec], training: Mapping[str, Any]) -> list[str]:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from vlaad_ray.configs import UserError
 from vlaad_ray.evaluate import video
 from vlaad_ray.rollout.episode import EpisodeSpec
-from vlaad_ray.types import CONTROL_HZ, Episode, Outcome
+from vlaad_ray.types import Episode, Outcome
 
 VIDEO_EVERY = 2
 """Control steps between two frames of a video."""
@@ -27,12 +28,16 @@ def path_of(folder: Path, spec: EpisodeSpec) -> Path:
     return folder / f"{spec.key.name}.mp4"
 
 
-def store_video(folder: Path, episode: Episode) -> Path:
-    """On the actor: write the recorded frames as MP4."""
+def store_video(folder: Path, episode: Episode) -> str | None:
+    """On the actor: write the recorded frames as MP4; or say why that failed, which must not end the job."""
     word = "success" if episode.success_ever else "failure"
     frames = []
     for step in range(0, len(episode), VIDEO_EVERY):
         seen = {camera: frames_of[step] for camera, frames_of in episode.images.items()}
         images = {camera: image for camera, image in seen.items() if image is not None}
         frames.append(video.frame(images, f"{word} · step {step} · {episode.instruction[:60]}"))
-    return video.write_mp4(folder / f"{episode.key.name}.mp4", frames, CONTROL_HZ / VIDEO_EVERY)
+    try:
+        video.write_mp4(folder / f"{episode.key.name}.mp4", frames, episode.embodiment.rate_hz / VIDEO_EVERY)
+    except (video.VideoError, UserError) as error:
+        return str(error)
+    return None

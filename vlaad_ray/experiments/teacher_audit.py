@@ -8,8 +8,9 @@ from typing import Any
 from rich.markup import escape
 
 from vlaad_ray import collect, report, store
-from vlaad_ray.configs import EVAL_INIT_STATES, AuditConfig, CollectConfig, UserError, parse_range
-from vlaad_ray.quality import audit
+from vlaad_ray.configs import AuditConfig, CollectConfig, UserError, parse_range
+from vlaad_ray.envs import find_suite
+from vlaad_ray.quality.stage import audit
 from vlaad_ray.runtime import cli
 from vlaad_ray.runtime.record import begin
 from vlaad_ray.teachers import find_teacher
@@ -21,7 +22,7 @@ def run_audit(config: AuditConfig) -> dict[str, Any]:
     if (config.data is None) == (config.teacher is None):
         raise UserError("give either --data DIR (a dataset) or --teacher NAME (a teacher to run), not both or neither")
     paths = store.list_episodes(config.data) if config.data is not None else live_episodes(config)
-    summary = audit.audit(config, paths)
+    summary = audit(config, paths)
     for line in summary["verdict"]:
         cli.console.print(f"[bold]{escape(line)}[/]")
     cli.console.print(f"Page: {report.write_noise(config.out)}")
@@ -35,12 +36,13 @@ def live_episodes(config: AuditConfig) -> list[Path]:
     if not tasks:
         raise UserError("nothing to audit: give --tasks")
     per_task = -(-config.episodes // len(tasks))
-    stored = min(per_task, EVAL_INIT_STATES.start)
+    suite = find_suite(config.suite)
+    stored = min(per_task, suite.held_out.start or min(map(suite.init_states, tasks)))
     collection = CollectConfig(
         out=config.out / "data",
         suite=config.suite,
         tasks=config.tasks,
-        init_states=f"0-{stored - 1}",
+        init_states=f"0-{stored - 1}" if stored else "",
         placements=per_task - stored,
         teacher=config.teacher,
         execute=config.execute,

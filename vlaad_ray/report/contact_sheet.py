@@ -24,10 +24,8 @@ from vlaad_ray.report import answers, charts, page
 from vlaad_ray.report.charts import Frame
 from vlaad_ray.semantics import directions
 from vlaad_ray.semantics.directions import AXES, MIN_FINGER_M, MIN_MOVE_M, MIN_TURN_RAD
-from vlaad_ray.types import CAMERAS, CONTROL_HZ
+from vlaad_ray.types import CONTROL_HZ
 
-CAMERA = CAMERAS[0]
-"""The one that a VLM is shown."""
 PANEL = 150.0
 """Size of a drawing of the motion, without its captions."""
 DECISIONS = {"accept": "accepted", "reject": "rejected"}
@@ -160,7 +158,7 @@ def gather(annotations: Path, data: Path, rows: Sequence[Mapping[str, Any]]) -> 
     for episode in sorted({row["episode"] for row in rows}):
         if episode not in paths:
             raise UserError(f"{data} has no episode {episode}, of which {annotations} speaks; check --data")
-        pictures = store.read_pictures(paths[episode], CAMERA)
+        pictures = store.read_pictures(paths[episode])
         answers = {answer["request"]: answer for answer in store.read_answers(annotations, episode)}
         for row in (row for row in rows if row["episode"] == episode):
             if row["request"] not in answers or not pictures.keys() >= set(row["frames"]):

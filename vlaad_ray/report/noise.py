@@ -64,17 +64,21 @@ def histogram(episodes: Sequence[Mapping[str, Any]]) -> str:
 def gripper(path: Path, longest: int) -> str:
     """SVG: phases by the rules, gripper target with its self-revoked steps as dots, and finger width."""
     episode = store.read_episode(path, images=False)
-    target = episode.actions[:, 6]
+    body = episode.embodiment
+    assert body.gripper is not None  # of an episode with self-revoking targets
+    target = episode.actions[:, body.gripper]
     revoked = smoothness.self_revoked(target, longest)
     meant = smoothness.meant_gripper(target, longest)
     steps = (0.0, float(len(episode)))
     band = Frame(LEFT, RIGHT, 0, 22, steps, (0.0, 1.0))
-    parts = [charts.text(LEFT - 6, 15, "rules", "end")]
-    parts += charts.phase_band(band, phases.classify(episode.proprio, meant, episode.instruction))
-    width_mm = 1000 * np.abs(episode.proprio[:, 6:8]).sum(axis=1)
+    parts, curves = [], {"target": target}
+    if body.libero_arm:
+        parts = [charts.text(LEFT - 6, 15, "rules", "end")]
+        parts += charts.phase_band(band, phases.classify(episode.proprio, meant, episode.instruction))
+        curves["width (mm)"] = 1000 * np.abs(episode.proprio[:, 6:8]).sum(axis=1)
     times = [float(step) for step in range(len(episode))]
     top = 34.0
-    for label, values in (("target", target), ("width (mm)", width_mm)):
+    for label, values in curves.items():
         at = charts.covering_ticks(float(values.min()), float(values.max()))
         frame = Frame(LEFT, RIGHT, top, top + 74, steps, (at[0], at[-1]))
         parts += charts.y_axis(frame, at[:: max(1, len(at) // 3)], label)

@@ -12,9 +12,10 @@ from vlaad_ray import store
 from vlaad_ray.configs import UserError
 from vlaad_ray.report import charts, page
 from vlaad_ray.report.charts import Frame, Series
-from vlaad_ray.types import CONTROL_HZ, Annotation, Episode
+from vlaad_ray.types import Annotation, Episode
 
 FILM_FRAMES = 10
+MOST_CURVES = 4
 WIDTH, LEFT, RIGHT = 1040.0, 76.0, 1030.0
 BAND_HEIGHT, CURVE_HEIGHT = 22.0, 74.0
 
@@ -40,7 +41,7 @@ def timeline(run: Path) -> str:
         )
     said = (
         f"<p><b>{escape(episode.instruction)}</b> &ensp; <span class='soft'>{escape(episode.key.name)}, "
-        f"{len(episode)} steps at {CONTROL_HZ} a second; dotted line: goal first true</span></p>"
+        f"{len(episode)} steps at {episode.embodiment.rate_hz:g} a second; dotted line: goal first true</span></p>"
     )
     said += f'<div class="wide">{drawing(episode, annotation)}</div>'
     if annotation is None:
@@ -49,7 +50,7 @@ def timeline(run: Path) -> str:
 
 
 def drawing(episode: Episode, annotation: Annotation | None) -> str:
-    """SVG with one time axis for all: frames, bands of phases, gripper width and hand height."""
+    """SVG with one time axis for all: frames, bands of phases, curves."""
     steps = len(episode)
     x_range = (0.0, float(steps))
     parts: list[str] = []
@@ -67,10 +68,8 @@ def drawing(episode: Episode, annotation: Annotation | None) -> str:
         parts += charts.phase_band(frame, labels)
         top += BAND_HEIGHT + 4
     times = list(range(steps))
-    width_mm = 1000 * np.abs(episode.proprio[:, 6:8]).sum(axis=1)
-    height_m = episode.proprio[:, 2]
     top += 8
-    for label, values in (("gripper (mm)", width_mm), ("height (m)", height_m)):
+    for label, values in curves(episode).items():
         at = charts.covering_ticks(float(values.min()), float(values.max()))
         frame = Frame(LEFT, RIGHT, top, top + CURVE_HEIGHT, x_range, (at[0], at[-1]))
         parts += charts.y_axis(frame, at[:: max(1, len(at) // 3)], label)
@@ -79,8 +78,18 @@ def drawing(episode: Episode, annotation: Annotation | None) -> str:
             x = frame.x(min(episode.success_step, steps))
             parts.append(charts.line(x, frame.top, x, frame.bottom, "success"))
         top += CURVE_HEIGHT + 16
-    parts += charts.x_axis(frame, charts.whole_ticks(0, steps), f"control step ({CONTROL_HZ} a second)")
+    parts += charts.x_axis(
+        frame, charts.whole_ticks(0, steps), f"control step ({episode.embodiment.rate_hz:g} a second)"
+    )
     return charts.svg(WIDTH, top + 26, parts, f"Timeline of {episode.key.name}")
+
+
+def curves(episode: Episode) -> dict[str, np.ndarray]:
+    """Label -> [T]: an arm's fingers and the hand's height; of another robot, the first numbers of proprioception."""
+    if episode.embodiment.libero_arm:
+        width_mm = 1000 * np.abs(episode.proprio[:, 6:8]).sum(axis=1)
+        return {"gripper (mm)": width_mm, "height (m)": episode.proprio[:, 2]}
+    return {f"proprio {number}": values for number, values in enumerate(episode.proprio.T[:MOST_CURVES])}
 
 
 def _film(episode: Episode, size: float) -> list[str]:

@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
 from vlaad_ray.configs import NoiseConfig, TeacherNoiseConfig
+from vlaad_ray.envs import Env
 from vlaad_ray.rollout.noise import ActionNoise, TeacherNoise
-from vlaad_ray.types import ACTION_DIM, CAMERAS, Episode, EpisodeKey, InitState, Observation, Policy
+from vlaad_ray.types import Embodiment, Episode, EpisodeKey, Observation, Policy
 
 RELEASE_STEPS = 40
 """After the goal is first true, the policy may act this much longer to let go and retreat."""
 OPEN_STEPS = 10
 """The gripper has let go once it was commanded open for this many steps in a row (0.5 s)."""
-
-
-class Env(Protocol):
-    """What the loop needs of an environment."""
-
-    instruction: str
-    budget: int
-
-    def reset(self, init: InitState, seed: int = 0) -> None: ...
-
-    def step(self, action: np.ndarray) -> None: ...
-
-    def observe(self, images: bool) -> Observation: ...
-
-    def success(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -51,39 +36,43 @@ def run_episode(env: Env, policy: Policy, spec: EpisodeSpec) -> Episode:
     """Let `policy` act from the start that `spec.key` names until the goal is reached and let go of, or time is up.
 
     "Ever": the goal was true after some step within the budget. "Final": it still is once the gripper has let go,
-    for which the policy gets RELEASE_STEPS more; if it does not open the gripper by itself, we do.
+    for which the policy gets RELEASE_STEPS more; if it does not open the gripper by itself, we do. Without a gripper
+    there is nothing to let go of: the episode ends when the goal is reached, and both are the same.
     """
+    body = env.embodiment
     env.reset(spec.key.init, spec.key.seed)
     policy.reset(env.instruction)
-    teacher_noise, noise = TeacherNoise(spec.teacher_noise, spec.key), ActionNoise(spec.noise, spec.key)
+    teacher_noise, noise = TeacherNoise(spec.teacher_noise, spec.key, body), ActionNoise(spec.noise, spec.key, body)
     budget = spec.budget or env.budget
     proprio: list[np.ndarray] = []
     actions: list[np.ndarray] = []
     executed: list[np.ndarray] = []
     phases: list[str | None] = []
-    images: dict[str, list[np.ndarray | None]] = {camera: [] for camera in CAMERAS}
+    images: dict[str, list[np.ndarray | None]] = {camera: [] for camera in body.cameras}
     chunk: list[np.ndarray] = []
     phase: str | None = None
     success_step: int | None = None
     open_for = 0
 
-    while len(actions) < budget if success_step is None else not _released(len(actions) - success_step, open_for):
+    while len(actions) < budget if success_step is None else _is_holding(body, len(actions) - success_step, open_for):
         record = spec.image_every > 0 and len(actions) % spec.image_every == 0
         observation = env.observe(images=record or (not chunk and policy.needs_images))
+        check_observation(observation, body)
         if not chunk:
             answer = policy.infer(observation)
-            chunk, phase = [check_action(action) for action in answer.actions], answer.phase
+            chunk, phase = [check_action(action, body) for action in answer.actions], answer.phase
         meant = chunk.pop(0)
         action = teacher_noise.apply(meant)
         proprio.append(observation.proprio)
         actions.append(action)
         executed.append(noise.apply(action))
         phases.append(phase)
-        for camera in CAMERAS:
+        for camera in body.cameras:
             images[camera].append(observation.images[camera] if record else None)
         env.step(executed[-1])
         # As meant: if a flip put off the end, every episode's last steps would be free of flips.
-        open_for = open_for + 1 if meant[-1] < 0 and success_step is not None else 0
+        opens = body.gripper is not None and meant[body.gripper] < 0
+        open_for = open_for + 1 if opens and success_step is not None else 0
         if success_step is None and env.success():
             success_step = len(actions)
 
@@ -99,24 +88,37 @@ def run_episode(env: Env, policy: Policy, spec: EpisodeSpec) -> Episode:
         success_step=success_step,
         success_final=final,
         budget=budget,
+        embodiment=body,
     )
 
 
-def _released(steps_since_success: int, open_for: int) -> bool:
-    return open_for >= OPEN_STEPS or steps_since_success >= RELEASE_STEPS
+def _is_holding(body: Embodiment, steps_since_success: int, open_for: int) -> bool:
+    """Whether the gripper may still hold what the goal was reached with."""
+    return body.gripper is not None and open_for < OPEN_STEPS and steps_since_success < RELEASE_STEPS
 
 
 def _holds_after_release(env: Env, released: bool) -> bool:
     """Whether the goal is still true once everything has been let go of and has come to rest."""
-    if not released:
+    body = env.embodiment
+    if body.gripper is not None and not released:
+        let_go = np.zeros(body.action_dim, np.float32)
+        let_go[body.gripper] = -1
         for _ in range(OPEN_STEPS):
-            env.step(np.array([0, 0, 0, 0, 0, 0, -1], np.float32))
+            env.step(let_go)
     return env.success()
 
 
-def check_action(action: np.ndarray) -> np.ndarray:
-    """[7] float32 clipped to [-1, 1]; a NaN or a wrong shape is the policy's bug and stops the run."""
+def check_observation(observation: Observation, body: Embodiment) -> None:
+    """Raises ValueError when an environment shows something else than its embodiment says."""
+    if observation.proprio.shape != (body.proprio_dim,):
+        raise ValueError(f"proprioception of shape {observation.proprio.shape}, the embodiment says {body.proprio_dim}")
+    if observation.images and set(observation.images) != set(body.cameras):
+        raise ValueError(f"images of {sorted(observation.images)}, the embodiment says {sorted(body.cameras)}")
+
+
+def check_action(action: np.ndarray, body: Embodiment) -> np.ndarray:
+    """[A] float32 clipped to [-1, 1]; a NaN or a wrong shape is the policy's bug and stops the run."""
     action = np.asarray(action, np.float32)
-    if action.shape != (ACTION_DIM,) or not np.isfinite(action).all():
+    if action.shape != (body.action_dim,) or not np.isfinite(action).all():
         raise ValueError(f"the policy returned an unusable action: shape {action.shape}, values {action}")
     return np.clip(action, -1, 1)

@@ -16,17 +16,20 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from vlaad_ray.configs import EnvConfig, FleetConfig, ServingConfig, UserError
-from vlaad_ray.envs.libero import LiberoEnv, SimulatorError
+from vlaad_ray.configs import FleetConfig, ServingConfig, UserError
+from vlaad_ray.envs import Env, SimulatorError
 from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
 from vlaad_ray.rollout.replicas import PolicyUnavailable, placed, processes
 from vlaad_ray.runtime import cluster
 from vlaad_ray.runtime.cli import console
 from vlaad_ray.runtime.nodes import fitted
 from vlaad_ray.runtime.placement import Node, NoRoom, Processes, check, divide, total_room, without
-from vlaad_ray.types import Episode, LocalPolicy, Policy, SharedPolicy
+from vlaad_ray.types import Episode, LocalPolicy, Policy, SharedPolicy, Trained
 
-MakePolicy = Callable[[LiberoEnv], Policy]
+MakeTask = Callable[[int], Env]
+"""Task of the suite -> its environment. Pickled by reference: workers import the module that it is a function of."""
+MakePolicy = Callable[[Any], Policy]
+"""The environment in which it will act -> a policy."""
 Finish = Callable[[Episode], Any]
 """Runs on the actor with the finished episode: stores what must stay, returns a small record for the driver."""
 
@@ -47,9 +50,10 @@ class FleetReport:
 class EpisodeWorker:
     """Runs episodes one after another, keeping the simulator of the last task."""
 
-    def __init__(self, env_config: EnvConfig, make_policy: MakePolicy, finish: Finish):
-        self._env_config, self._make_policy, self._finish = env_config, make_policy, finish
-        self._env: LiberoEnv | None = None
+    def __init__(self, make_env: MakeTask, make_policy: MakePolicy, finish: Finish):
+        self._make_env, self._make_policy, self._finish = make_env, make_policy, finish
+        self._task: int | None = None
+        self._env: Env | None = None
         self._policy: Policy | None = None
 
     def ready(self) -> None:
@@ -57,13 +61,12 @@ class EpisodeWorker:
 
     def run(self, spec: EpisodeSpec) -> tuple[Any, int]:
         """What `finish` returned, and how many control steps the episode has."""
-        key = spec.key
-        if self._env is None or (self._env.suite, self._env.task) != (key.suite, key.task):
+        if self._task != spec.key.task:
             if self._env is not None:
                 self._env.close()
-            self._env = LiberoEnv(key.suite, key.task, self._env_config)
+            self._task, self._env = spec.key.task, self._make_env(spec.key.task)
             self._policy = self._make_policy(self._env)
-        assert self._policy is not None
+        assert self._env is not None and self._policy is not None
         episode = run_episode(self._env, self._policy, spec)
         return self._finish(episode), len(episode)
 
@@ -77,13 +80,13 @@ class _Seat:
     stillborn: int = 0
     """Actors that died in this seat, one after the other, before they were up."""
     spec: EpisodeSpec | None = None
-    task: tuple[str, int] | None = None
+    task: int | None = None
     since: float = 0.0
 
 
 def run_policy(
     specs: Sequence[EpisodeSpec],
-    env_config: EnvConfig,
+    make_env: MakeTask,
     policy: LocalPolicy | SharedPolicy,
     finish: Finish,
     config: FleetConfig,
@@ -95,32 +98,32 @@ def run_policy(
         return FleetReport({}, retried=0, lost=(), steps=0, seconds=0.0)
     replicas = processes(serving) if isinstance(policy, SharedPolicy) else None
     with placed(policy, serving, wait_for_nodes_s=config.wait_for_nodes_s) as make_policy:
-        return run_fleet(specs, env_config, make_policy, finish, config, on_outcome, replicas)
+        return run_fleet(specs, make_env, make_policy, finish, config, on_outcome, replicas)
 
 
-def check_images(policy: LocalPolicy | SharedPolicy, env: EnvConfig) -> list[str]:
+def check_images(policy: LocalPolicy | SharedPolicy, shown: Trained) -> list[str]:
     """Warnings about images unlike those that the policy learnt from; UserError for another size."""
     trained = policy.trained
-    if trained.image_size and trained.image_size != env.image_size:
+    if trained.image_size and shown.image_size and trained.image_size != shown.image_size:
         raise UserError(
-            f"{policy.name} learnt from images of {trained.image_size} pixels, not {env.image_size}: "
+            f"{policy.name} learnt from images of {trained.image_size} pixels, not {shown.image_size}: "
             f"add --image-size {trained.image_size}"
         )
-    if trained.render is not None and trained.render != env.render:
-        return [f"{policy.name} learnt from {trained.render!r} images and gets {env.render!r} ones (--render)"]
+    if trained.render is not None and shown.render is not None and trained.render != shown.render:
+        return [f"{policy.name} learnt from {trained.render!r} images and gets {shown.render!r} ones (--render)"]
     return []
 
 
 def run_fleet(
     specs: Sequence[EpisodeSpec],
-    env_config: EnvConfig,
+    make_env: MakeTask,
     make_policy: MakePolicy,
     finish: Finish,
     config: FleetConfig,
     on_outcome: Callable[[EpisodeSpec, Any], None],
     replicas: Processes | None = None,
 ) -> FleetReport:
-    """Run every episode once, in any order, over `config.actors` actors, beside the `replicas` that they ask.
+    """Run every episode of a suite once, in any order, over `config.actors` actors, beside the `replicas` they ask.
 
     An actor keeps to one task while that has episodes left (building a simulator takes seconds), then helps with the
     task that has most left. A simulator that dies, diverges, gets stuck or loses its teacher is replaced and its
@@ -130,9 +133,9 @@ def run_fleet(
         return FleetReport({}, retried=0, lost=(), steps=0, seconds=0.0)
     cluster.connect()
     start = time.monotonic()
-    queues: dict[tuple[str, int], deque[EpisodeSpec]] = defaultdict(deque)
+    queues: dict[int, deque[EpisodeSpec]] = defaultdict(deque)
     for spec in specs:
-        queues[spec.key.suite, spec.key.task].append(spec)
+        queues[spec.key.task].append(spec)
     tries: dict[str, int] = defaultdict(int)
     outcomes: dict[str, Any] = {}
     lost: list[str] = []
@@ -143,7 +146,7 @@ def run_fleet(
     )
 
     def hire(stillborn: int = 0) -> _Seat:
-        actor: Any = remote_worker.remote(env_config, make_policy, finish)
+        actor: Any = remote_worker.remote(make_env, make_policy, finish)
         return _Seat(actor, actor.ready.remote(), stillborn)
 
     def hire_again(seat: _Seat, why: str) -> None:
@@ -173,7 +176,7 @@ def run_fleet(
             lost.append(spec.key.name)
         else:
             retried += 1
-            queues[spec.key.suite, spec.key.task].append(spec)
+            queues[spec.key.task].append(spec)
 
     seats = [hire() for _ in range(min(actor_count(config, replicas), len(specs)))]
     while any(queues.values()) or any(seat.spec for seat in seats):
@@ -247,14 +250,12 @@ def count_actors(config: FleetConfig, nodes: Sequence[Node], replicas: Processes
     return config.actors or held
 
 
-def _choose_task(
-    seat: _Seat, seats: Sequence[_Seat], queues: dict[tuple[str, int], deque[EpisodeSpec]]
-) -> tuple[str, int] | None:
+def _choose_task(seat: _Seat, seats: Sequence[_Seat], queues: dict[int, deque[EpisodeSpec]]) -> int | None:
     if seat.task is not None and queues[seat.task]:
         return seat.task
     open_tasks = [task for task, queue in queues.items() if queue]
 
-    def left_per_actor(task: tuple[str, int]) -> float:
+    def left_per_actor(task: int) -> float:
         return len(queues[task]) / (1 + sum(other.task == task for other in seats if other is not seat))
 
     return max(open_tasks, key=left_per_actor, default=None)

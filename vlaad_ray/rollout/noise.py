@@ -12,10 +12,10 @@ import numpy as np
 
 from vlaad_ray.configs import NoiseConfig, TeacherNoiseConfig, UserError
 from vlaad_ray.semantics.phases import MIN_COMMAND_FRAMES
-from vlaad_ray.types import ACTION_DIM, EpisodeKey
+from vlaad_ray.types import LIBERO, Embodiment, EpisodeKey
 
-ROTATION_SHARE = 0.5
-"""Noise on rotations, as a share of that on translations."""
+ROTATION_SHARE, BURST_ROTATION_SHARE = 0.5, 0.3
+"""Noise on an arm's rotations, as a share of that on translations: white, and in bursts."""
 FLIP_LEAD = 2
 """Steps by which flips fall due early. A burst waits 1.4 on average for its place, and one that the end cuts off
 was not taken back: without, 9.8 % at a set 10 %, in episodes of 125 steps."""
@@ -24,20 +24,21 @@ was not taken back: without, 9.8 % at a set 10 %, in episodes of 125 steps."""
 class ActionNoise:
     """Noise on executed actions (DART, Laskey et al. 2017): the recorded target stays what the teacher asked for."""
 
-    def __init__(self, config: NoiseConfig, key: EpisodeKey):
+    def __init__(self, config: NoiseConfig, key: EpisodeKey, body: Embodiment = LIBERO):
         self._random = random_of(key.name)
+        self._white, self._pushed = _shares(body, ROTATION_SHARE), _shares(body, BURST_ROTATION_SHARE)
         self._config = config
         self._sigma = float(self._random.choice(config.sigmas))
-        self._burst = np.zeros(ACTION_DIM)
+        self._burst = np.zeros(body.action_dim)
         self._burst_left = 0
 
     def apply(self, action: np.ndarray) -> np.ndarray:
-        """[7] in [-1, 1] -> [7] in [-1, 1]. The gripper command is never touched."""
+        """[A] in [-1, 1] -> [A] in [-1, 1]. The gripper command is never touched."""
         random, config = self._random, self._config
         if self._burst_left == 0 and config.burst_rate > 0 and random.random() < config.burst_rate:
             self._burst_left = int(random.integers(4, 11))
-            self._burst = np.array([1, 1, 1, 0.3, 0.3, 0.3, 0]) * config.burst_sigma * random.normal(size=ACTION_DIM)
-        push = _white(random, self._sigma)
+            self._burst = self._pushed * config.burst_sigma * random.normal(size=len(self._pushed))
+        push = self._white * self._sigma * random.normal(size=len(self._white))
         if self._burst_left > 0:
             self._burst_left -= 1
             push = push + self._burst
@@ -53,9 +54,10 @@ class TeacherNoise:
     between: the rest is made up for later.
     """
 
-    def __init__(self, config: TeacherNoiseConfig, key: EpisodeKey):
+    def __init__(self, config: TeacherNoiseConfig, key: EpisodeKey, body: Embodiment = LIBERO):
         self._random = random_of(f"{key.name} teacher")
-        self._jitter = config.jitter
+        self._jitter, self._white = config.jitter, _shares(body, ROTATION_SHARE)
+        self._gripper = body.gripper
         self._flips = Bursts(config.flip_rate, config.flip_steps, self._random, FLIP_LEAD)
         self._stalls = Bursts(config.stall_rate, config.stall_steps, self._random)
         self._quiet_before = _quiet_before(config)
@@ -64,14 +66,15 @@ class TeacherNoise:
         self._burst = self._flip_left = self._stall_left = 0
 
     def apply(self, meant: np.ndarray) -> np.ndarray:
-        """[7] in [-1, 1], what the teacher meant -> [7] in [-1, 1], what it asks for."""
+        """[A] in [-1, 1], what the teacher meant -> [A] in [-1, 1], what it asks for."""
         asked = meant.astype(np.float32)
         if self._jitter > 0:
-            asked = np.clip(asked + _white(self._random, self._jitter), -1, 1).astype(np.float32)
+            push = self._white * self._jitter * self._random.normal(size=len(self._white))
+            asked = np.clip(asked + push, -1, 1).astype(np.float32)
         if self._stalls_now():
-            asked[:6] = 0
-        if self._flips_now(bool(meant[6] > 0)):
-            asked[6] = -asked[6]
+            asked[self._white > 0] = 0
+        if self._gripper is not None and self._flips_now(bool(meant[self._gripper] > 0)):
+            asked[self._gripper] *= -1
         return asked
 
     def _stalls_now(self) -> bool:
@@ -129,8 +132,10 @@ class Bursts:
             self._at = self._begin + self._random.uniform(0, self._length / self._rate)
 
 
-def check_teacher_noise(config: TeacherNoiseConfig) -> None:
+def check_teacher_noise(config: TeacherNoiseConfig, body: Embodiment = LIBERO) -> None:
     """Raises UserError for noise that cannot be made."""
+    if config.flip_rate > 0 and body.gripper is None:
+        raise UserError("--teacher-noise.flip-rate turns a gripper's targets, and this suite's robot has no gripper")
     mean = (config.flip_steps + 1) / 2
     most = mean / (mean + _quiet_before(config))
     if config.flip_rate > most:
@@ -149,6 +154,11 @@ def _quiet_before(config: TeacherNoiseConfig) -> int:
     return max(MIN_COMMAND_FRAMES, config.flip_steps + 1)
 
 
-def _white(random: np.random.Generator, sigma: float) -> np.ndarray:
-    """[7] one draw of white noise; none on the gripper."""
-    return np.array([1, 1, 1, *[ROTATION_SHARE] * 3, 0]) * sigma * random.normal(size=ACTION_DIM)
+def _shares(body: Embodiment, rotation: float) -> np.ndarray:
+    """[A] share of the noise that each number of an action gets: `rotation` an arm's rotations, none the gripper."""
+    shares = np.ones(body.action_dim)
+    if body.libero_arm:
+        shares[3:6] = rotation
+    if body.gripper is not None:
+        shares[body.gripper] = 0
+    return shares

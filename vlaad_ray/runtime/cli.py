@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from vlaad_ray.configs import UserError, check_bounds
+from vlaad_ray.configs import UserError
 
 console = Console(highlight=False)
 
@@ -28,7 +28,6 @@ Config = TypeVar("Config", bound=HasOut)
 def run_stage(config: Config, stage: Callable[[Config], dict[str, Any]], show: Callable[[Any], Table]) -> None:
     """Run a stage and show its summary."""
     with users_errors():
-        check_bounds(config)
         summary = stage(config)
     console.print(show(summary))
     console.print(f"Results: {config.out / 'summary.json'}")

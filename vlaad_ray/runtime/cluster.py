@@ -8,29 +8,46 @@ import random
 import socket
 from typing import Any
 
+import grpc
 import ray
+from ray._private.services import canonicalize_bootstrap_address
+
+from vlaad_ray.configs import UserError
 
 DASHBOARD_PORTS = range(8265, 9265)
 """From Ray's own choice on; one of them by chance, since jobs that start together would find the same one free."""
+ANSWER_S = 5.0
+"""Longest that a cluster may take to answer at all. Ray itself tries for over a minute."""
+ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
+"""A call that Ray's control service (GCS) has, and no other that speaks its protocol."""
+SUBMIT = "submit the job instead: ray job submit --working-dir . -- python jobs/…"
 
 
-def connect(**options: Any) -> None:
-    """Join the cluster that a submitted job runs in (RAY_ADDRESS), else start Ray here. A second call does nothing.
+def connect(ray_data: bool = False, **options: Any) -> None:
+    """Join the cluster that RAY_ADDRESS names, as it does in a submitted job, else start Ray here.
 
-    `options` are ray.init's, for a Ray that is started here.
+    A second call does nothing. `ray_data`: the caller drives Ray Data. `options` are ray.init's, for a Ray that is
+    started here. Raises UserError for an address where no such cluster is.
     """
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    if ray_data and address.startswith("ray://"):
+        raise UserError(f"RAY_ADDRESS={address}: Ray Data does not run through Ray Client; {SUBMIT}")
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Says at every start that a local Ray guards itself with a token, which is as it should be.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     shown: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
-    if (address := os.environ.get("RAY_ADDRESS", "local")) != "local":
-        ray.init(address=address, **shown)
+    if address != "local":
+        check_address(address)
+        try:
+            ray.init(address=address, **shown)
+        except (ConnectionError, RuntimeError) as error:  # another version of Ray or Python, no token
+            raise UserError(f"RAY_ADDRESS={address}: {' '.join(str(error).split())}") from error
         return
     # Ray Train asks for the state of its actors at the Ray that was last started with `ray start` on this machine,
     # running or not, and takes what that does not know for dead: tell our own Ray's processes where its dashboard is.
-    port = _free_port()
+    port = free_port(DASHBOARD_PORTS)
     os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
     try:
         ray.init(address=address, dashboard_port=port, **{**shown, **options})
@@ -38,8 +55,56 @@ def connect(**options: Any) -> None:
         del os.environ["RAY_API_SERVER_ADDRESS"]  # a job that this process submits may be for another Ray
 
 
-def _free_port() -> int:
-    for port in random.sample(DASHBOARD_PORTS, len(DASHBOARD_PORTS)):
+def check_address(address: str) -> None:
+    """Raises UserError unless something that may be a Ray cluster answers there, within seconds.
+
+    `address`: auto, HOST:PORT of a head (GCS), or ray://HOST:PORT of its Ray Client.
+    """
+    what = f"RAY_ADDRESS={address}"
+    scheme, separator, place = address.rpartition("://")
+    if scheme in ("http", "https"):
+        raise UserError(
+            f"{what} is a dashboard, which takes submitted jobs only: ray job submit --working-dir . -- python jobs/…; "
+            "to run this job on a node of the cluster itself, set RAY_ADDRESS=auto there"
+        )
+    if separator and scheme != "ray":
+        raise UserError(f"{what}: {scheme}:// is none of Ray's; give auto, HOST:6379, ray://HOST:10001, or unset it")
+    if address == "auto":
+        try:
+            place = canonicalize_bootstrap_address(address) or ""
+        except ConnectionError:
+            raise UserError(
+                f"{what}: no Ray runs on this machine; start it (ray start), or unset RAY_ADDRESS"
+            ) from None
+    host, _, port = place.rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(f"{what} is no address; give auto, HOST:6379, ray://HOST:10001, or unset it to start Ray here")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"{what}: nothing answers at {place} ({error}); check it, or unset it to start Ray here"
+        ) from None
+    if not separator and not os.environ.get("RAY_USE_TLS") and not _is_control_service(place):
+        raise UserError(
+            f"{what}: what answers there is no head of a Ray cluster; its port is 6379 unless chosen otherwise"
+        )
+
+
+def _is_control_service(place: str) -> bool:
+    """Whether Ray's control service listens there, rather than a dashboard, Ray Client or something else."""
+    with grpc.insecure_channel(place) as channel:
+        try:
+            channel.unary_unary(ALIVE)(b"", timeout=ANSWER_S)
+        except grpc.RpcError as error:
+            elsewhere = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+            return error.code() not in elsewhere
+    return True
+
+
+def free_port(ports: range) -> int:
+    """One of `ports` by chance that nobody listens on. Raises OSError when all are taken."""
+    for port in random.sample(ports, len(ports)):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -47,4 +112,4 @@ def _free_port() -> int:
             except OSError:
                 continue
             return port
-    raise OSError(f"ports {DASHBOARD_PORTS[0]} to {DASHBOARD_PORTS[-1]} are all taken; Ray's dashboard needs one")
+    raise OSError(f"ports {ports[0]} to {ports[-1]} are all taken; Ray's dashboard needs one")

@@ -33,7 +33,10 @@ class Door:
     """Of vlaad-ray's extras, the one that brings what those entries import."""
 
 
-DOORS = (
+DOORS: tuple[Door, ...] = (
+    Door("suite", "env", "vlaad_ray.envs:SUITES", extra="sim"),
+    Door("teacher", "teacher_config", "vlaad_ray.teachers:TEACHERS", extra="sim"),
+    Door("policy", "teacher_config", "vlaad_ray.teachers:TEACHERS", others=True, extra="sim"),
     Door("student", "network", "vlaad_ray.models.student:STUDENTS"),
     Door("objective", "method", "vlaad_ray.methods:METHODS"),
 )

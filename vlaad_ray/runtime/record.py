@@ -61,6 +61,12 @@ def begin(out: Path, config: Any, reads: Mapping[str, Path | None] | None = None
             raise UserError(f"{flag} {place} lies where --out {out} gets a new one; copy it elsewhere first")
 
 
+def files_in(settings: Any) -> dict[str, Path]:
+    """Flag -> path, of every path in an entry's own settings, as a job reads them."""
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    return {f"--{name.replace('_', '-')}": value for name, value in values.items() if isinstance(value, Path)}
+
+
 def check_place(
     flag: str, out: Path, stage: str, reads: Mapping[str, Path | None] | None = None, beside: Sequence[str] = ()
 ) -> None:

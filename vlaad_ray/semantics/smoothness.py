@@ -5,22 +5,29 @@ The formulas, with what they were checked on, are in docs/noise.md.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from vlaad_ray.semantics.phases import MIN_COMMAND_FRAMES
-from vlaad_ray.types import CONTROL_HZ
 
 LONGEST_FLIP = MIN_COMMAND_FRAMES - 1
 """A gripper command of up to this many steps that is then taken back was not meant. Two steps open by 7 mm at most."""
 STILL_ACTION = 0.02
-"""A target below this in all six motion components asks for no motion: under 0.3 mm and 3 mrad a step."""
+"""A target below this in all of an action's motions asks for no motion: under 0.3 mm and 3 mrad a step."""
 
 
 def sides(commands: np.ndarray) -> np.ndarray:
-    """[T] gripper commands -> [T] bool, closed. A command of 0 keeps the side before it; a leading one is open."""
+    """[T] gripper commands -> [T] bool, closed. A command of 0 keeps the side before it.
+
+    Before the first other one there is no side: zeros there get the side that it begins with, since nothing changes.
+    """
     signs = np.sign(np.asarray(commands, np.float64))
-    last_clear = np.maximum.accumulate(np.where(signs != 0, np.arange(len(signs)), -1))
-    return (signs[last_clear] > 0) & (last_clear >= 0)
+    clear = np.flatnonzero(signs)
+    if len(clear) == 0:
+        return np.zeros(len(signs), bool)
+    last_clear = np.maximum.accumulate(np.where(signs != 0, np.arange(len(signs)), clear[0]))
+    return signs[last_clear] > 0
 
 
 def self_revoked(commands: np.ndarray, longest: int = LONGEST_FLIP) -> np.ndarray:
@@ -51,30 +58,36 @@ def reversals(commands: np.ndarray) -> np.ndarray:
     return np.concatenate([[False], closed[1:] != closed[:-1]])[: len(closed)]
 
 
-def asked_jerk(actions: np.ndarray) -> np.ndarray:
-    """[T, 7] actions -> [T] size of the third difference of the commanded path, NaN at both ends.
+def gripper_flips(commands: Sequence[float] | np.ndarray) -> int:
+    """Number of reversals in a sequence of gripper commands [T], -1 open to +1 closed."""
+    return int(reversals(np.asarray(commands, np.float64)).sum())
+
+
+def asked_jerk(translations: np.ndarray) -> np.ndarray:
+    """[T, 3] translations asked for -> [T] size of the third difference of the commanded path, NaN at both ends.
 
     An action's translation is the path's first difference, so this is |a[t+1] - 2 a[t] + a[t-1]|, in full-scale actions
-    a step squared. White noise of standard deviation s on each axis alone has a root mean square of sqrt(18) s = 4.2 s.
+    a step squared; of a robot without translations, over all its motions. White noise of standard deviation s on each
+    of three axes alone has a root mean square of sqrt(18) s = 4.2 s.
     """
-    jerk = np.full(len(actions), np.nan)
-    jerk[1:-1] = np.linalg.norm(np.diff(np.asarray(actions[:, :3], float), n=2, axis=0), axis=1)
+    jerk = np.full(len(translations), np.nan)
+    jerk[1:-1] = np.linalg.norm(np.diff(np.asarray(translations, float), n=2, axis=0), axis=1)
     return jerk
 
 
-def moved_jerk(proprio: np.ndarray) -> np.ndarray:
-    """[T, 8] proprioception -> [T] size of the third difference of the hand's position, m/s^3, NaN where unknown.
+def moved_jerk(positions: np.ndarray, rate_hz: float) -> np.ndarray:
+    """[T, 3] positions of the hand (m) -> [T] size of their third difference, m/s^3, NaN where unknown.
 
     What the robot went through, executed-action noise included.
     """
-    jerk = np.full(len(proprio), np.nan)
-    jerk[2:-1] = np.linalg.norm(np.diff(np.asarray(proprio[:, :3], float), n=3, axis=0), axis=1) * CONTROL_HZ**3
+    jerk = np.full(len(positions), np.nan)
+    jerk[2:-1] = np.linalg.norm(np.diff(np.asarray(positions, float), n=3, axis=0), axis=1) * rate_hz**3
     return jerk
 
 
-def stalled(actions: np.ndarray) -> np.ndarray:
-    """[T, 7] actions -> [T] bool: the target asks for no motion of the hand."""
-    return np.abs(actions[:, :6]).max(axis=1, initial=0.0) < STILL_ACTION
+def stalled(motions: np.ndarray) -> np.ndarray:
+    """[T, M] actions without the gripper's number -> [T] bool: the target asks for no motion."""
+    return np.abs(motions).max(axis=1, initial=0.0) < STILL_ACTION
 
 
 def _nearest_steady(given: np.ndarray, change: float) -> np.ndarray:

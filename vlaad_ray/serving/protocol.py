@@ -1,15 +1,16 @@
 """openpi's websocket protocol for policies, as bytes: what both a client and a server of it need, and nothing else.
 
 A server sends its metadata when a client connects; then every binary message is one observation, answered by one
-{"actions": [K, 7], …}. A text message is an error. Messages are MessagePack. An array is the map {b"__ndarray__": True,
+{"actions": [K, A], …}. A text message is an error. Messages are MessagePack. An array is the map {b"__ndarray__": True,
 b"data": bytes, b"dtype": "<f4", b"shape": [...]}, a numpy scalar {b"__npgeneric__": True, b"data": number,
 b"dtype": …}, byte for byte as openpi-client 0.1.2 writes them (openpi_client.msgpack_numpy). Nothing is unpickled.
 
 Observations have the keys of openpi's LIBERO example (examples/libero/main.py): `observation/image` and
 `observation/wrist_image` [H, W, 3] uint8, turned by 180 degrees against the simulator's (bottom-up) images, which is
-upright but mirrored; `observation/state` [8], our proprioception; `prompt`, the instruction. As openpi's own server
-does (openpi, policies/libero_policy.py), ours also takes pictures of floats in [0, 1], of which it makes 255 x, cut off
-to an integer; pictures with their channels first; and a state of any numbers, in an array or a list.
+upright but mirrored; `observation/state` [P], our proprioception; `prompt`, the instruction. Other robots' cameras are
+`observation/NAME_image`, not mirrored. As openpi's own server does (openpi, policies/libero_policy.py), ours also takes
+pictures of floats in [0, 1], of which it makes 255 x, cut off to an integer; pictures with their channels first; and a
+state of any numbers, in an array or a list.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from typing import Any, TypeGuard
 import msgpack
 import numpy as np
 
-from vlaad_ray.types import PROPRIO_DIM, Observation
+from vlaad_ray.types import LIBERO, Embodiment, Observation
 
-IMAGE_KEYS = {"agentview": "observation/image", "wrist": "observation/wrist_image"}
-"""Our camera -> the protocol's key."""
+MIRRORED = frozenset(LIBERO.cameras)
+"""Cameras whose images travel mirrored."""
 STATE, PROMPT, ACTIONS = "observation/state", "prompt", "actions"
 MAX_MESSAGE = 16 * 2**20
 """Bytes; two uncompressed images of 1,000 pixels are 6 MB."""
@@ -62,26 +63,34 @@ def _unpack(data: bytes, unpack_map: Callable[[dict[Any, Any]], Any]) -> dict[st
     return message
 
 
+def image_key(camera: str) -> str:
+    """Our name of a camera -> the protocol's key."""
+    return "observation/image" if camera == "agentview" else f"observation/{camera}_image"
+
+
 def pack_observation(observation: Observation) -> dict[str, Any]:
     """An observation as a message. All its images go along, in the size that they have."""
-    images = {IMAGE_KEYS[camera]: np.ascontiguousarray(image[:, ::-1]) for camera, image in observation.images.items()}
+    images = {image_key(camera): _mirrored(camera, image) for camera, image in observation.images.items()}
     return {**images, STATE: observation.proprio, PROMPT: observation.instruction}
 
 
-def unpack_observation(message: Mapping[str, Any], cameras: Sequence[str] = ()) -> Observation:
-    """The observation in a message. Raises MessageError naming the key at fault.
+def unpack_observation(
+    message: Mapping[str, Any], cameras: Sequence[str] = (), body: Embodiment = LIBERO
+) -> Observation:
+    """The observation in a message of the robot `body`. Raises MessageError naming the key at fault.
 
-    `cameras`: those whose images must be there; others may be. Keys that say nothing to us are ignored, as openpi does,
-    unless they hold an image: a camera under a wrong name must not pass for one that is not there.
+    `cameras`: those whose images must be there; others of the robot's may be. Keys that say nothing to us are ignored,
+    as openpi does, unless they hold an image: a camera under a wrong name must not pass for one that is not there.
     """
-    images = {camera: _image(key, message[key]) for camera, key in IMAGE_KEYS.items() if key in message}
-    for key in message.keys() - IMAGE_KEYS.values():
+    keys = {camera: image_key(camera) for camera in dict.fromkeys((*body.cameras, *cameras))}
+    images = {camera: _mirrored(camera, _image(key, message[key])) for camera, key in keys.items() if key in message}
+    for key in message.keys() - keys.values():
         if isinstance(message[key], np.ndarray) and message[key].ndim == 3:
-            raise MessageError(f"{key[:80]!r} is no camera's key; those are {', '.join(IMAGE_KEYS.values())}")
+            raise MessageError(f"{key[:80]!r} is no camera's key; those are {', '.join(keys.values())}")
     for camera in cameras:
         if camera not in images:
-            raise MessageError(f"{IMAGE_KEYS[camera]!r} is missing: the policy looks through this camera")
-    return Observation(_prompt(message.get(PROMPT)), _state(message.get(STATE)), images)
+            raise MessageError(f"{keys[camera]!r} is missing: the policy looks through this camera")
+    return Observation(_prompt(message.get(PROMPT)), _state(message.get(STATE), body.proprio_dim), images)
 
 
 def _prompt(value: object) -> str:
@@ -93,14 +102,16 @@ def _prompt(value: object) -> str:
     return value
 
 
-def _state(value: object) -> np.ndarray:
-    """[8] float32, from an array of any numbers or a list of them."""
-    what = f"{STATE!r} must be [{PROPRIO_DIM}] finite numbers"
+def _state(value: object, size: int) -> np.ndarray:
+    """[size] float32, from an array of any numbers or a list of them."""
+    if size == 0:
+        return np.zeros(0, np.float32)
+    what = f"{STATE!r} must be [{size}] finite numbers"
     numbers = value if isinstance(value, list) else []
     if any(isinstance(each, bool) or not isinstance(each, int | float | np.number) for each in numbers):
         raise MessageError(f"{what}, got a list of other things")
     array = np.array(numbers, np.float64) if isinstance(value, list) else value
-    if not isinstance(array, np.ndarray) or array.shape != (PROPRIO_DIM,):
+    if not isinstance(array, np.ndarray) or array.shape != (size,):
         raise MessageError(f"{what}, got {describe(value)}")
     with np.errstate(over="ignore"):
         state = array.astype(np.float32)
@@ -110,7 +121,7 @@ def _state(value: object) -> np.ndarray:
 
 
 def _image(key: str, value: object) -> np.ndarray:
-    """Turned back to our upright: [H, W, 3] uint8. k / 255 in any kind of float comes back as k."""
+    """[H, W, 3] uint8, turned as it came. k / 255 in any kind of float comes back as k."""
     what = f"{key!r} must be [H, W, 3] or [3, H, W], uint8 or floats in [0, 1]"
     if not isinstance(value, np.ndarray) or value.ndim != 3 or value.size == 0 or value.dtype.kind not in "uf":
         raise MessageError(f"{what}, got {describe(value)}")
@@ -127,7 +138,12 @@ def _image(key: str, value: object) -> np.ndarray:
         picture = scaled.astype(np.uint8)
     if picture.dtype != np.uint8:
         raise MessageError(f"{what}, got {describe(value)}")
-    return np.ascontiguousarray(picture[:, ::-1])
+    return picture
+
+
+def _mirrored(camera: str, image: np.ndarray) -> np.ndarray:
+    """From ours to the protocol's, and back."""
+    return np.ascontiguousarray(image[:, ::-1] if camera in MIRRORED else image)
 
 
 def describe(value: object) -> str:

@@ -221,9 +221,9 @@ def _episode(path: Path, footer: dict[str, Any], file: pq.ParquetFile, cameras: 
     )
 
 
-def read_pictures(path: Path, camera: str) -> dict[int, bytes]:
-    """Step -> the encoded picture of one camera, where there is one; not decoded, so possibly corrupt."""
-    read_footer(path, "episode")
+def read_pictures(path: Path) -> dict[int, bytes]:
+    """Step -> the encoded picture of the first camera, where there is one; not decoded, so possibly corrupt."""
+    camera = read_embodiment(read_footer(path, "episode")).cameras[0]
     pictures = read_table(path, [camera])[camera].to_pylist()
     return {step: data for step, data in enumerate(pictures) if data is not None}
 

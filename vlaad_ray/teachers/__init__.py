@@ -9,23 +9,43 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from vlaad_ray.configs import TeacherConfig, UserError, what_a_checkpoint_is
-from vlaad_ray.teachers.scripted.expert import ScriptedTeacher
-from vlaad_ray.types import BatchPolicy, LocalPolicy, SharedPolicy, Trained
+from vlaad_ray import plugins
+from vlaad_ray.configs import NoSettings, OpenVlaConfig, RemoteConfig, UserError, settings_of, what_a_checkpoint_is
+from vlaad_ray.envs import Env, find_suite
+from vlaad_ray.types import LIBERO, BatchPolicy, LocalPolicy, Policy, SharedPolicy, Trained
 
 SAMPLE = 2**20
 """Bytes of each weights file that its fingerprint is taken from, at three places."""
 
 
-def scripted(config: TeacherConfig, suite: str, execute: int) -> LocalPolicy:
+@dataclass(frozen=True)
+class Teacher:
+    config: type[Any]
+    """Dataclass of the teacher's own flags, each with a default."""
+    describe: Callable[[Any, str, int], LocalPolicy | SharedPolicy]
+    """What it is, from its config, the suite's name and --execute (0: its own default). Raises UserError."""
+
+
+def describe_scripted(config: NoSettings, suite: str, execute: int) -> LocalPolicy:
     """The privileged expert. It acts one action at a time, whatever `execute` says."""
-    return LocalPolicy("scripted", ScriptedTeacher)
+    check_arm("scripted", suite)
+    return LocalPolicy("scripted", _make_scripted)
 
 
-def openvla(config: TeacherConfig, suite: str, execute: int) -> SharedPolicy:
+def _make_scripted(env: Env) -> Policy:
+    from vlaad_ray.envs.libero import LiberoEnv
+    from vlaad_ray.teachers.scripted.expert import ScriptedTeacher
+
+    if not isinstance(env, LiberoEnv):
+        raise UserError("the scripted teacher reads LIBERO's simulator; choose a teacher of this suite's own")
+    return ScriptedTeacher(env)
+
+
+def describe_openvla(config: OpenVlaConfig, suite: str, execute: int) -> SharedPolicy:
     """An OpenVLA checkpoint, one action a query. Its published checkpoints know exact images of 256 pixels only."""
     if config.checkpoint is None:
         raise UserError("--teacher openvla needs --checkpoint DIR, an OpenVLA checkpoint as on the Hugging Face hub")
@@ -33,6 +53,7 @@ def openvla(config: TeacherConfig, suite: str, execute: int) -> SharedPolicy:
         raise UserError(f"--checkpoint: {config.checkpoint} is not there; {what_a_checkpoint_is(config.checkpoint)}")
     if execute > 1:
         raise UserError(f"--execute {execute}: openvla answers with one action")
+    check_arm("openvla", suite)
     from vlaad_ray.models.openvla.checkpoint import read_checkpoint
     from vlaad_ray.models.openvla.preprocess import prepare
 
@@ -56,26 +77,30 @@ def _load_openvla(
     return load_openvla(checkpoint, suite, unnorm_key, device, dtype)
 
 
-def remote(config: TeacherConfig, suite: str, execute: int) -> LocalPolicy:
+def describe_remote(config: RemoteConfig, suite: str, execute: int) -> LocalPolicy:
     """Whatever a server of openpi's protocol serves; each simulator holds a connection."""
     from vlaad_ray.teachers.remote import remote_teacher
 
-    return remote_teacher(config, execute)
+    return remote_teacher(config, find_suite(suite).embodiment, execute)
 
 
-TEACHERS: dict[str, Callable[[TeacherConfig, str, int], LocalPolicy | SharedPolicy]] = {
-    "scripted": scripted,
-    "openvla": openvla,
-    "remote": remote,
+TEACHERS: dict[str, Teacher] = {
+    "scripted": Teacher(NoSettings, describe_scripted),
+    "openvla": Teacher(OpenVlaConfig, describe_openvla),
+    "remote": Teacher(RemoteConfig, describe_remote),
 }
-"""Name -> what describes it, from its config, the suite and --execute (0: its own default)."""
 
 
-def find_teacher(name: str, config: TeacherConfig, suite: str, execute: int) -> LocalPolicy | SharedPolicy:
+def find_teacher(name: str, config: Any, suite: str, execute: int) -> LocalPolicy | SharedPolicy:
     """The teacher called `name`. Raises UserError for an unknown one, or what it says of its config."""
-    if name not in TEACHERS:
-        raise UserError(f"unknown teacher {name!r}; choose one of {', '.join(TEACHERS)}")
-    return TEACHERS[name](config, suite, execute)
+    teacher = plugins.lookup("teacher", TEACHERS, name)
+    return teacher.describe(settings_of(f"teacher {name}", teacher.config, config), suite, execute)
+
+
+def check_arm(teacher: str, suite: str) -> None:
+    """Raises UserError unless the suite's robot is an arm as LIBERO's, with its cameras."""
+    if find_suite(suite).embodiment != LIBERO:
+        raise UserError(f"the teacher {teacher} knows LIBERO's arm and cameras only, not those of {suite}")
 
 
 def fingerprint(checkpoint: Path) -> str:

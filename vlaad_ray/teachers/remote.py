@@ -25,9 +25,9 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.frames import CloseCode
 from websockets.sync.client import ClientConnection, connect
 
-from vlaad_ray.configs import TeacherConfig, UserError
+from vlaad_ray.configs import RemoteConfig, UserError
 from vlaad_ray.serving import protocol
-from vlaad_ray.types import ACTION_DIM, ActionChunk, LocalPolicy, Observation, Trained
+from vlaad_ray.types import LIBERO, ActionChunk, Embodiment, LocalPolicy, Observation, Trained
 
 EXECUTE = 5
 """Actions executed before asking again, in openpi's LIBERO example (replan_steps)."""
@@ -43,14 +43,14 @@ LONGEST_REASON = 300
 """Characters of a server's error that are passed on."""
 
 
-def remote_teacher(config: TeacherConfig, execute: int) -> LocalPolicy:
+def remote_teacher(config: RemoteConfig, body: Embodiment, execute: int) -> LocalPolicy:
     """Ask the server who it is. Raises UserError if it cannot be reached or can't be told from another one.
 
     `execute`: actions of a chunk to execute before asking again; 0: as openpi's example does.
     """
     if not re.fullmatch(r"[\w.]*", config.label):
         raise UserError(f"--label: {config.label!r} goes into file names; use letters, digits, dots and underscores")
-    client = RemoteTeacher(config, execute or EXECUTE)
+    client = RemoteTeacher(config, execute or EXECUTE, body)
     metadata = client.metadata
     client.close()
     if not metadata and not config.label:
@@ -66,7 +66,7 @@ def remote_teacher(config: TeacherConfig, execute: int) -> LocalPolicy:
     digest = hashlib.sha256(said.encode()).hexdigest()[:8]
     return LocalPolicy(
         name=f"{config.label or 'remote'}-{digest}",
-        make=functools.partial(_make, config, execute or EXECUTE),
+        make=functools.partial(_make, config, body, execute or EXECUTE),
         settings={"execute": execute or EXECUTE},
         trained=trained,
     )
@@ -92,8 +92,8 @@ def _trained(metadata: Mapping[str, Any], url: str) -> Trained:
     return Trained(render, int(sides.pop()))
 
 
-def _make(config: TeacherConfig, execute: int, _: Any) -> RemoteTeacher:
-    return RemoteTeacher(config, execute)
+def _make(config: RemoteConfig, body: Embodiment, execute: int, _: Any) -> RemoteTeacher:
+    return RemoteTeacher(config, execute, body)
 
 
 class RemoteTeacher:
@@ -101,8 +101,8 @@ class RemoteTeacher:
 
     needs_images = True
 
-    def __init__(self, config: TeacherConfig, execute: int):
-        self._config, self._execute = config, execute
+    def __init__(self, config: RemoteConfig, execute: int, body: Embodiment = LIBERO):
+        self._config, self._execute, self._body = config, execute, body
         self.metadata: dict[str, Any] = {}
         """What the server says about itself."""
         self._headers = {"Authorization": f"Api-Key {_token(config.token_file)}"} if config.token_file else {}
@@ -117,9 +117,8 @@ class RemoteTeacher:
     def infer(self, observation: Observation) -> ActionChunk:
         """Raises UserError, naming the server, for no answer in time, its own error, or an answer that is no action."""
         images = {camera: resize_with_pad(image, IMAGE_SIZE) for camera, image in observation.images.items()}
-        request = protocol.pack(
-            protocol.pack_observation(Observation(observation.instruction, observation.proprio, images))
-        )
+        seen = Observation(observation.instruction, observation.proprio, images)
+        request = protocol.pack(protocol.pack_observation(seen))
         broken: ConnectionClosed | None = None
         for _ in range(MAX_RESENDS + 1):
             self._used = True
@@ -195,9 +194,10 @@ class RemoteTeacher:
             actions = protocol.unpack_of_server(reply).get(protocol.ACTIONS)
         except protocol.MessageError as error:
             raise UserError(f"{url} does not speak openpi's protocol: {error}") from None
-        if not isinstance(actions, np.ndarray) or actions.ndim != 2 or actions.shape[1] != ACTION_DIM:
+        if not isinstance(actions, np.ndarray) or actions.ndim != 2 or actions.shape[1] != self._body.action_dim:
             got = protocol.describe(actions)
-            raise UserError(f"{url} answered with {got} as actions, not [K, {ACTION_DIM}]: serve a policy for LIBERO")
+            wanted = f"[K, {self._body.action_dim}]"
+            raise UserError(f"{url} answered with {got} as actions, not {wanted}: serve a policy for this robot")
         if not np.isfinite(actions).all():
             raise UserError(f"{url} answered with actions that are not finite: its checkpoint or statistics are broken")
         if len(actions) < self._execute:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlaad_ray.deploy.decoding import answers
+from vlaad_ray.deploy.decoding import decode
 from vlaad_ray.models.student.model import Student
 from vlaad_ray.types import ActionChunk
 
@@ -46,7 +46,7 @@ class TorchBackend:
         return torch.cat([self._replay(*piece) for piece in pieces]).numpy()
 
     def decode(self, output: np.ndarray) -> list[ActionChunk]:
-        return answers(output, self._student.decode)
+        return decode(output, self._student.decode)
 
     def _run(self, images: Tensor, proprio: Tensor, text: Tensor) -> Tensor:
         with self._autocast:

@@ -24,11 +24,12 @@ from ray.exceptions import RayTaskError
 from vlaad_ray import annotate, collect, evaluate, store, train
 from vlaad_ray.annotate.rules import rules_hash
 from vlaad_ray.configs import (
-    STUDIES,
     ActuationConfig,
     AnnotateConfig,
     CollectConfig,
     EvalConfig,
+    OpenVlaConfig,
+    RemoteConfig,
     ServingConfig,
     StudyBudget,
     TeacherNoiseConfig,
@@ -36,7 +37,6 @@ from vlaad_ray.configs import (
     UserError,
     config_hash,
     content,
-    named_settings,
     parse_range,
 )
 from vlaad_ray.configs.studies import Gripper
@@ -277,8 +277,11 @@ def check_objective(objective: str) -> None:
 
 def _named(words: str, config: Any) -> str:
     """`words` and a hash of all settings that change what is made."""
-    named = named_settings(config, generation=STUDIES)
-    settings = {name: value for name, value in named.items() if name in content(config) and name != "policy"}
+    settings = content(config)
+    settings.pop("policy", None)  # the words name it
+    if "teacher_config" in settings:  # whichever the teacher, names hold the settings of both kinds that have any
+        of_all = {**content(OpenVlaConfig()), **content(RemoteConfig())}
+        settings["teacher_config"] = {**of_all, **settings["teacher_config"]}
     if "method" in settings:
         settings = {**ONCE_OF_ALL, **settings.pop("network"), **settings.pop("method"), **settings}
     return f"{words}-{config_hash(words=words, settings=json.dumps(settings, sort_keys=True, default=str))}"

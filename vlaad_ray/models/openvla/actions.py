@@ -36,7 +36,8 @@ def choose_key(statistics: Mapping[str, Any], suite: str, key: str | None, sourc
 def parse_statistics(entry: Any, source: str) -> ActionStatistics:
     """`entry` is a data set's record in dataset_statistics.json or config.json's norm_stats.
 
-    No mask, or null, means that every dimension was normalised: without one the authors' training does that.
+    No mask, or null, means that every dimension was normalised: without one the authors' training does that. (Their
+    prediction takes null for "none was", since np.where does.)
     """
     try:
         action = entry["action"]

@@ -1,30 +1,19 @@
-"""How noisy a dataset's targets are, by phase, task and suite; what to filter; and a repaired copy, when asked for.
-
-One function measures one episode file (`audit_file`); Ray Data maps it over all. The formulas are in `smoothness`.
-"""
+"""From counts of episodes to an audit's summary: rates by phase, task and suite, and a verdict in words."""
 
 from __future__ import annotations
 
-import functools
-import json
-import logging
 import math
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray.data
 from rich.table import Table
 
-from vlaad_ray import store
-from vlaad_ray.configs import AuditConfig, UserError
-from vlaad_ray.runtime import cli, cluster, record
-from vlaad_ray.semantics import phases, smoothness
+from vlaad_ray.configs import AuditConfig
+from vlaad_ray.quality.measure import Counts
+from vlaad_ray.semantics import phases
 from vlaad_ray.stats import ratio_interval
-from vlaad_ray.types import Episode
 
 WINDOW = 240
 """Reversals are given per 240 control steps (12 s), as VLA-AD does."""
@@ -39,143 +28,10 @@ STALLS = 0.02
 WAITING = ("idle", "grasping", "holding", "placing", "completed")
 """In these phases a hand may well stand still."""
 
-Counts = Counter[str]
-"""Sums over frames: frames, revoked, reversals, meant_reversals, stalled; of each jerk its squares, and how many."""
-
-
-def audit(config: AuditConfig, paths: Sequence[Path]) -> dict[str, Any]:
-    """Measure the episode files at `paths`; return (and write) what summary.json holds (docs/noise.md).
-
-    Unreadable files are counted and named in the summary. Raises UserError when no file can be read.
-    """
-    began = time.monotonic()
-    record.begin(config.out, config, {"--data": config.data})
-    check_places(config, paths)
-    record.write_run_record(config.out, config)
-    cluster.connect()
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # warns of its progress bars being off
-    ray.data.DataContext.get_current().enable_progress_bars = False  # ours instead of one an operator
-    rows = (
-        ray.data.from_items([{"path": str(path)} for path in paths])
-        .map(functools.partial(audit_file, longest=config.longest, repair=config.repair))
-        .iter_rows()
-    )
-    records = []
-    with cli.progress("auditing", len(paths)) as advance:
-        for row in rows:
-            records.append(json.loads(row["record"]))
-            advance("")
-    records.sort(key=lambda record: record["path"])
-    if all("error" in record for record in records):
-        raise UserError(f"none of the {len(records)} episode files can be read; the first: {records[0]['error']}")
-    summary = summarise(records, config)
-    summary["seconds"] = round(time.monotonic() - began, 2)
-    store.write_json(config.out / "episodes.json", [episode_line(record) for record in _good(records)])
-    store.write_json(config.out / "summary.json", summary)
-    if config.repair is not None:
-        record.write_run_record(config.repair, config)
-        store.write_json(config.repair / "summary.json", {**summary["repair"], **record.software()})
-    return summary
-
-
-def check_places(config: AuditConfig, paths: Sequence[Path]) -> None:
-    """Raises UserError if the repaired copy would land in the dataset itself or mix with other episodes."""
-    if config.repair is None:
-        return
-    for dataset in {path.resolve().parents[1] for path in paths}:
-        reads = {"the dataset": dataset, "--out": config.out}
-        record.check_place("--repair", config.repair, "AuditConfig", reads, beside=("episodes/[!.]*.parquet",))
-    if (config.repair / "episodes").is_dir():
-        foreign = {path.name for path in store.list_episodes(config.repair)} - {path.name for path in paths}
-        if foreign:
-            raise UserError(
-                f"--repair {config.repair} already holds {len(foreign)} episodes that are not in the dataset "
-                f"(first: {min(foreign)}); choose another directory"
-            )
-
-
-def audit_file(row: dict[str, Any], longest: int, repair: Path | None) -> dict[str, Any]:
-    """One episode file -> {"record": JSON}: its counts, or the error that the file is to blame for.
-
-    JSON, because Arrow turns dicts with different keys into one with all of them.
-    """
-    path = Path(row["path"])
-    try:
-        episode, footer = store.read_episode(path, images=False), store.read_metadata(path)
-    except UserError as error:
-        return {"record": json.dumps({"path": str(path), "error": str(error)})}
-    record = {
-        "path": str(path),
-        "episode": episode.key.name,
-        "suite": episode.key.suite,
-        "task": episode.key.task,
-        "instruction": episode.instruction,
-        "success_final": episode.success_final,
-        "injected": footer.get("teacher_noise", {}).get("flip_rate"),
-        **measure(episode, longest),
-    }
-    if repair is not None:
-        record["repair"] = write_repaired(path, repair, episode, footer, longest)
-    return {"record": json.dumps(record)}
-
-
-def measure(episode: Episode, longest: int) -> dict[str, Any]:
-    """Counts over the episode, by the rules' phase and by the teacher's own, and lengths of the revoked bursts."""
-    gripper = episode.actions[:, 6]
-    revoked = smoothness.self_revoked(gripper, longest)
-    meant = smoothness.meant_gripper(gripper, longest)
-    columns = {
-        "frames": np.ones(len(episode)),
-        "revoked": revoked,
-        "reversals": smoothness.reversals(gripper),
-        "meant_reversals": smoothness.reversals(meant),
-        "stalled": smoothness.stalled(episode.actions),
-    }
-    jerks = {
-        "asked": smoothness.asked_jerk(episode.actions),
-        "moved": smoothness.moved_jerk(episode.proprio),
-    }
-    for name, jerk in jerks.items():
-        columns[f"{name}_squares"] = np.nan_to_num(jerk) ** 2
-        columns[f"{name}_known"] = ~np.isnan(jerk)
-
-    def by_label(labels: Sequence[str | None]) -> dict[str, Counts]:
-        return {
-            label: Counter({name: float(column[at].sum()) for name, column in columns.items()})
-            for label in phases.PHASES
-            if (at := np.array([each == label for each in labels], bool)).any()
-        }
-
-    starts = np.flatnonzero(np.diff(revoked.astype(int), prepend=0) == 1)
-    stops = np.flatnonzero(np.diff(revoked.astype(int), append=0) == -1) + 1
-    return {
-        "total": Counter({name: float(column.sum()) for name, column in columns.items()}),
-        # From what was meant: a flip must not cut a phase in two.
-        "rules": by_label(phases.classify(episode.proprio, meant, episode.instruction)),
-        "stated": by_label(episode.phases),
-        "bursts": Counter(str(length) for length in stops - starts),
-    }
-
-
-def write_repaired(path: Path, repair: Path, episode: Episode, footer: dict[str, Any], longest: int) -> dict[str, int]:
-    """Store the episode with the gripper that was meant; say how much that changed, in steps and in the rules' phases.
-
-    The executed actions stay what they were, and so do images.
-    """
-    repaired = episode.actions.copy()
-    repaired[:, 6] = smoothness.meant_gripper(repaired[:, 6], longest)
-    before, after = (
-        phases.classify(episode.proprio, actions[:, 6], episode.instruction) for actions in (episode.actions, repaired)
-    )
-    changed = int((repaired[:, 6] != episode.actions[:, 6]).sum())
-    note = {"from": footer["content_hash"], "gripper_steps": changed, "longest": longest}
-    store.copy_with_actions(path, repair, repaired, {"repaired": note})
-    return {"steps": changed, "phase_frames": sum(a != b for a, b in zip(before, after, strict=True))}
-
 
 def summarise(records: Sequence[dict[str, Any]], config: AuditConfig) -> dict[str, Any]:
     """The audit's summary.json, verdict included."""
-    good = _good(records)
+    good = good_records(records)
     suites = sorted({record["suite"] for record in good})
     tasks = sorted({(record["suite"], record["task"], record["instruction"]) for record in good})
     injected = [record for record in good if record["injected"] is not None]
@@ -187,6 +43,7 @@ def summarise(records: Sequence[dict[str, Any]], config: AuditConfig) -> dict[st
             "failed": sum(not record["success_final"] for record in good),
             "corrupt": len(records) - len(good),
         },
+        "gripper": any(record["gripper"] for record in good),
         **rates(_total(record["total"] for record in good)),
         "self_revoked_interval95": interval(good),
         "injected_flip_rate": _weighted(injected) if injected else None,
@@ -262,17 +119,23 @@ def verdict(summary: dict[str, Any], episodes: Sequence[dict[str, Any]]) -> list
     """In words: how bad it is, where, and what to do about it."""
     said = []
     rate = summary["self_revoked"]
-    if rate < CLEAN:
+    if not summary["gripper"]:
+        said.append("No gripper: its targets are not judged.")
+    elif rate < CLEAN:
         said.append(f"{100 * rate:.2f} % of gripper targets are self-revoking: clean, nothing to repair.")
     else:
-        where, most = max(summary["phases"].items(), key=lambda item: item[1]["share"])
+        where = ""
+        if summary["phases"]:
+            phase, most = max(summary["phases"].items(), key=lambda item: item[1]["share"])
+            where = f", {100 * most['share']:.0f} % of them in {phase}"
         said.append(
-            f"{100 * rate:.1f} % of gripper targets are self-revoking, {100 * most['share']:.0f} % of them in {where}: "
+            f"{100 * rate:.1f} % of gripper targets are self-revoking{where}: "
             f"{summary['reversals_per_240']:.1f} reversals per {WINDOW} steps, "
             f"{summary['reversals_per_240_if_repaired']:.1f} without them."
         )
         said.append(what_to_filter(episodes))
     moving = [entry for phase, entry in summary["phases"].items() if phase not in WAITING]
+    moving = moving if summary["phases"] else [summary]
     still = sum(entry["stalled"] * entry["frames"] for entry in moving) / max(1, sum(e["frames"] for e in moving))
     if still > STALLS:
         said.append(f"{100 * still:.1f} % of targets ask for no motion where the hand should move: stalls.")
@@ -343,7 +206,7 @@ def show(summary: dict[str, Any]) -> Table:
     return table
 
 
-def _good(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def good_records(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [record for record in records if "error" not in record]
 
 

@@ -1,0 +1,73 @@
+"""How noisy a dataset's targets are, by phase, task and suite; what to filter; and a repaired copy, when asked for.
+
+The formulas are in `semantics.smoothness`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray.data
+
+from vlaad_ray import store
+from vlaad_ray.configs import AuditConfig, UserError
+from vlaad_ray.quality.measure import audit_file
+from vlaad_ray.quality.summary import episode_line, good_records, summarise
+from vlaad_ray.runtime import cli, cluster, record
+
+
+def audit(config: AuditConfig, paths: Sequence[Path]) -> dict[str, Any]:
+    """Measure the episode files at `paths`; return (and write) what summary.json holds (docs/noise.md).
+
+    Unreadable files are counted and named in the summary. Raises UserError when no file can be read.
+    """
+    began = time.monotonic()
+    record.begin(config.out, config, {"--data": config.data})
+    check_places(config, paths)
+    record.write_run_record(config.out, config)
+    cluster.connect(ray_data=True)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # warns of its progress bars being off
+    ray.data.DataContext.get_current().enable_progress_bars = False  # ours instead of one an operator
+    rows = (
+        ray.data.from_items([{"path": str(path)} for path in paths])
+        .map(functools.partial(audit_file, longest=config.longest, repair=config.repair))
+        .iter_rows()
+    )
+    records = []
+    with cli.progress("auditing", len(paths)) as advance:
+        for row in rows:
+            records.append(json.loads(row["record"]))
+            advance("")
+    records.sort(key=lambda record: record["path"])
+    if all("error" in record for record in records):
+        raise UserError(f"none of the {len(records)} episode files can be read; the first: {records[0]['error']}")
+    summary = summarise(records, config)
+    summary["seconds"] = round(time.monotonic() - began, 2)
+    store.write_json(config.out / "episodes.json", [episode_line(record) for record in good_records(records)])
+    store.write_json(config.out / "summary.json", summary)
+    if config.repair is not None:
+        record.write_run_record(config.repair, config)
+        store.write_json(config.repair / "summary.json", {**summary["repair"], **record.software()})
+    return summary
+
+
+def check_places(config: AuditConfig, paths: Sequence[Path]) -> None:
+    """Raises UserError if the repaired copy would land in the dataset itself or mix with other episodes."""
+    if config.repair is None:
+        return
+    for dataset in {path.resolve().parents[1] for path in paths}:
+        reads = {"the dataset": dataset, "--out": config.out}
+        record.check_place("--repair", config.repair, "AuditConfig", reads, beside=("episodes/[!.]*.parquet",))
+    if (config.repair / "episodes").is_dir():
+        foreign = {path.name for path in store.list_episodes(config.repair)} - {path.name for path in paths}
+        if foreign:
+            raise UserError(
+                f"--repair {config.repair} already holds {len(foreign)} episodes that are not in the dataset "
+                f"(first: {min(foreign)}); choose another directory"
+            )
