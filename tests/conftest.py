@@ -20,19 +20,27 @@ os.environ.pop("VLAAD_TOKEN", None)
 
 import pytest
 import ray
+import s3_server
 
 from vlaad_ray.runtime import cluster
 
 
 @pytest.fixture(scope="session")
-def ray_local() -> Iterator[None]:
+def ray_local(s3: s3_server.Server) -> Iterator[None]:
     """A Ray of two CPUs on this machine, started when the first test asks for it.
 
-    With its dashboard, whose state API Ray Train asks for.
+    With its dashboard, whose state API Ray Train asks for, and with the way to an S3 in its environment.
     """
     cluster.connect(num_cpus=2, include_dashboard=True, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[s3_server.Server]:
+    """An S3 on this machine, in the environment of this process and of those that it starts from now on."""
+    with s3_server.serving() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """The audit over stored episodes: what it counts, says and writes, and that it never harms the dataset."""
 
-import json
+import functools
 from dataclasses import replace
 
 import fakes
@@ -11,9 +11,10 @@ import pytest
 from vlaad_ray import store
 from vlaad_ray.configs import AuditConfig, EnvConfig, FleetConfig, TeacherNoiseConfig, UserError
 from vlaad_ray.experiments.teacher_audit import run_audit
-from vlaad_ray.quality.measure import audit_file
+from vlaad_ray.quality.measure import audit_episode
 from vlaad_ray.quality.stage import audit
 from vlaad_ray.quality.summary import summarise
+from vlaad_ray.runtime.over_episodes import try_episode
 
 
 def episode(number, flips=()):
@@ -113,7 +114,7 @@ def verdict_on(flips, tmp_path):
     records = []
     for number, steps in enumerate(flips):
         path = store.write_episode(tmp_path, episode(number, steps), {})
-        records.append(json.loads(audit_file({"path": str(path)}, 3, None)["record"]))
+        records.append(try_episode(path, functools.partial(audit_episode, longest=3, repair=None)))
     return " ".join(summarise(records, AuditConfig(out=tmp_path, data=tmp_path))["verdict"])
 
 

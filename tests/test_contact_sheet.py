@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -16,11 +17,12 @@ import pytest
 from PIL import Image
 
 from vlaad_ray import store
-from vlaad_ray.annotate import check, merge, prompts, rules
+from vlaad_ray.annotate import asking, check, kinds, merge, prompts, questions, rules
 from vlaad_ray.annotate.questions import Work
 from vlaad_ray.annotate.windows import Window
 from vlaad_ray.configs import AnnotateConfig, UserError, VlmConfig
 from vlaad_ray.report import learning, write_contact_sheet
+from vlaad_ray.semantics import phases
 from vlaad_ray.types import Episode, EpisodeKey, InitState
 
 STEPS = 100
@@ -76,7 +78,7 @@ def write_audited(root: Path, decisions: Mapping[str, str]) -> AnnotateConfig:
     }
     questions = {request: window for request, (window, _) in answers().items()}
     said = {
-        request: prompts.parse(stored[request]["text"], None, window.kind, "viewer")
+        request: kinds.parse(stored[request]["text"], None, window.kind, "viewer")
         for request, window in questions.items()
     }
     nine = rules.nine_phases(episode)
@@ -266,3 +268,31 @@ def test_the_report_of_a_run_shows_the_audit(config):
     assert "contradicted by the robot&#x27;s motion" in text
     store.write_json(run / "other" / "annotations" / "summary.json", {"annotator": "rules"})
     assert learning.vlm(run / "other") == ""
+
+
+def test_an_episode_is_classified_once_answers_parsed_once_and_one_camera_decoded(tmp_path, monkeypatch):
+    """Planning, its answers and merging each did it again: two cameras decoded for one that is shown."""
+    config = write_audited(tmp_path, {})
+    (path,) = store.list_episodes(config.data)
+    for name in ("answers", "annotations"):
+        shutil.rmtree(config.out / name, ignore_errors=True)
+    done = Counter()
+
+    def counted(module, name):
+        function = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args: done.update([name]) or function(*args))
+
+    counted(phases, "classify")
+    counted(kinds, "parse")
+    counted(questions, "_decodes")
+    row = questions.plan_file({"path": str(path)}, config, "a-vlm@1234")
+    work = questions.read_work(json.loads(row["work"]))
+    for request, window in work.questions.items():
+        text = '{"element": "the drawer", "direction": "moving nearer"}'
+        if window.kind == "describe":
+            text = json.dumps({"description": f"{prompts.verbs(window.phase)[0]} the drawer"})
+        answer = {"request": request, "text": text, "problem": "", "finish": "stop"}
+        asking._take({**answer, "prompt_tokens": 1, "generated_tokens": 1}, work, config.vlm, 0, asking.Spent())
+    finished = merge.finish(questions.read_work(json.loads(questions.write_work(work))), config, "a-vlm@1234", {}, {})
+    assert len(finished.audit) == len(work.questions)
+    assert done == {"classify": 1, "parse": len(work.questions), "_decodes": STEPS}

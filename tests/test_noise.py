@@ -1,7 +1,7 @@
 """Noise that is injected into a teacher, and the measures that must find it again: by hand, and closed loop."""
 
+import functools
 import itertools
-import json
 
 import numpy as np
 import pytest
@@ -19,10 +19,11 @@ from vlaad_ray.configs import (
     UserError,
 )
 from vlaad_ray.evaluate import stage as evaluate
-from vlaad_ray.quality.measure import audit_file
+from vlaad_ray.quality.measure import audit_episode
 from vlaad_ray.quality.summary import summarise
 from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
 from vlaad_ray.rollout.noise import Bursts, TeacherNoise, random_of
+from vlaad_ray.runtime.over_episodes import try_episode
 from vlaad_ray.semantics import smoothness
 from vlaad_ray.teachers.scripted.expert import ScriptedTeacher
 from vlaad_ray.types import ActionChunk, LocalPolicy
@@ -83,8 +84,9 @@ def run(number, noise):
 
 def audited(folder, noise):
     """Summary over EPISODES stored episodes, without Ray."""
-    rows = [{"path": str(store.write_episode(folder, run(number, noise), {}))} for number in range(EPISODES)]
-    records = [json.loads(audit_file(row, smoothness.LONGEST_FLIP, None)["record"]) for row in rows]
+    paths = [store.write_episode(folder, run(number, noise), {}) for number in range(EPISODES)]
+    work = functools.partial(audit_episode, longest=smoothness.LONGEST_FLIP, repair=None)
+    records = [try_episode(path, work) for path in paths]
     return summarise(records, AuditConfig(out=folder, data=folder))
 
 

@@ -180,6 +180,9 @@ def broken(tmp_path):
     name = next(name for name, tensor in tensors.items() if tensor.ndim == 4)
     tensors[name].flatten()[7] = math.inf
     save_file(tensors, directory / "model.safetensors")
+    config = json.loads((directory / "config.json").read_text())
+    del config["files"]
+    (directory / "config.json").write_text(json.dumps(config))
     return directory
 
 

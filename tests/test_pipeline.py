@@ -25,7 +25,7 @@ def environment(**changes):
 
 def test_pipeline_leaves_everything_it_promises(tmp_path):
     command = [sys.executable, "jobs/pipeline.py", "--out", str(tmp_path), "--init-states", "0-1", "--placements", "1"]
-    command += ["--image-every", "4", "--image-size", "32", "--epochs", "1", "--eval-init-states", "20"]
+    command += ["--image-every", "4", "--image-size", "32", "--epochs", "1", "--eval.init-states", "20"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr[-3000:]
     summary = json.loads((tmp_path / "summary.json").read_text())

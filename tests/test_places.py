@@ -40,7 +40,7 @@ from vlaad_ray.experiments.studies import alpha
 from vlaad_ray.experiments.sweep import sweep
 from vlaad_ray.experiments.teacher_audit import run_audit
 from vlaad_ray.export import export
-from vlaad_ray.models.student.checkpoint import save_tensors
+from vlaad_ray.models.student.checkpoint import from_pretrained, save_tensors
 from vlaad_ray.models.student.vlaad_158m import Vlaad158mConfig
 from vlaad_ray.pipeline import run_pipeline
 from vlaad_ray.quality.stage import audit
@@ -227,6 +227,19 @@ def test_other_errors_while_writing_stay_what_they_are(tmp_path):
     """A lost connection is not a full disk."""
     with pytest.raises(ConnectionResetError), store.replacing(tmp_path / "file"):
         raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+
+@pytest.mark.parametrize("name", ["2026-07-01T12:30", "run:1", "file:", "100%25 %d", "-x", "a b #?'é&"])
+def test_data_may_lie_below_any_name(tmp_path, monkeypatch, name):
+    """pyarrow took the relative path run:1/data/… for a URI of an unknown scheme."""
+    monkeypatch.chdir(tmp_path)
+    path = store.write_episode(Path(name), fakes.episode(), {})
+    assert store.list_episodes(Path(name)) == [path]
+    assert len(store.read_episode(path)) == 6
+    store.copy_with_actions(path, Path(name) / "copy", fakes.episode().actions, {})
+    assert sorted(each.name for each in tmp_path.rglob("*.parquet")) == [path.name] * 2
+    checkpoint = synthetic.write_student(Path(name) / "student")
+    assert from_pretrained(checkpoint).training == {"render": "fast"}
 
 
 def without_root_rights():

@@ -1,6 +1,5 @@
 """A suite and a teacher from outside the package, with another robot: two numbers an action, one camera, no gripper."""
 
-import json
 import os
 import re
 import subprocess
@@ -32,7 +31,7 @@ from vlaad_ray.configs import (
 )
 from vlaad_ray.envs import SUITES, find_suite
 from vlaad_ray.evaluate import evaluate, videos
-from vlaad_ray.quality.measure import audit_file
+from vlaad_ray.quality.measure import audit_episode
 from vlaad_ray.quality.summary import summarise
 from vlaad_ray.report import timeline
 from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
@@ -139,7 +138,10 @@ def test_annotation_says_at_once_what_it_needs(stored, tmp_path):
 
 
 def test_the_audit_measures_motions_and_leaves_out_gripper_and_phases(stored, tmp_path):
-    records = [json.loads(audit_file({"path": str(path)}, 3, None)["record"]) for path in store.list_episodes(stored)]
+    records = [
+        audit_episode(path, store.read_episode(path, images=False), store.read_metadata(path), 3, None)
+        for path in store.list_episodes(stored)
+    ]
     summary = summarise(records, AuditConfig(out=tmp_path, data=stored))
     assert summary["verdict"][0] == "No gripper: its targets are not judged."
     assert summary["phases"] == {} and summary["moved_jerk"] is None

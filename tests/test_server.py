@@ -22,9 +22,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from vlaad_ray.configs import ActuationConfig, ServerConfig, UserError
+from vlaad_ray.configs import ActuationConfig, ServeConfig, ServedStudentConfig, ServerConfig, UserError
 from vlaad_ray.deploy import access, metrics
-from vlaad_ray.deploy.server import PolicyServer
+from vlaad_ray.deploy.server import PolicyServer, run
 from vlaad_ray.serving import protocol
 from vlaad_ray.serving.batcher import Batcher
 from vlaad_ray.serving.rhythm import Rhythm
@@ -414,6 +414,14 @@ def test_tokens_come_from_a_file_or_the_environment_and_other_machines_need_one(
 def test_a_server_that_cannot_work_is_refused(config, says):
     with pytest.raises(UserError, match=says), serving(**config):
         raise AssertionError("started")
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", "meta"])
+def test_a_device_that_torch_does_not_have_is_one_line(checkpoint, device):
+    """A build of torch for CPUs: AssertionError; a slip of the pen: RuntimeError."""
+    with pytest.raises(UserError, match=f"^--device {device}: torch .* cannot compute there") as raised:
+        run(ServeConfig(ServedStudentConfig(checkpoint), device=device))
+    assert "\n" not in str(raised.value)
 
 
 def test_one_client_too_many_is_turned_away_until_another_leaves():

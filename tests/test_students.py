@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import math
@@ -252,6 +253,30 @@ def drop(name: str):
 
 def truncate(name: str):
     return lambda directory: (directory / name).write_bytes((directory / name).read_bytes()[:1000])
+
+
+def test_halves_of_two_checkpoints_are_not_taken_for_one(saved, tmp_path):
+    """A checkpoint replaced while it is read, or copied in part: one's settings with the other's weights ran."""
+    other = checkpoint.from_pretrained(saved)
+    other.student.head[-1].bias.data += 1
+    checkpoint.save_pretrained(tmp_path / "other", other.student, other.tokenizer, {})
+    (saved / checkpoint.WEIGHTS).write_bytes((tmp_path / "other" / checkpoint.WEIGHTS).read_bytes())
+    with pytest.raises(UserError, match="is not the file that config"):
+        checkpoint.from_pretrained(saved)
+
+
+def test_a_checkpoint_is_named_without_reading_its_weights(saved):
+    """The name cost all of the weights, in memory. Those of earlier versions are hashed, to the same name."""
+    name = f"student-{hashlib.sha256((saved / checkpoint.WEIGHTS).read_bytes()).hexdigest()[:8]}"
+    config = json.loads((saved / checkpoint.CONFIG).read_text())
+    del config["files"]
+    (saved / checkpoint.CONFIG).write_text(json.dumps(config))
+    assert checkpoint.checkpoint_name(saved) == name
+    checkpoint.from_pretrained(saved)
+    config["files"] = {checkpoint.WEIGHTS: hashlib.sha256((saved / checkpoint.WEIGHTS).read_bytes()).hexdigest()}
+    (saved / checkpoint.CONFIG).write_text(json.dumps(config))
+    (saved / checkpoint.WEIGHTS).unlink()
+    assert checkpoint.checkpoint_name(saved) == name
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from vlaad_ray.annotate import check, prompts, windows
+from vlaad_ray.annotate import check, kinds, prompts, windows
+from vlaad_ray.annotate.kinds.kind import Evidence, Question, Scene
 from vlaad_ray.annotate.prompts import Answer, MalformedAnswer
 from vlaad_ray.annotate.windows import Window
+from vlaad_ray.configs import VlmConfig
 from vlaad_ray.experiments.bench import liar
 from vlaad_ray.semantics import directions, phases
 from vlaad_ray.semantics.directions import Displacement, Subtask
@@ -27,27 +29,31 @@ def path(*points, steps=20):
     return proprio
 
 
+def planned_windows(labels, proprio, pictures, every, moving):
+    return kinds.plan(Scene(labels, labels, proprio, pictures), VlmConfig(every=every, moving=moving))
+
+
 def test_windows_cover_every_frame_once_by_segment_and_by_interval():
     labels = ("approaching",) * 20 + ("operating",) * 15 + ("completed",) * 6
     proprio = path((0, 0, 0), (0.2, 0, 0), (0.2, 0, 0.1), steps=20)
     pictures = range(0, 41, 2)
     for every in (0, 1, 7):
-        planned = windows.plan(labels, labels, proprio, pictures, every, moving=False)
+        planned = planned_windows(labels, proprio, pictures, every, moving=False)
         described = [t for window in planned if window.kind == "describe" for t in range(window.first, window.last)]
         assert described == list(range(41))
         assert all(len({labels[t] for t in range(window.first, window.last)}) == 1 for window in planned)
         assert [(w.first, w.last) for w in planned if w.kind == "direct"] == [(20, 35)]
-    (direct,) = [w for w in windows.plan(labels, labels, proprio, pictures, 0, moving=False) if w.kind == "direct"]
+    (direct,) = [w for w in planned_windows(labels, proprio, pictures, 0, moving=False) if w.kind == "direct"]
     assert direct.frames == (20, 24, 28, 30, 34)
-    moving = windows.plan(labels, labels, proprio, pictures, 0, moving=True)
+    moving = planned_windows(labels, proprio, pictures, 0, moving=True)
     assert [w.first for w in moving if w.kind == "direct"] == [0, 20, 35]
 
 
 def test_only_readable_pictures_are_shown_and_without_any_nothing_can_be():
     labels = ("approaching",) * 10
-    (window,) = windows.plan(labels, labels, path((0, 0, 0), (0, 0, 0), steps=9), [2, 9], 0, moving=False)
+    (window,) = planned_windows(labels, path((0, 0, 0), (0, 0, 0), steps=9), [2, 9], 0, moving=False)
     assert window.frames == (9,)
-    (window,) = windows.plan(labels, labels, path((0, 0, 0), (0, 0, 0), steps=9), [], 0, moving=False)
+    (window,) = planned_windows(labels, path((0, 0, 0), (0, 0, 0), steps=9), [], 0, moving=False)
     assert window.frames == ()
 
 
@@ -68,7 +74,7 @@ def test_every_phase_of_every_taxonomy_has_a_definition_and_words_of_its_own():
 @pytest.mark.parametrize("kind", ["describe", "direct"])
 def test_a_prompt_holds_task_phase_pictures_and_what_may_be_answered(kind, frame):
     window = Window(kind, 0, 9, "operating", (0, 2, 4, 6, 8) if kind == "direct" else (4,))
-    system, user = prompts.messages(window, DRAWER, ["data:x"] * len(window.frames), frame)
+    system, user = kinds.messages(window, DRAWER, ["data:x"] * len(window.frames), frame)
     text = user["content"][-1]["text"]
     assert "{" not in text.replace('{"', "") and DRAWER in text and "operating" in text and "the middle drawer" in text
     assert [part["type"] for part in user["content"]] == ["image_url"] * len(window.frames) + ["text"]
@@ -90,12 +96,12 @@ def test_a_prompt_holds_task_phase_pictures_and_what_may_be_answered(kind, frame
 )
 def test_a_malformed_answer_is_refused_with_its_reason(text, kind, reason):
     with pytest.raises(MalformedAnswer, match=f"^{reason}$"):
-        prompts.parse(text, None, kind, "viewer")
+        kinds.parse(text, None, kind, "viewer")
 
 
 def test_a_cut_off_answer_is_refused_even_if_it_parses():
     with pytest.raises(MalformedAnswer, match="cut off"):
-        prompts.parse('{"description": "pulling the drawer"}', "length", "describe", "viewer")
+        kinds.parse('{"description": "pulling the drawer"}', "length", "describe", "viewer")
 
 
 @pytest.mark.parametrize(
@@ -171,8 +177,8 @@ def test_lies_are_found_and_truth_is_left_alone():
         truth = liar.Truth(Window("direct", 0, 20, "operating", (0, 20)), windows.span(proprio, 0, 20), SUBTASK)
         lie = random.choice([None, "opposite", "wrong element"])
         text = json.dumps(liar.tell(truth, lie, "viewer", random))
-        answer = prompts.parse(text, None, "direct", "viewer")
-        verdict = check.judge(truth.window, answer, proprio, [SUBTASK] * 21, DRAWER).verdict
+        answer = kinds.parse(text, None, "direct", "viewer")
+        verdict = kinds.judge(truth.window, answer, proprio, [SUBTASK] * 21, DRAWER).verdict
         told += lie is not None
         missed += lie is not None and verdict != "contradict"
         alarms += lie is None and verdict == "contradict"
@@ -204,3 +210,28 @@ def test_neighbours_are_as_steady_as_kinematics_or_not():
         {"episode": "b", "direction": None, "truth": "moving right"},
     ]
     assert check.stability(rows) == {"neighbours": 2, "as_steady_as_kinematics": 1}
+
+
+def test_another_kind_of_question_is_one_line(monkeypatch):
+    """Asked, worded, constrained, read and judged like those that were there; a branch by name would miss it."""
+    count = Question(
+        asked=lambda scene, vlm: [Window("count", 0, len(scene.labels), scene.labels[0], (scene.pictures[0],))],
+        text=lambda window, instruction, frame: f"How many things does {instruction!r} name?",
+        fields=lambda frame: {"number": {"type": "string", "enum": ["one", "two"]}},
+        read=lambda said, frame: Answer(description=f"seeing {said['number']} things"),
+        judge=lambda window, answer, evidence: {"number": judged(answer, evidence)},
+    )
+
+    def judged(answer: Answer, evidence: Evidence):
+        right = f"seeing {['one', 'two'][len(prompts.things(evidence.instruction)) - 1]} things"
+        return ("agree" if answer.description == right else "contradict"), f"it names {right}"
+
+    monkeypatch.setitem(kinds.QUESTIONS, "count", count)
+    labels, proprio = ("approaching",) * 10, path((0, 0, 0), (0.1, 0, 0), steps=9)
+    (window,) = [w for w in planned_windows(labels, proprio, [0, 5], 0, moving=False) if w.kind == "count"]
+    assert DRAWER in kinds.messages(window, DRAWER, ["data:x"], "viewer")[1]["content"][-1]["text"]
+    with pytest.raises(MalformedAnswer, match="number outside the vocabulary"):
+        kinds.parse('{"number": "three"}', None, "count", "viewer")
+    for said, verdict in (("one", "agree"), ("two", "contradict")):
+        answer = kinds.parse(json.dumps({"number": said}), None, "count", "viewer")
+        assert kinds.judge(window, answer, proprio, [SUBTASK] * 10, DRAWER).verdict == verdict

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -13,6 +12,7 @@ from rich.table import Table
 from vlaad_ray import store
 from vlaad_ray.configs import (
     CollectConfig,
+    Location,
     UserError,
     config_hash,
     named_settings,
@@ -23,7 +23,7 @@ from vlaad_ray.envs import check_starts, find_suite
 from vlaad_ray.rollout.episode import EpisodeSpec
 from vlaad_ray.rollout.fleet import check_images, run_policy
 from vlaad_ray.rollout.noise import check_teacher_noise
-from vlaad_ray.runtime import cli
+from vlaad_ray.runtime import cli, places
 from vlaad_ray.runtime.record import begin, files_in, software, write_run_record
 from vlaad_ray.teachers import find_teacher
 from vlaad_ray.types import Collected, Episode, EpisodeKey, InitState, LocalPolicy, SharedPolicy
@@ -35,6 +35,7 @@ CONTENT_VERSION = 2
 def collect(config: CollectConfig) -> dict[str, Any]:
     """Complete the dataset that `config` describes; return (and write) its summary."""
     begin(config.out, config, files_in(config.teacher_config))
+    places.check(config)
     teacher = find_teacher(config.teacher, config.teacher_config, config.suite, config.execute)
     config = settled(config)
     suite = find_suite(config.suite)
@@ -43,7 +44,8 @@ def collect(config: CollectConfig) -> dict[str, Any]:
     for warning in warnings:
         cli.console.print(f"[yellow]warning:[/] {warning}")
     done = store.read_outcomes(config.out, Collected)
-    todo = [spec for spec in specs if not _is_done(config.out, spec, done)]
+    stored = store.stored_episodes(config.out)
+    todo = [spec for spec in specs if not _is_done(spec, done, stored)]
     write_run_record(config.out, config)
     with cli.progress("collect", len(specs)) as advance:
         for _ in range(len(specs) - len(todo)):
@@ -57,13 +59,14 @@ def collect(config: CollectConfig) -> dict[str, Any]:
             config.serving,
             lambda spec, outcome: advance("kept" if outcome.kept else "failed"),
         )
-    counts = summarise(config, specs, report.retried, report.lost, report.steps, report.seconds)
+    ended, lost = store.account_for(config.out, Collected, [spec.key.name for spec in specs], report.lost, done)
+    counts = summarise(config, len(specs), list(ended.values()), report.retried, lost, report.steps, report.seconds)
     summary = {**counts, "policy": teacher.name, "warnings": warnings}
     store.write_json(config.out / "summary.json", summary)
-    if report.lost:
+    if lost:
         raise UserError(
-            f"{len(report.lost)} of {len(specs)} episodes lost their simulator {config.fleet.max_retries + 1} times "
-            f"(first: {report.lost[0]}); the others are in {config.out}; rerun the same command to try again"
+            f"{len(lost)} of {len(specs)} episodes lost their simulator {config.fleet.max_retries + 1} times "
+            f"(first: {lost[0]}); the others are in {config.out}; rerun the same command to try again"
         )
     return summary
 
@@ -117,7 +120,7 @@ def facts(config: CollectConfig) -> dict[str, Any]:
     return {"render": find_suite(config.suite).images(config.env).render, "teacher_noise": asdict(config.teacher_noise)}
 
 
-def store_episode(out: Path, keep_failed: bool, extra: dict[str, Any], episode: Episode) -> Collected:
+def store_episode(out: Location, keep_failed: bool, extra: dict[str, Any], episode: Episode) -> Collected:
     """On the actor: keep a good episode, then record that it ended. Good means that the goal outlasts the release."""
     kept = episode.success_final
     if kept or keep_failed:
@@ -136,36 +139,35 @@ def store_episode(out: Path, keep_failed: bool, extra: dict[str, Any], episode: 
     return outcome
 
 
-def _is_done(out: Path, spec: EpisodeSpec, outcomes: Mapping[str, Collected]) -> bool:
+def _is_done(spec: EpisodeSpec, outcomes: Mapping[str, Collected], stored: Collection[str]) -> bool:
     outcome = outcomes.get(spec.key.name)
     if outcome is None:
         return False
-    return not outcome.stored or (out / "episodes" / f"{spec.key.name}.parquet").exists()
+    return not outcome.stored or spec.key.name in stored
 
 
 def summarise(
     config: CollectConfig,
-    specs: Sequence[EpisodeSpec],
+    planned: int,
+    ended: Sequence[Collected],
     retried: int,
     lost: Sequence[str],
     steps: int,
     seconds: float,
 ) -> dict[str, Any]:
     """The collection's summary.json (docs/store.md)."""
-    outcomes = store.read_outcomes(config.out, Collected)
-    mine = [outcomes[spec.key.name] for spec in specs if spec.key.name in outcomes]
-    kept = [outcome for outcome in mine if outcome.kept]
+    kept = [outcome for outcome in ended if outcome.kept]
     per_task: dict[str, dict[str, int]] = {}
-    for outcome in mine:
+    for outcome in ended:
         counts = per_task.setdefault(str(outcome.task), {"kept": 0, "failed": 0})
         counts["kept" if outcome.kept else "failed"] += 1
     return {
         "suite": config.suite,
         "teacher": config.teacher,
         "episodes": {
-            "planned": len(specs),
+            "planned": planned,
             "kept": len(kept),
-            "failed": len(mine) - len(kept),
+            "failed": len(ended) - len(kept),
             "retried": retried,
             "lost": len(lost),
         },

@@ -14,12 +14,13 @@ import torch
 from rich.table import Table
 
 from vlaad_ray import store
-from vlaad_ray.configs import ExportConfig, UserError
+from vlaad_ray.configs import ExportConfig, Location, UserError
 from vlaad_ray.deploy import exported, loading
 from vlaad_ray.deploy.backends import Precision
 from vlaad_ray.deploy.backends.graphs import Sample
 from vlaad_ray.deploy.convert import check_backend, convert
 from vlaad_ray.deploy.policy import StudentPolicy
+from vlaad_ray.files import filling, local_copy
 from vlaad_ray.models.student.checkpoint import checkpoint_name, from_pretrained
 from vlaad_ray.runtime import cli
 from vlaad_ray.runtime.record import begin, software, write_run_record
@@ -39,25 +40,30 @@ def export(config: ExportConfig) -> dict[str, Any]:
     """Convert, compare, and make the directory loadable if it agrees. Returns (and writes) the summary."""
     begin(config.out, config, {"--checkpoint": config.checkpoint, "--data": config.data})
     check_backend(config.backend, config.precision)
+    with local_copy(config.checkpoint) as checkpoint:
+        return _export(config, checkpoint)
+
+
+def _export(config: ExportConfig, checkpoint: Path) -> dict[str, Any]:
     bar = config.bar or BARS[config.precision]
     quantised = config.precision == "int8"
-    cameras = from_pretrained(config.checkpoint).student.config.cameras
+    cameras = from_pretrained(checkpoint).student.config.cameras
     compared, calibration = real_frames(config.data, cameras, config.frames, config.calibration if quantised else 0)
     write_run_record(config.out, config)
     with ExitStack() as undo, cli.progress(f"export to {config.backend} {config.precision}", 2) as advance:
         undo.callback((config.out / exported.MANIFEST).unlink, missing_ok=True)  # unless it has been found to agree
         began = time.monotonic()
-        policy, size = build(config.checkpoint, config.out, config.backend, config.precision, calibration)
+        policy, size = build(checkpoint, config.out, config.backend, config.precision, calibration)
         seconds = time.monotonic() - began
         advance(f"converted in {seconds:.0f} s")
-        found = compare(config.checkpoint, policy, compared)
+        found = compare(checkpoint, policy, compared)
         shares = " and ".join(f"{100 * share:.2f} % of {what}" for what, share in decisive(found).items())
         advance(f"{shares} agree")
         accepted = min(decisive(found).values()) >= bar
         if accepted:
             undo.pop_all()
     summary = {
-        "source": checkpoint_name(config.checkpoint),
+        "source": checkpoint_name(checkpoint),
         "backend": config.backend,
         "precision": config.precision,
         "agreement": found,
@@ -78,8 +84,8 @@ def export(config: ExportConfig) -> dict[str, Any]:
 
 
 def build(
-    checkpoint: Path,
-    out: Path,
+    checkpoint: Location,
+    out: Location,
     backend: str,
     precision: Precision,
     calibration: Sequence[Observation],
@@ -87,18 +93,20 @@ def build(
     """Write an exported directory -> (its policy, bytes on disk)."""
     pretrained = from_pretrained(checkpoint)
     samples = calibration_samples(checkpoint, calibration)
-    manifest = convert(pretrained, checkpoint_name(checkpoint), out, backend, precision, samples)
-    exported.write_manifest(out, manifest)
-    return StudentPolicy.from_pretrained(out), sum((out / name).stat().st_size for name in manifest.files)
+    with filling(out, exported.MANIFEST) as folder:
+        manifest = convert(pretrained, checkpoint_name(checkpoint), folder, backend, precision, samples)
+        exported.write_manifest(folder, manifest)
+        policy = StudentPolicy.from_pretrained(folder)
+        return policy, sum((folder / name).stat().st_size for name in manifest.files)
 
 
-def calibration_samples(checkpoint: Path, observations: Sequence[Observation]) -> list[Sample]:
+def calibration_samples(checkpoint: Location, observations: Sequence[Observation]) -> list[Sample]:
     """What the network sees of each."""
     policy = StudentPolicy.from_pretrained(checkpoint)
     return [policy.prepare([each]) for each in observations]
 
 
-def compare(checkpoint: Path, policy: StudentPolicy, observations: Sequence[Observation]) -> dict[str, Any]:
+def compare(checkpoint: Location, policy: StudentPolicy, observations: Sequence[Observation]) -> dict[str, Any]:
     """How far `policy` answers as torch in fp32 does, frame by frame, on its own way from pixels to logits."""
     reference = StudentPolicy.from_pretrained(checkpoint)
     batches = [observations[start : start + BATCH] for start in range(0, len(observations), BATCH)]
@@ -147,7 +155,7 @@ def decisive(found: Mapping[str, float]) -> dict[str, float]:
 
 
 def real_frames(
-    data: Path, cameras: Sequence[str], compared: int, calibration: int
+    data: Location, cameras: Sequence[str], compared: int, calibration: int
 ) -> tuple[list[Observation], list[Observation]]:
     """Frames spread over a dataset: (`compared` of them, `calibration` others). No episode gives to both.
 
@@ -163,7 +171,9 @@ def real_frames(
     )
 
 
-def _frames(data: Path, paths: Sequence[Path], cameras: Sequence[str], wanted: int, flag: str) -> list[Observation]:
+def _frames(
+    data: Location, paths: Sequence[Location], cameras: Sequence[str], wanted: int, flag: str
+) -> list[Observation]:
     found: list[Observation] = []
     for number, path in enumerate(paths):
         if len(found) >= wanted:

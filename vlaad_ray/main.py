@@ -102,12 +102,13 @@ def study() -> Run:
     vlaad study alpha              weight of the path without description, by suite
     vlaad study alpha --tasks 0 --epochs 2 --placements 0 --eval-init-states 20-22    small, to see it work
     """
+    from vlaad_ray.files import read_bytes
     from vlaad_ray.runtime import cli
 
     def study_and_show(config: Any) -> None:
         name = _subcommand("study", config)
         page = importlib.import_module(f"vlaad_ray.experiments.studies.{name}").study(config)
-        cli.console.print(page.read_text(), markup=False)
+        cli.console.print(read_bytes(page).decode(), markup=False)
         cli.console.print(f"Results: {page}")
 
     return study_and_show

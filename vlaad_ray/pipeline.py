@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from rich.table import Table
 
 from vlaad_ray import annotate, collect, evaluate, report, store, train
-from vlaad_ray.configs import AnnotateConfig, CollectConfig, EvalConfig, PipelineConfig, TrainConfig
-from vlaad_ray.runtime import cli
+from vlaad_ray.configs import PipelineConfig
+from vlaad_ray.runtime import cli, places
 from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.stats import format_success
 
@@ -19,6 +20,7 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
     """Run every stage in order; return (and write) the summary of the run."""
     out = config.out
     begin(out, config)
+    places.check(config)
     write_run_record(out, config)
     seconds_path = out / "seconds.json"
     seconds: dict[str, float] = store.read_json(seconds_path) if seconds_path.exists() else {}
@@ -31,75 +33,38 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
         store.write_json(seconds_path, seconds)
         return summary
 
-    collect_config = CollectConfig(
-        out=out / "data",
-        suite=config.suite,
-        tasks=config.tasks,
-        init_states=config.init_states,
-        placements=config.placements,
-        teacher=config.teacher,
-        execute=config.teacher_execute,
-        seed=config.seed,
-        image_every=config.image_every,
-        noise=config.noise,
-        teacher_config=config.teacher_config,
-        serving=config.serving,
-        teacher_noise=config.teacher_noise,
-        env=config.env,
-        fleet=config.fleet,
+    shared = config.collect
+    data, annotations, run = out / "data", out / "annotations", out / "train"
+    timed("collect", collect.collect, replace(shared, out=data))
+    timed("annotate", annotate.annotate, replace(config.annotate, data=data, out=annotations))
+    waiting = shared.fleet.wait_for_nodes_s
+    taught = replace(
+        config.train, data=data, annotations=annotations, out=run, seed=shared.seed, wait_for_nodes_s=waiting
     )
-    timed("collect", collect.collect, collect_config)
-    timed(
-        "annotate",
-        annotate.annotate,
-        AnnotateConfig(data=out / "data", out=out / "annotations", phases=config.phases),
+    timed("train", train.train, taught)
+    held_out = replace(
+        config.evaluate,
+        suite=shared.suite,
+        tasks=shared.tasks,
+        seed=shared.seed,
+        env=shared.env,
+        fleet=shared.fleet,
+        serving=shared.serving,
     )
-    train_config = TrainConfig(
-        data=out / "data",
-        annotations=out / "annotations",
-        out=out / "train",
-        student=config.student,
-        network=config.network,
-        batch_size=config.batch_size,
-        objective=config.objective,
-        method=config.method,
-        epochs=config.epochs,
-        max_minutes=config.max_minutes,
-        workers=config.workers,
-        gpus_per_worker=config.gpus_per_worker,
-        wait_for_nodes_s=config.fleet.wait_for_nodes_s,
-        seed=config.seed,
-    )
-    timed("train", train.train, train_config)
-    teacher_config = EvalConfig(
-        policy=config.teacher,
+    as_collected = replace(
+        held_out,
+        policy=shared.teacher,
         out=out / "eval_teacher",
-        suite=config.suite,
-        tasks=config.tasks,
-        init_states=config.eval_init_states,
-        seed=config.seed,
-        execute=config.teacher_execute,
-        videos=1,
-        teacher_config=config.teacher_config,
-        serving=config.serving,
-        teacher_noise=config.teacher_noise,
-        env=config.env,
-        fleet=config.fleet,
+        execute=shared.execute,
+        videos=min(1, held_out.videos),
+        teacher_config=shared.teacher_config,
+        teacher_noise=shared.teacher_noise,
     )
-    teacher = timed("evaluate teacher", evaluate.evaluate, teacher_config)
-    student_config = EvalConfig(
-        policy=str(out / "train" / "checkpoint"),
-        out=out / "eval_student",
-        suite=config.suite,
-        tasks=config.tasks,
-        init_states=config.eval_init_states,
-        seed=config.seed,
-        execute=config.execute,
-        compare_to=out / "eval_teacher",
-        env=config.env,
-        fleet=config.fleet,
+    teacher = timed("evaluate teacher", evaluate.evaluate, as_collected)
+    on_its_own = replace(
+        held_out, policy=str(run / "checkpoint"), out=out / "eval_student", compare_to=as_collected.out
     )
-    student = timed("evaluate student", evaluate.evaluate, student_config)
+    student = timed("evaluate student", evaluate.evaluate, on_its_own)
     summary = {
         "teacher": teacher,
         "student": student,

@@ -12,7 +12,7 @@ import ray.data
 from ray.exceptions import RayError
 
 from vlaad_ray import store
-from vlaad_ray.annotate import chat_server, engines, prompts, replies
+from vlaad_ray.annotate import chat_server, engines, kinds, replies
 from vlaad_ray.annotate.prompts import MalformedAnswer
 from vlaad_ray.annotate.questions import Work, settled
 from vlaad_ray.configs import AnnotateConfig, UserError, VlmConfig
@@ -106,7 +106,7 @@ def _take(row: Mapping[str, Any], work: Work, vlm: VlmConfig, attempt: int, spen
         try:
             if found is None:
                 raise MalformedAnswer("cut off" if cut_off else "not JSON")
-            work.said[row["request"]] = prompts.parse(found, "length" if cut_off else None, window.kind, vlm.frame)
+            work.said[row["request"]] = kinds.parse(found, "length" if cut_off else None, window.kind, vlm.frame)
             text = found
         except MalformedAnswer as error:
             problem = str(error)

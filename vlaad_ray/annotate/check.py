@@ -16,8 +16,7 @@ import numpy as np
 
 from vlaad_ray import stats
 from vlaad_ray.annotate import prompts
-from vlaad_ray.annotate.prompts import FINGERS, STILL, TURNS, Answer
-from vlaad_ray.annotate.windows import Window, span
+from vlaad_ray.annotate.prompts import FINGERS, STILL, TURNS
 from vlaad_ray.semantics import directions
 from vlaad_ray.semantics.directions import (
     AXES,
@@ -53,26 +52,6 @@ class Finding:
     """For a person: what speaks against the answer; empty where nothing does."""
     moved: Displacement
     """The evidence: what the hand did in the window, in the base frame."""
-
-
-def judge(
-    window: Window, answer: Answer, proprio: np.ndarray, subtasks: Sequence[Subtask], instruction: str
-) -> Finding:
-    """proprio: [T, 8] of the episode. subtasks: [T] which clause of the instruction each frame serves."""
-    moved = span(proprio, window.first, window.last)
-    if window.kind == "describe":
-        assert answer.description is not None
-        judged = {"phase": judge_description(answer.description, window.phase)}
-    else:
-        assert answer.direction is not None and answer.element is not None
-        serving = subtasks[window.first : window.last]
-        judged = {
-            "direction": judge_direction(answer.direction, moved),
-            "element": judge_element(answer.element, serving, instruction),
-        }
-    verdicts = {part: verdict for part, (verdict, _) in judged.items()}
-    reasons = "; ".join(why for verdict, why in judged.values() if verdict == "contradict")
-    return Finding(_worst(verdicts.values()), verdicts, reasons, moved)
 
 
 def judge_direction(direction: str, moved: Displacement) -> tuple[Verdict, str]:
@@ -154,7 +133,8 @@ def _signed(value: float, threshold: float) -> Verdict:
     return "undecidable" if value >= threshold / 2 else "contradict"
 
 
-def _worst(verdicts: Iterable[Verdict]) -> Verdict:
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """contradict if any is; else agree if any is."""
     found = set(verdicts)
     order: tuple[Verdict, ...] = ("contradict", "agree", "undecidable")
     return next(verdict for verdict in order if verdict in found)

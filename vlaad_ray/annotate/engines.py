@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import hashlib
 import io
 import json
 import os
@@ -21,10 +20,11 @@ import ray
 from PIL import Image
 
 from vlaad_ray import store
-from vlaad_ray.annotate import prompts, windows
+from vlaad_ray.annotate import kinds, windows
 from vlaad_ray.annotate.replies import Reply, failure
 from vlaad_ray.annotate.windows import Window
-from vlaad_ray.configs import UserError, VlmConfig
+from vlaad_ray.configs import Location, UserError, VlmConfig, location
+from vlaad_ray.files import Part, sha256
 from vlaad_ray.runtime.nodes import fitted
 from vlaad_ray.runtime.placement import Processes, divide
 
@@ -36,6 +36,8 @@ QUIET = {
     "PYTHONWARNINGS": "ignore",
 }
 CACHED_EPISODES = 4
+SAMPLE = 2**20
+"""Bytes of each weights file that a model's revision is taken from, at both ends."""
 
 
 @dataclass(frozen=True)
@@ -113,21 +115,17 @@ def model_revision(model: str, config: VlmConfig) -> str:
         return f"{model}@{config.revision or 'main'}"
     if not (directory / "config.json").is_file() or not (weights := sorted(directory.glob("*.safetensors"))):
         raise UserError(f"--model: {model} holds no checkpoint (config.json and *.safetensors); check the directory")
-    digest = hashlib.sha256((directory / "config.json").read_bytes())
+    pieces: list[bytes | Location | Part] = [directory / "config.json"]
     for path in weights:
-        with path.open("rb") as file:
-            digest.update(file.read(1 << 20))
-            size = file.seek(0, os.SEEK_END)
-            digest.update(str(size).encode())
-            file.seek(max(0, size - (1 << 20)))
-            digest.update(file.read())
-    return f"{directory.name}@{digest.hexdigest()[:12]}"
+        size = path.stat().st_size
+        pieces += [Part(path, 0, SAMPLE), str(size).encode(), Part(path, max(0, size - SAMPLE), SAMPLE)]
+    return f"{directory.name}@{sha256(*pieces)[:12]}"
 
 
 # -------------------------------------------------------------------------------------------------------------- rows
 
 
-def request_row(request: str, path: Path, window: Window, instruction: str) -> dict[str, Any]:
+def request_row(request: str, path: Location, window: Window, instruction: str) -> dict[str, Any]:
     """A question as a row of a Ray dataset: scalars only, since Arrow changes nested dicts."""
     question = {**vars(window), "frames": list(window.frames), "instruction": instruction}
     return {"request": request, "path": str(path), "question": json.dumps(question)}
@@ -142,9 +140,9 @@ def read_question(row: Mapping[str, Any]) -> tuple[Window, str]:
 def prompt(row: Mapping[str, Any], config: VlmConfig) -> tuple[list[dict[str, Any]], str]:
     """A question's row -> chat messages with pictures inside, and the JSON schema of its answer."""
     window, instruction = read_question(row)
-    stored = _pictures(Path(row["path"]))
+    stored = _pictures(location(row["path"]))
     pictures = [picture_uri(stored[step], config.picture_pixels) for step in window.frames]
-    return prompts.messages(window, instruction, pictures, config.frame), prompts.schema(window.kind, config.frame)
+    return kinds.messages(window, instruction, pictures, config.frame), kinds.schema(window.kind, config.frame)
 
 
 def picture_uri(data: bytes, pixels: int) -> str:
@@ -161,7 +159,7 @@ def picture_uri(data: bytes, pixels: int) -> str:
 
 
 @functools.lru_cache(maxsize=CACHED_EPISODES)  # questions come episode by episode
-def _pictures(path: Path) -> dict[int, bytes]:
+def _pictures(path: Location) -> dict[int, bytes]:
     return store.read_pictures(path)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from vlaad_ray import store
 from vlaad_ray.annotate import rules
-from vlaad_ray.configs import AnnotateConfig, UserError
+from vlaad_ray.configs import AnnotateConfig, Location, UserError
 from vlaad_ray.runtime import record
 from vlaad_ray.types import Annotation
 
@@ -23,7 +22,7 @@ def origin(config: AnnotateConfig) -> dict[str, Any]:
     }
 
 
-def existing(out: Path, episode: str, origin: dict[str, Any]) -> Annotation | None:
+def existing(out: Location, episode: str, origin: dict[str, Any]) -> Annotation | None:
     """The annotation made before with the same provenance. One that is missing, other or unreadable is made anew."""
     path = store.annotation_path(out, episode)
     if not path.exists():

@@ -7,19 +7,18 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import ray.data
 
 from vlaad_ray import store
-from vlaad_ray.annotate import check, prompts, records, rules
+from vlaad_ray.annotate import kinds, prompts, records, rules
 from vlaad_ray.annotate.check import Finding
 from vlaad_ray.annotate.identity import existing, origin
 from vlaad_ray.annotate.prompts import Answer, Frame
 from vlaad_ray.annotate.questions import Work, read_work, write_work
 from vlaad_ray.annotate.windows import Window
-from vlaad_ray.configs import AnnotateConfig, UserError
+from vlaad_ray.configs import AnnotateConfig, Location, UserError
 from vlaad_ray.runtime import cli
 from vlaad_ray.semantics import directions
 from vlaad_ray.semantics.directions import Subtask
@@ -123,7 +122,7 @@ def finish(
             flagged[why] += 1
             continue
         answer = work.said[request]
-        finding = check.judge(window, answer, episode.proprio, subtasks, episode.instruction)
+        finding = kinds.judge(window, answer, episode.proprio, subtasks, episode.instruction)
         decision = decisions.get(request)
         objection = _objection(finding, decision)
         if not objection or policy == "keep":
@@ -137,7 +136,7 @@ def finish(
     made_by = {
         **origin(config),
         "model": revision,
-        "prompts": prompts.prompt_hash(),
+        "prompts": kinds.prompt_hash(),
         "vlm": {name: getattr(config.vlm, name) for name in CONTENT},
         "content_hash": store.read_metadata(work.path)["content_hash"],
     }
@@ -149,7 +148,7 @@ def finish(
     return Finished(record, audited, flagged)
 
 
-def read_decisions(path: Path | None) -> dict[str, str]:
+def read_decisions(path: Location | None) -> dict[str, str]:
     """What a person decided on the contact sheet: request -> "accepted" or "rejected"."""
     if path is None:
         return {}
@@ -191,7 +190,7 @@ def _annotation(ruled: Annotation, draft: Draft, subtasks: Sequence[Subtask]) ->
 def _told(window: Window, instruction: str, frame: Frame) -> str:
     """The prompt as text for a person; a line stands where each picture went."""
     pictures = [f"[picture of step {step}]" for step in window.frames]
-    parts = [part for message in prompts.messages(window, instruction, pictures, frame) for part in message["content"]]
+    parts = [part for message in kinds.messages(window, instruction, pictures, frame) for part in message["content"]]
     return "\n\n".join(part["text"] if part["type"] == "text" else part["image_url"]["url"] for part in parts)
 
 

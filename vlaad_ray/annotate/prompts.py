@@ -1,18 +1,14 @@
-"""From a window to a prompt and a JSON schema, from an answer's text to an Answer. The words lie in prompts.toml."""
+"""The words in which a VLM is asked and may answer. They lie in prompts.toml."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
-import re
 import tomllib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal
 
-from vlaad_ray.annotate.windows import Kind, Window
+from vlaad_ray.annotate.windows import Window
 from vlaad_ray.semantics import directions
 
 Frame = Literal["viewer", "base"]
@@ -42,13 +38,7 @@ class Answer:
 
 @functools.cache
 def texts() -> dict[str, Any]:
-    return tomllib.loads(_source())
-
-
-def prompt_hash() -> str:
-    """8 hex digits over prompts.toml and this module: any change of a word makes new answers."""
-    code = resources.files(__package__).joinpath("prompts.py").read_text()
-    return hashlib.sha256((_source() + code).encode()).hexdigest()[:8]
+    return tomllib.loads(source())
 
 
 def verbs(phase: str) -> tuple[str, ...]:
@@ -85,11 +75,11 @@ def from_base(direction: str, frame: Frame) -> str:
     return " ".join(meaning.get(word, word) for word in direction.split())
 
 
-def messages(window: Window, instruction: str, pictures: Sequence[str], frame: Frame) -> list[dict[str, Any]]:
-    """Chat messages in OpenAI's form. pictures: data URIs, in the order of window.frames."""
+def fill(kind: str, window: Window, instruction: str, frame: Frame) -> str:
+    """The text of prompts.toml for a kind of question, about one window."""
     prompts = texts()
     phase = prompts["phases"][window.phase]
-    text = prompts[window.kind].format(
+    text: str = prompts[kind].format(
         instruction=instruction,
         phase=window.phase,
         definition=phase["definition"],
@@ -98,62 +88,11 @@ def messages(window: Window, instruction: str, pictures: Sequence[str], frame: F
         axes=", ".join(prompts["axes"][frame]),
         words=", ".join((*TURNS, *FINGERS, STILL)),
         frame=prompts["frames"][frame],
-        count=len(pictures),
+        count=len(window.frames),
     )
-    return [
-        {"role": "system", "content": [{"type": "text", "text": prompts["system"].strip()}]},
-        {
-            "role": "user",
-            "content": [
-                *({"type": "image_url", "image_url": {"url": picture}} for picture in pictures),
-                {"type": "text", "text": text.strip()},
-            ],
-        },
-    ]
+    return text
 
 
-@functools.cache
-def schema(kind: Kind, frame: Frame) -> str:
-    """JSON schema of an answer, as text. It allows every verb, not only the anchor's: else nothing would be told."""
-    properties: dict[str, Any]
-    if kind == "describe":
-        properties = {"description": {"type": "string", "pattern": f"^({'|'.join(vocabulary())}) {PHRASE}$"}}
-    else:
-        properties = {
-            "element": {"type": "string", "pattern": f"^{PHRASE}$"},
-            "direction": {"type": "string", "enum": list(direction_words(frame))},
-        }
-    return json.dumps(
-        {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
-    )
-
-
-def parse(text: str, finish: str | None, kind: Kind, frame: Frame) -> Answer:
-    """An answer's text -> Answer. Held to the schema here too: a server may not constrain its output.
-
-    Raises MalformedAnswer.
-    """
-    if finish == "length":
-        raise MalformedAnswer("cut off")
-    try:
-        fields = json.loads(text)
-    except json.JSONDecodeError:
-        raise MalformedAnswer("not JSON") from None
-    wanted = json.loads(schema(kind, frame))["properties"]
-    if not isinstance(fields, dict) or set(fields) != set(wanted):
-        raise MalformedAnswer("wrong fields")
-    for name, rule in wanted.items():
-        value = fields[name]
-        if not isinstance(value, str):
-            raise MalformedAnswer(f"{name} is not text")
-        if "enum" in rule and value not in rule["enum"]:
-            raise MalformedAnswer(f"{name} outside the vocabulary")
-        if "pattern" in rule and re.fullmatch(rule["pattern"], value) is None:
-            raise MalformedAnswer(f"{name} outside the vocabulary")
-    if kind == "describe":
-        return Answer(description=fields["description"].strip())
-    return Answer(element=fields["element"].strip(), direction=to_base(fields["direction"], frame))
-
-
-def _source() -> str:
+def source() -> str:
+    """prompts.toml."""
     return resources.files(__package__).joinpath("prompts.toml").read_text()

@@ -8,26 +8,26 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import ray.data
 from PIL import Image
 
 from vlaad_ray import store
-from vlaad_ray.annotate import prompts, rules, windows
+from vlaad_ray.annotate import kinds, rules
+from vlaad_ray.annotate.kinds.kind import Scene
 from vlaad_ray.annotate.prompts import Answer
 from vlaad_ray.annotate.windows import Window
-from vlaad_ray.configs import AnnotateConfig, UserError, VlmConfig
-from vlaad_ray.runtime import cli
+from vlaad_ray.configs import AnnotateConfig, Location, UserError, VlmConfig, location
+from vlaad_ray.runtime.over_episodes import over_episodes
 from vlaad_ray.semantics import phases
+from vlaad_ray.types import Episode
 
 
 @dataclass
 class Work:
     """One episode's questions, and how far they are."""
 
-    path: Path
+    path: Location
     episode: str
     suite: str
     task: int
@@ -53,33 +53,30 @@ class Work:
         ]
 
 
-def plan(paths: Sequence[Path], config: AnnotateConfig, revision: str) -> tuple[list[Work], list[str]]:
+def plan(paths: Sequence[Location], config: AnnotateConfig, revision: str) -> tuple[list[Work], list[str]]:
     """The work on every episode, in order, and what was wrong with files that cannot be read."""
-    plan_one = functools.partial(plan_file, config=config, revision=revision)
-    rows = ray.data.from_items([{"path": str(path)} for path in paths]).map(plan_one).iter_rows()
-    records = []
-    with cli.progress("planning questions", len(paths)) as advance:
-        for row in rows:
-            records.append(json.loads(row["work"]))
-            advance("")
-    works = sorted((read_work(each) for each in records if "error" not in each), key=lambda work: work.path)
+    plan_one = functools.partial(plan_episode, config=config, revision=revision)
+    records = over_episodes(paths, plan_one, "planning questions")
+    works = sorted((read_work(each) for each in records if "error" not in each), key=lambda work: str(work.path))
     return works, [record["error"] for record in records if "error" in record]
 
 
-def plan_file(row: dict[str, Any], config: AnnotateConfig, revision: str) -> dict[str, Any]:
-    """One episode file -> {"work": JSON} with what to ask of it, or the error that the file is to blame for."""
-    path = Path(row["path"])
+def plan_episode(
+    path: Location, episode: Episode, facts: Mapping[str, Any], config: AnnotateConfig, revision: str
+) -> dict[str, Any]:
+    """What to ask of an episode, for `read_work`; or the error that its file is to blame for."""
     try:
-        episode = store.read_episode(path, images=False)
-        content = store.read_metadata(path)["content_hash"]
         pictures = store.read_pictures(path)
         nine = rules.nine_phases(episode)
     except UserError as error:
-        return {"work": json.dumps({"error": str(error)})}
+        return {"error": str(error)}
     readable = [step for step, data in sorted(pictures.items()) if _decodes(data)]
     labels = phases.relabel(nine, episode.proprio, config.phases)
-    planned = windows.plan(labels, nine, episode.proprio, readable, config.vlm.every, config.vlm.moving)
-    questions = {request_key(content, window, revision, config.vlm): window for window in planned}
+    planned = kinds.plan(Scene(labels, nine, episode.proprio, readable), config.vlm)
+    questions = {
+        request_key(facts["content_hash"], window, episode.instruction, revision, config.vlm): window
+        for window in planned
+    }
     answers = known_answers(config.out, episode.key.name)
     work = Work(
         path=path,
@@ -93,22 +90,23 @@ def plan_file(row: dict[str, Any], config: AnnotateConfig, revision: str) -> dic
         questions=questions,
         answers=answers,
         said={
-            request: prompts.parse(answers[request]["text"], None, window.kind, config.vlm.frame)
+            request: kinds.parse(answers[request]["text"], None, window.kind, config.vlm.frame)
             for request, window in questions.items()
             if request in answers and answers[request]["problem"] is None
         },
     )
-    return {"work": write_work(work)}
+    return work_record(work)
 
 
-def request_key(content_hash: str, window: Window, revision: str, vlm: VlmConfig) -> str:
+def request_key(content_hash: str, window: Window, instruction: str, revision: str, vlm: VlmConfig) -> str:
     """16 hex digits over all that determines an answer."""
     sampling = {"max_tokens": vlm.max_tokens, "temperature": vlm.temperature, "pixels": vlm.picture_pixels}
-    what = [content_hash, vars(window), revision, prompts.prompt_hash(), vlm.frame, sampling]
+    told = kinds.messages(window, instruction, [], vlm.frame), kinds.schema(window.kind, vlm.frame)
+    what = [content_hash, vars(window), revision, told, vlm.frame, sampling]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def known_answers(out: Path, episode: str) -> dict[str, dict[str, Any]]:
+def known_answers(out: Location, episode: str) -> dict[str, dict[str, Any]]:
     """Answers from earlier runs, those to other questions too. A file that cannot be read is made anew."""
     try:
         return {row["request"]: row for row in store.read_answers(out, episode)}
@@ -118,18 +116,22 @@ def known_answers(out: Path, episode: str) -> dict[str, dict[str, Any]]:
 
 def write_work(work: Work) -> str:
     """JSON, because Arrow turns dicts with different keys into one with all of them."""
-    return json.dumps({**asdict(work), "path": str(work.path)})
+    return json.dumps(work_record(work))
+
+
+def work_record(work: Work) -> dict[str, Any]:
+    return {**asdict(work), "path": str(work.path)}
 
 
 def read_work(record: dict[str, Any]) -> Work:
-    """What `write_work` wrote, once it is no text any more."""
+    """Out of a `work_record`, be it that JSON made it another."""
     questions = {
         request: Window(**{**window, "frames": tuple(window["frames"])})
         for request, window in record["questions"].items()
     }
     said = {request: Answer(**answer) for request, answer in record["said"].items()}
     nine = tuple(record["nine"])
-    return Work(**{**record, "path": Path(record["path"]), "nine": nine, "questions": questions, "said": said})
+    return Work(**{**record, "path": location(record["path"]), "nine": nine, "questions": questions, "said": said})
 
 
 def _decodes(data: bytes) -> bool:

@@ -7,11 +7,9 @@ provenance, corrupt files, the summary.
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray.data
@@ -19,8 +17,10 @@ import ray.data
 from vlaad_ray import store
 from vlaad_ray.annotate import records, rules, vlm
 from vlaad_ray.annotate.identity import existing, origin
-from vlaad_ray.configs import AnnotateConfig, UserError
-from vlaad_ray.runtime import cli, cluster, record
+from vlaad_ray.configs import AnnotateConfig, Location, UserError
+from vlaad_ray.runtime import cluster, places, record
+from vlaad_ray.runtime.over_episodes import over_episodes
+from vlaad_ray.types import Episode
 
 NAMED_IN_ERROR = 5
 
@@ -32,6 +32,7 @@ def annotate(config: AnnotateConfig) -> dict[str, Any]:
     no answer of a VLM was usable.
     """
     record.begin(config.out, config, {"--data": config.data})
+    places.check(config)
     began = time.monotonic()
     paths = store.list_episodes(config.data)
     check_robot(paths)
@@ -60,7 +61,7 @@ def annotate(config: AnnotateConfig) -> dict[str, Any]:
     return summary
 
 
-def check_robot(paths: Sequence[Path]) -> None:
+def check_robot(paths: Sequence[Location]) -> None:
     """Raises UserError if the first readable episode is of a robot that cannot be annotated."""
     for path in paths:
         try:
@@ -71,36 +72,24 @@ def check_robot(paths: Sequence[Path]) -> None:
         return
 
 
-def annotate_by_rules(paths: Sequence[Path], config: AnnotateConfig) -> list[dict[str, Any]]:
+def annotate_by_rules(paths: Sequence[Location], config: AnnotateConfig) -> list[dict[str, Any]]:
     """A record for each episode: records.count, or the error that the file is to blame for."""
-    rows = (
-        ray.data.from_items([{"path": str(path)} for path in paths])
-        .map(functools.partial(annotate_file, config=config, origin=origin(config)))
-        .iter_rows()
-    )
-    counted = []
-    with cli.progress("annotating", len(paths)) as advance:
-        for row in rows:
-            counted.append(json.loads(row["record"]))
-            advance("")
-    return counted
+    work = functools.partial(annotate_episode, config=config, origin=origin(config))
+    return over_episodes(paths, work, "annotating")
 
 
-def annotate_file(row: dict[str, Any], config: AnnotateConfig, origin: dict[str, Any]) -> dict[str, Any]:
-    """One episode file -> {"record": JSON}: its counts for the summary, or the error that the file is to blame for.
-
-    JSON, because Arrow turns dicts with different keys into one with all of them.
-    """
-    path = Path(row["path"])
+def annotate_episode(
+    _: Location, episode: Episode, facts: Mapping[str, Any], config: AnnotateConfig, origin: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Store the labels of an episode, unless they are there. Its counts, or the error that it is to blame for."""
     try:
-        episode = store.read_episode(path, images=False)
         rules.check_robot(episode.embodiment, episode.key.name)
-        origin = {**origin, "content_hash": store.read_metadata(path)["content_hash"]}
     except UserError as error:
-        return {"record": json.dumps({"error": str(error)})}
+        return {"error": str(error)}
+    origin = {**origin, "content_hash": facts["content_hash"]}
     annotation = existing(config.out, episode.key.name, origin)
     skipped = annotation is not None
     if annotation is None:
         annotation = rules.by_rules(episode, rules.nine_phases(episode), config.phases)
         store.write_annotation(config.out, annotation, origin)
-    return {"record": json.dumps({"skipped": skipped, **records.count(episode, annotation, config.phases)})}
+    return {"skipped": skipped, **records.count(episode, annotation, config.phases)}

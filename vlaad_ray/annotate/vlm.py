@@ -10,20 +10,19 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from vlaad_ray import store
-from vlaad_ray.annotate import asking, chat_server, check, engines, merge, prompts, questions, replies
+from vlaad_ray.annotate import asking, chat_server, check, engines, kinds, merge, questions, replies
 from vlaad_ray.annotate.asking import Spent
 from vlaad_ray.annotate.questions import Work
-from vlaad_ray.configs import AnnotateConfig
+from vlaad_ray.configs import AnnotateConfig, Location
 
 SUITE_FRAMES, PAPER_USD = 81_000, 7.0
 """What annotating a suite took in the paper (VLA-AD, arXiv 2605.16241), through an API."""
 
 
-def annotate_by_vlm(paths: Sequence[Path], config: AnnotateConfig) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def annotate_by_vlm(paths: Sequence[Location], config: AnnotateConfig) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Annotate the episodes of `paths`; returns a record for each (records.count) and the summary of the VLM's part.
 
     Raises UserError when a server does not answer or a model is missing. The summary has a "failure" when not one of
@@ -54,7 +53,7 @@ def annotate_by_vlm(paths: Sequence[Path], config: AnnotateConfig) -> tuple[list
     seconds = {"plan": planned - began, "ask": asked - planned, "audit": time.monotonic() - asked}
     summary = {
         "model": revision,
-        "prompts": prompts.prompt_hash(),
+        "prompts": kinds.prompt_hash(),
         "engine": {"server": vlm.server} if vlm.server else {**vars(engine), "environment": dict(engine.environment)},
         "questions": sum(len(work.questions) for work in works),
         "vlm_calls": spent.calls,

@@ -49,6 +49,11 @@ from vlaad_ray.configs.names import (
     content,
     named_settings,
 )
+from vlaad_ray.configs.places import (
+    Location,
+    location,
+    places_of,
+)
 from vlaad_ray.configs.stages import (
     AnnotateConfig,
     AuditConfig,
@@ -100,6 +105,7 @@ __all__ = [
     "Flat",
     "FleetConfig",
     "Later",
+    "Location",
     "Machine",
     "Newer",
     "NoSettings",
@@ -128,9 +134,11 @@ __all__ = [
     "check_bounds",
     "config_hash",
     "content",
+    "location",
     "machine_flags",
     "named_settings",
     "parse_range",
+    "places_of",
     "settings_of",
     "what_a_checkpoint_is",
     "writing",

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from vlaad_ray.configs.bounds import FILLED, Flat, above, at_least, between
 from vlaad_ray.configs.common import EnvConfig, FleetConfig
+from vlaad_ray.configs.places import Location
 from vlaad_ray.configs.teachers import ServingConfig
 from vlaad_ray.configs.vlm import VlmConfig
 
@@ -16,7 +17,7 @@ from vlaad_ray.configs.vlm import VlmConfig
 class BenchRolloutConfig:
     """Control steps per second and core, against LIBERO's own loop in the same run."""
 
-    out: Path = Path("runs/bench/rollout")
+    out: Location = Path("runs/bench/rollout")
     """Where summary.json goes."""
     suites: Annotated[tuple[str, ...], FILLED] = ("libero_object", "libero_spatial", "libero_goal", "libero_10")
     """Suites to measure; the headline ratio is the worst of them."""
@@ -32,9 +33,9 @@ class BenchRolloutConfig:
 class BenchAnnotateConfig:
     """Answers a second through Ray Data against vLLM alone, and questions a thousand frames."""
 
-    data: Path
+    data: Location
     """Dataset directory with real episodes."""
-    out: Path = Path("runs/bench/annotate")
+    out: Location = Path("runs/bench/annotate")
     """Where summary.json goes."""
     questions: Annotated[int, at_least(1)] = 640
     """At most this many, the same for both."""
@@ -48,9 +49,9 @@ class BenchAnnotateConfig:
 class BenchAuditConfig:
     """What the audit of a VLM's answers sees when the answers are true but for a known share of lies."""
 
-    data: Path
+    data: Location
     """Dataset directory with real episodes."""
-    out: Path = Path("runs/bench/audit")
+    out: Location = Path("runs/bench/audit")
     """Where summary.json and the annotations of each run go."""
     rates: Annotated[tuple[float, ...], between(0, 100), FILLED] = (0, 5, 15, 40)
     """Lies in per cent of the answers, one run each."""
@@ -62,13 +63,14 @@ class BenchAuditConfig:
 class BenchOpenVlaConfig:
     """OpenVLA's latency, throughput and memory, with random weights in its true shape, batched against one by one."""
 
-    out: Path = Path("runs/bench/openvla")
+    out: Location = Path("runs/bench/openvla")
     """Where summary.json goes."""
     size: Literal["full", "tiny"] = "full"
     """full: OpenVLA-7B. tiny: shows on any machine that the path works, not how fast."""
     batches: Annotated[tuple[int, ...], at_least(1), FILLED] = (1, 8, 32)
     """Environments that ask at once."""
     device: str = "cuda"
+    """torch device; on cpu, take --size tiny unless there is much time."""
     dtype: Literal["bf16", "fp32"] = "bf16"
     repeats: Annotated[int, at_least(1)] = 20
     """Timed calls of each batch size; medians are reported."""
@@ -83,9 +85,9 @@ class BenchPolicyConfig:
 
     policy: str = "vlaad_158m"
     """A preset (small, vlaad_158m), which gets random weights, or a checkpoint directory."""
-    out: Path = Path("runs/bench/policy")
+    out: Location = Path("runs/bench/policy")
     """Where summary.json and the exported policies go."""
-    data: Path | None = None
+    data: Location | None = None
     """Dataset directory: frames to calibrate int8 on, and to compare all backends with torch. Without it int8 is
     calibrated on noise (as good for timing) and nothing is compared."""
     backends: tuple[str, ...] = ()
@@ -113,7 +115,7 @@ class BenchEvaluationConfig:
 
     policy: str = "small"
     """A preset (small, vlaad_158m), which gets random weights, or a checkpoint directory."""
-    out: Path = Path("runs/bench/evaluation")
+    out: Location = Path("runs/bench/evaluation")
     """Where summary.json, a preset's random weights and the evaluations go."""
     suite: str = "libero_object"
     tasks: str = "0"
@@ -138,7 +140,7 @@ class BenchTeacherConfig:
     The teacher sleeps as long as a model would compute; clients sleep as long as a simulator would.
     """
 
-    out: Path = Path("runs/bench/teacher")
+    out: Location = Path("runs/bench/teacher")
     """Where summary.json goes."""
     environments: Annotated[tuple[int, ...], at_least(1), FILLED] = (2, 8, 32)
     """Numbers of environments to measure."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
@@ -88,18 +88,28 @@ def check_value(flag: str, value: Any, marks: Iterable[Any]) -> None:
                 raise UserError(f"{flag} must be {finite}{mark.words}, not {number}")
 
 
-def settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
-    """Every setting that is not a config itself: its flag, its value, and what its declaration is annotated with."""
+def settings(config: Any, prefix: str = "", hidden: Sequence[str] = ()) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+    """Every setting that is not a config itself: its flag, its value, and what its declaration is annotated with.
+
+    Left out: the fields in `hidden`, and what a nested config's Elsewhere names. The job sets these, and checks them.
+    """
     config_type: Any = type(config)
     for name, hint in hints(config_type).items():
         value = getattr(config, name)
         marks = marks_of(hint)
         flag = next((mark.name for mark in marks if isinstance(mark, type(NO_PREFIX))), None)
         flag = name.replace("_", "-") if flag is None else flag
+        if name in hidden:
+            continue
         if dataclasses.is_dataclass(value):
-            yield from settings(value, f"{prefix}{flag}." if flag else prefix)
+            yield from settings(value, f"{prefix}{flag}." if flag else prefix, elsewhere(hint))
         elif flag:  # else the settings of an entry, to be filled in with its own
             yield f"--{prefix}{flag}", value, marks
+
+
+def elsewhere(hint: Any) -> list[str]:
+    """Fields of a nested config that have no flags, by the type hint of its field."""
+    return [field for mark in marks_of(hint) if isinstance(mark, Elsewhere) for field in mark.fields]
 
 
 def marks_of(hint: Any) -> tuple[Any, ...]:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from vlaad_ray.configs.bounds import FILLED, above, at_least, below, between
@@ -34,7 +33,7 @@ def parse_range(text: str, flag: str = "range") -> tuple[int, ...]:
     return tuple(sorted(numbers))
 
 
-def what_a_checkpoint_is(given: Path | str) -> str:
+def what_a_checkpoint_is(given: object) -> str:
     """What --checkpoint and --policy take, for the error that `given` is none; more is said where it may be a hub's."""
     takes = "give a directory or URI"
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(given)):

@@ -8,13 +8,14 @@ from typing import Annotated, Literal
 
 from vlaad_ray.configs.bounds import Flat, at_least, between
 from vlaad_ray.configs.common import WAIT_FOR_NODES_S, ActuationConfig
+from vlaad_ray.configs.places import Location
 
 
 @dataclass(frozen=True)
 class ServedStudentConfig:
     """Which student answers, and how."""
 
-    checkpoint: Path
+    checkpoint: Location
     """Checkpoint directory, as jobs/train.py wrote it, or what jobs/export.py made of one."""
     execute: Annotated[int, at_least(0)] = 0
     """Actions in an answer; 0: all K of the student's. Clients must execute all of them before they ask again, or set
@@ -55,11 +56,11 @@ class ExportConfig:
     An export that doesn't agree is an error and does not load.
     """
 
-    checkpoint: Path
+    checkpoint: Location
     """Checkpoint directory, as jobs/train.py wrote it."""
-    data: Path
+    data: Location
     """Dataset directory, as jobs/collect.py wrote it: frames to compare on, and others to calibrate int8."""
-    out: Path
+    out: Location
     """Where the exported policy goes, with summary.json."""
     backend: str = "openvino"
     """What is to run it: openvino or onnx (ONNX Runtime)."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from vlaad_ray.configs.bounds import Flat, above, at_least, below
+from vlaad_ray.configs.bounds import NO_PREFIX, Elsewhere, Flat, above, at_least, below
 from vlaad_ray.configs.common import (
     WAIT_FOR_NODES_S,
     ActuationConfig,
@@ -20,6 +20,7 @@ from vlaad_ray.configs.common import (
 )
 from vlaad_ray.configs.machine import Machine
 from vlaad_ray.configs.names import Later, Newer
+from vlaad_ray.configs.places import Location
 from vlaad_ray.configs.teachers import ServingConfig
 from vlaad_ray.configs.vlm import VlmConfig
 
@@ -31,7 +32,7 @@ class CollectConfig:
     Rerunning the same command completes what is missing and repeats nothing.
     """
 
-    out: Machine[Path]
+    out: Machine[Location]
     """Dataset directory (shared by all nodes on a cluster)."""
     suite: str = "libero_object"
     """libero_object, libero_spatial, libero_goal, libero_10, libero_90, a variant of these as libero_goal_swap, or a
@@ -69,9 +70,9 @@ class AnnotateConfig:
     Rerunning the same command annotates what is missing and repeats nothing. The dataset itself is never written to.
     """
 
-    data: Machine[Path]
+    data: Machine[Location]
     """Dataset directory, as jobs/collect.py wrote it."""
-    out: Machine[Path]
+    out: Machine[Location]
     """Annotation directory (shared by all nodes on a cluster)."""
     annotator: Literal["rules", "vlm"] = "rules"
     """rules: on proprioception. vlm: a VLM within the rules' phases, audited against the robot's own motion."""
@@ -88,11 +89,11 @@ class TrainConfig:
     --config FILE takes settings from a sweep's best.json or another run's config.json; flags beside it win.
     """
 
-    data: Machine[Path]
+    data: Machine[Location]
     """Dataset directory, as jobs/collect.py wrote it."""
-    out: Machine[Path]
+    out: Machine[Location]
     """Run directory: metrics.jsonl, summary.json, config.json and checkpoint/ (shared by all nodes on a cluster)."""
-    annotations: Machine[Path | None] = None
+    annotations: Machine[Location | None] = None
     """Annotation directory, as jobs/annotate.py wrote it. bc needs none."""
     student: str = "small"
     """Preset of the network (docs/students.md): small from scratch on CPU, vlaad_158m from CLIP ViT-B/16 with LoRA, or
@@ -142,7 +143,7 @@ class TrainConfig:
     """Epochs between checkpoints to resume from."""
     trackers: Machine[tuple[str, ...]] = ()
     """Where metrics go beside metrics.jsonl: tensorboard (OUT/tensorboard), or a plugin's."""
-    frame_cache: Machine[Path | None] = None
+    frame_cache: Machine[Location | None] = None
     """Keep decoded pictures here for other runs on the same data (two cameras of 96 px: 55 kB a frame)."""
 
 
@@ -156,7 +157,7 @@ class EvalConfig:
     policy: str
     """A teacher's name (scripted, openvla, remote), a checkpoint directory written by jobs/train.py, or what
     jobs/export.py made of one."""
-    out: Machine[Path]
+    out: Machine[Location]
     """Where results go."""
     suite: str = "libero_object"
     """libero_object, libero_spatial, libero_goal, libero_10, libero_90, a variant of these as libero_goal_swap, or a
@@ -186,7 +187,7 @@ class EvalConfig:
     """Steps until success must have been reached; 0: the field's own (280 object, 220 spatial, 300 goal, 520 10)."""
     videos: Annotated[int, at_least(0)] = 2
     """Successes and failures, this many each, to record as MP4 afterwards."""
-    compare_to: Path | None = None
+    compare_to: Location | None = None
     """Another evaluation's --out: paired comparison on the shared init states (exact McNemar test)."""
     teacher_config: Flat[Any] = NoSettings()
     serving: Machine[Flat[ServingConfig]] = ServingConfig()
@@ -200,15 +201,15 @@ class EvalConfig:
 class AuditConfig:
     """Measure the noise in what a teacher asks for: in a dataset, or live. The dataset itself is never written to."""
 
-    out: Machine[Path]
+    out: Machine[Location]
     """Where summary.json, episodes.json and noise.html go; with --teacher, its episodes too (data/)."""
-    data: Path | None = None
+    data: Location | None = None
     """Dataset directory, as jobs/collect.py wrote it."""
     teacher: str | None = None
     """Or a teacher to run: scripted, openvla (--checkpoint) or remote (--url)."""
     longest: Annotated[int, at_least(1)] = 3
     """A gripper command of up to this many steps that is then taken back counts as self-revoking."""
-    repair: Machine[Path | None] = None
+    repair: Machine[Location | None] = None
     """Also write a copy of the dataset here, with the gripper targets that were meant."""
     suite: str = "libero_object"
     """Of a live teacher, as all below."""
@@ -231,60 +232,36 @@ class AuditConfig:
 class PipelineConfig:
     """Collect, annotate, train, evaluate teacher and student, report. The defaults are the demo: one task, one laptop.
 
-    Rerunning the same command continues where it stopped.
+    Rerunning the same command continues where it stopped. What the stages have in common (suite, tasks, seed, teacher,
+    environment, actors) is said once, among collection's settings.
     """
 
-    out: Machine[Path]
+    out: Machine[Location]
     """Run directory: data/, annotations/, train/, eval_teacher/, eval_student/, summary.json, report.html."""
-    suite: str = "libero_object"
-    tasks: str = "0"
-    """Tasks of the suite, as 0-9 or 0,3,7: one student learns them all."""
-    init_states: str = "0-19"
-    """Stored init states to learn from; 20-49 are kept for evaluation."""
-    placements: Annotated[int, at_least(0)] = 80
-    """Fresh random placements a task to learn from, beside the stored init states."""
-    eval_init_states: str = "20-49"
-    """Held-out init states for teacher and student."""
-    teacher: str = "scripted"
-    """Which teacher acts: scripted, openvla (--checkpoint) or remote (--url)."""
-    teacher_execute: Annotated[int, at_least(0)] = 0
-    """Actions of a teacher's chunk executed before it is asked again; 0: as its authors do (openvla 1, remote 5)."""
-    seed: Annotated[int, at_least(0)] = 0
-    image_every: Annotated[int, at_least(1)] = 2
-    """Render every n-th control step in collection."""
-    phases: Literal[3, 5, 7, 9, 11, 13] = 9
-    student: str = "small"
-    """Preset of the network (docs/students.md)."""
-    network: Flat[Any] = None
-    """The preset's own settings, as in jobs/train.py; None: its defaults."""
-    batch_size: Annotated[int, at_least(1)] = 128
-    """Frames a training step; vlaad_158m on a CPU takes about 0.2 GB a frame."""
-    objective: str = "dual_path"
-    """dual_path, auxiliary, both or bc (docs/students.md), or a plugin's."""
-    method: Flat[Any] = None
-    """The objective's own settings, as in jobs/train.py; None: its defaults."""
-    epochs: Annotated[int, at_least(1)] = 45
-    max_minutes: Annotated[float | None, above(0)] = 14.0
-    """Cap on training time, for slow machines: the learning rate falls to its end within it. None: no cap."""
-    workers: Machine[Annotated[int, at_least(0)]] = 0
-    """Training processes; 0: one with a GPU, else one for each CPU."""
-    gpus_per_worker: Machine[Annotated[float, at_least(0)]] = 0.0
-    """GPUs of each training process."""
-    execute: Annotated[int, at_least(0)] = 2
-    """How many of the student's K actions are executed before it is asked again."""
-    noise: NoiseConfig = NoiseConfig(sigmas=(0.0, 0.1, 0.2, 0.3), burst_rate=0.02)
-    """Noise on executed actions while collecting, so that the data covers recovery."""
-    teacher_config: Flat[Any] = NoSettings()
-    serving: Machine[Flat[ServingConfig]] = ServingConfig()
-    teacher_noise: TeacherNoiseConfig = TeacherNoiseConfig()
-    """Noise in what the teacher asks for, in collection and in its own evaluation."""
-    env: Flat[Any] = EnvConfig()
-    fleet: Machine[Flat[FleetConfig]] = FleetConfig()
+    collect: Annotated[CollectConfig, NO_PREFIX, Elsewhere(("out",))] = CollectConfig(
+        Path(), tasks="0", placements=80, image_every=2, noise=NoiseConfig(sigmas=(0.0, 0.1, 0.2, 0.3), burst_rate=0.02)
+    )
+    annotate: Annotated[AnnotateConfig, NO_PREFIX, Elsewhere(("data", "out", "annotator", "vlm"))] = AnnotateConfig(
+        Path(), Path()
+    )
+    train: Annotated[
+        TrainConfig,
+        NO_PREFIX,
+        Elsewhere(("data", "out", "annotations", "seed", "image_size", "wait_for_nodes_s")),
+    ] = TrainConfig(Path(), Path(), epochs=45, max_minutes=14.0)
+    evaluate: Annotated[
+        EvalConfig,
+        tyro.conf.arg(name="eval"),
+        Elsewhere(
+            ("policy", "out", "suite", "tasks", "seed", "teacher_config", "serving", "env", "fleet", "compare_to")
+        ),
+    ] = EvalConfig("", Path(), init_states="20-49", execute=2)
+    """Of the student; the teacher acts on the same states, as it did in collection."""
 
 
 @dataclass(frozen=True)
 class ReportConfig:
     """Write RUN/report.html, whatever stages have run."""
 
-    run: tyro.conf.Positional[Path]
+    run: tyro.conf.Positional[Location]
     """Run directory, as jobs/pipeline.py wrote it."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from vlaad_ray.configs.bounds import FILLED, Flat, above, at_least, below, between
 from vlaad_ray.configs.common import TAXONOMIES, EnvConfig, FleetConfig, NoiseConfig, NoSettings
 from vlaad_ray.configs.machine import Machine
+from vlaad_ray.configs.places import Location
 from vlaad_ray.configs.teachers import ServingConfig
 
 Gripper = Literal["steady", "raw"]
@@ -21,9 +22,9 @@ class StudyBudget:
     Rerunning the same command continues; studies with the same --out share data, runs and evaluations.
     """
 
-    out: Machine[Path] = Path("runs/studies")
+    out: Machine[Location] = Path("runs/studies")
     """Data, annotations, runs and evaluations of all studies, each in a directory named by what determines it."""
-    results: Machine[Path | None] = None
+    results: Machine[Location | None] = None
     """Where NAME.md, NAME.json and NAME.png go; None: OUT/results."""
     minutes: Machine[Annotated[float | None, at_least(0)]] = None
     """Begin nothing new after this much; what was measured is written, the rest is listed as not run."""

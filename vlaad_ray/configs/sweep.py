@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from vlaad_ray.configs.bounds import Flat, above, at_least, between
 from vlaad_ray.configs.common import EnvConfig, FleetConfig
 from vlaad_ray.configs.machine import Machine
+from vlaad_ray.configs.places import Location
 from vlaad_ray.configs.stages import TrainConfig
 
 
@@ -88,5 +88,5 @@ class SweepConfig:
     tuning: TuningConfig = TuningConfig()
 
     @property
-    def out(self) -> Path:
+    def out(self) -> Location:
         return self.train.out

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from vlaad_ray.configs.bounds import above, at_least
+from vlaad_ray.configs.places import Location
 
 
 @dataclass(frozen=True)
 class OpenVlaConfig:
     """Where OpenVLA's weights are and how they are run."""
 
-    checkpoint: Path | None = None
+    checkpoint: Location | None = None
     """Directory with config.json, *.safetensors and dataset_statistics.json (readable on all nodes)."""
     unnorm_key: str | None = None
     """Data set whose statistics un-normalise the actions; None: the suite's own."""

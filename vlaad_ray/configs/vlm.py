@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 from vlaad_ray.configs.bounds import above, at_least, between
 from vlaad_ray.configs.common import WAIT_FOR_NODES_S
+from vlaad_ray.configs.places import Location
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class VlmConfig:
     on_contradiction: Literal["replace", "drop", "keep"] = "replace"
     """replace: the rule label takes the place of a contradicted one. drop: no description for these frames.
     keep: the VLM's words stay. Frames are flagged each time."""
-    decisions: Path | None = None
+    decisions: Location | None = None
     """JSON exported from the contact sheet: a person's accepted and rejected answers, which overrule the audit."""
     sheet: Annotated[int, at_least(0)] = 40
     """Answers on the contact sheet: this many of the worst contradictions, and as many drawn at random from all.

@@ -20,6 +20,7 @@ from vlaad_ray.deploy.backends import BACKENDS, Precision, find_runtime, module
 from vlaad_ray.deploy.backends.graphs import PARTS, Sample
 from vlaad_ray.deploy.exported import Manifest
 from vlaad_ray.deploy.loading import interface
+from vlaad_ray.files import sha256
 from vlaad_ray.models.student.bins import BinnedConfig
 from vlaad_ray.models.student.checkpoint import Pretrained
 from vlaad_ray.models.student.model import Student
@@ -95,7 +96,7 @@ def convert(
         source=source,
         interface=interface(pretrained),
         training=pretrained.training,
-        files={name: exported.file_hash(directory / name) for name in names},
+        files={name: sha256(directory / name) for name in names},
         versions={
             name: versions[name] for name in ("torch", "onnx", *find_runtime(backend).packages) if name in versions
         },

@@ -16,10 +16,11 @@ from typing import Any
 
 from torch import Tensor
 
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import Location, UserError
 from vlaad_ray.deploy import decoding
 from vlaad_ray.deploy.backends import Precision, find_runtime, module
 from vlaad_ray.deploy.backends.graphs import PARTS, GraphBackend
+from vlaad_ray.files import read_bytes, sha256
 from vlaad_ray.models.student import bins
 from vlaad_ray.models.student.model import Decoded
 from vlaad_ray.types import LIBERO
@@ -76,7 +77,7 @@ class Manifest:
         return f"{self.source}-{self.backend}-{self.precision}-{digest[:8]}"
 
 
-def is_export(directory: Path) -> bool:
+def is_export(directory: Location) -> bool:
     return (directory / MANIFEST).is_file()
 
 
@@ -90,12 +91,12 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     (directory / MANIFEST).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def read_manifest(directory: Path) -> Manifest:
+def read_manifest(directory: Location) -> Manifest:
     """export.json, checked for format and version. Cheap: no graph is read."""
     path = directory / MANIFEST
     again = "export the checkpoint again (jobs/export.py)"
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_bytes(path))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; pass a directory that jobs/export.py wrote") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -121,13 +122,8 @@ def check_files(directory: Path, manifest: Manifest) -> None:
         path = directory / name
         if not path.is_file():
             raise UserError(f"{path} is missing; copy the whole exported directory")
-        if file_hash(path) != expected:
+        if sha256(path) != expected:
             raise UserError(f"{path} is not the file that was exported; copy the directory again")
-
-
-def file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_graphs(

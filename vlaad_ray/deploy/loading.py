@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import Location, UserError
 from vlaad_ray.deploy import exported
 from vlaad_ray.deploy.backends import Backend, Precision
 from vlaad_ray.deploy.backends.pytorch import Dtype, TorchBackend
 from vlaad_ray.deploy.exported import Interface
+from vlaad_ray.files import local_copy
 from vlaad_ray.models.student.checkpoint import Pretrained, checkpoint_name, from_pretrained, read_config
 from vlaad_ray.models.student.text import TextTokenizer, load_tokenizer
 
@@ -29,7 +29,7 @@ class Runnable:
     """The checkpoint's record of its training: objective, data, render mode, init states."""
 
 
-def load(directory: Path, device: str = "cpu", dtype: Dtype | None = None, backend: str | None = None) -> Runnable:
+def load(directory: Location, device: str = "cpu", dtype: Dtype | None = None, backend: str | None = None) -> Runnable:
     """Open a checkpoint in torch, or an exported directory in what it was exported for, with as many threads as torch.
 
     `device` and `dtype` (None: fp32) are a checkpoint's choice; an export has its own. `backend` ("torch", or one of
@@ -42,23 +42,36 @@ def load(directory: Path, device: str = "cpu", dtype: Dtype | None = None, backe
                 f"{directory} is a checkpoint, which torch runs; for {backend} export it first: "
                 f"jobs/export.py --checkpoint {directory} --backend {backend} --data DATA --out DIR"
             )
+        check_device(device)
         return in_torch(from_pretrained(directory), device, dtype or "fp32")
     manifest = exported.read_manifest(directory)
     if backend not in (None, manifest.backend):
         raise UserError(f"{directory} was exported for {manifest.backend}; {backend} can't run it")
     check_runs(directory, device, dtype)
-    exported.check_files(directory, manifest)
-    return Runnable(
-        exported.open_graphs(
-            directory, manifest.backend, manifest.precision, torch.get_num_threads(), manifest.interface
-        ),
-        manifest.interface,
-        load_tokenizer(directory / exported.TOKENIZER, manifest.interface.text_length),
-        manifest.training,
-    )
+    with local_copy(directory) as folder:
+        exported.check_files(folder, manifest)
+        return Runnable(
+            exported.open_graphs(
+                folder, manifest.backend, manifest.precision, torch.get_num_threads(), manifest.interface
+            ),
+            manifest.interface,
+            load_tokenizer(folder / exported.TOKENIZER, manifest.interface.text_length),
+            manifest.training,
+        )
 
 
-def check_runs(directory: Path, device: str, dtype: Precision | None) -> None:
+def check_device(device: str) -> None:
+    """Raises UserError unless torch computes on it here. Tried, since builds without one say so in many ways."""
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (AssertionError, RuntimeError) as error:
+        raise UserError(
+            f"--device {device}: torch {torch.__version__} cannot compute there ({str(error).splitlines()[0][:100]}); "
+            "take --device cpu, or a build of torch and a machine that have it"
+        ) from None
+
+
+def check_runs(directory: Location, device: str, dtype: Precision | None) -> None:
     """Raises UserError for an export that is to run in another way than it was made for. Loads no network."""
     if not exported.is_export(directory):
         return
@@ -91,7 +104,7 @@ class Description:
     """The checkpoint's record of its training."""
 
 
-def describe(directory: Path) -> Description:
+def describe(directory: Location) -> Description:
     """A checkpoint, or an exported directory. Raises UserError for anything else."""
     if exported.is_export(directory):
         manifest = exported.read_manifest(directory)

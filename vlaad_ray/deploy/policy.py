@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import Location, UserError, location
 from vlaad_ray.deploy.backends.pytorch import Dtype
 from vlaad_ray.deploy.loading import Runnable, load
 from vlaad_ray.models.student.preprocess import resize_image, stack_cameras
@@ -47,7 +46,7 @@ class StudentPolicy:
     @classmethod
     def from_pretrained(
         cls,
-        directory: Path | str,
+        directory: Location | str,
         execute: int | None = None,
         device: str = "cpu",
         dtype: Dtype | None = None,
@@ -58,7 +57,9 @@ class StudentPolicy:
         `device` and `dtype` (None: fp32) choose how torch runs a checkpoint. `backend` (None: what the directory is
         made for) refuses any other. Raises UserError for a missing, corrupt or foreign directory.
         """
-        return cls(load(Path(directory), device, dtype, backend), execute)
+        return cls(
+            load(location(directory) if isinstance(directory, str) else directory, device, dtype, backend), execute
+        )
 
     def reset(self, instruction: str) -> None:
         """Encode the instruction now, so that the first `infer` is as quick as the others."""

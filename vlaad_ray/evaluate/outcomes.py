@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from vlaad_ray import store
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import Location, UserError
 from vlaad_ray.stats import paired, success_summary
 from vlaad_ray.types import Outcome
 
@@ -52,7 +51,7 @@ def flips(outcomes: Sequence[Outcome]) -> dict[str, float]:
     }
 
 
-def read_results(out: Path) -> list[Outcome]:
+def read_results(out: Location) -> list[Outcome]:
     """The outcomes of another evaluation."""
     outcomes = list(store.read_evaluation(out).values())
     if not outcomes:

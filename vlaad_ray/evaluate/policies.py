@@ -6,7 +6,6 @@ import functools
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -14,8 +13,10 @@ import torch
 from vlaad_ray.configs import (
     ActuationConfig,
     EvalConfig,
+    Location,
     ServingConfig,
     UserError,
+    location,
     named_settings,
     what_a_checkpoint_is,
 )
@@ -37,7 +38,7 @@ def find_policy(config: EvalConfig) -> tuple[LocalPolicy | SharedPolicy, Mapping
     """
     check_device(config.device)
     if config.policy not in TEACHERS:
-        directory = Path(config.policy)
+        directory = location(config.policy)
         if not directory.is_dir():
             raise UserError(
                 f"--policy: {config.policy!r} is neither a teacher ({', '.join(TEACHERS)}) nor a checkpoint; "
@@ -53,7 +54,7 @@ def find_policy(config: EvalConfig) -> tuple[LocalPolicy | SharedPolicy, Mapping
     return teacher, {}
 
 
-def find_student(config: EvalConfig, directory: Path, described: loading.Description) -> LocalPolicy | SharedPolicy:
+def find_student(config: EvalConfig, directory: Location, described: loading.Description) -> LocalPolicy | SharedPolicy:
     """A copy in every simulator's process; shared replicas with --replicas, or on GPUs."""
     interface = described.interface
     execute = config.execute or STUDENT_EXECUTES
@@ -88,13 +89,13 @@ def precision(config: EvalConfig) -> Precision | None:
     return None if config.precision == EvalConfig.precision else config.precision
 
 
-def load_student(directory: Path, dtype: Precision | None, own: Any, _: Any = None) -> Policy:
+def load_student(directory: Location, dtype: Precision | None, own: Any, _: Any = None) -> Policy:
     """In an environment's process: a copy for it alone, whole answers, and around it what is the environment's own."""
     policy: Policy = own(StudentPolicy(loading.load(directory, "cpu", dtype)))
     return policy
 
 
-def load_copy(directory: Path, dtype: Precision | None, device: str) -> BatchPolicy:
+def load_copy(directory: Location, dtype: Precision | None, device: str) -> BatchPolicy:
     """In a replica's process: a copy for many environments, whole answers."""
     return StudentPolicy(loading.load(directory, device, dtype))
 

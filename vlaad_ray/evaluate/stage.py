@@ -5,18 +5,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
-from vlaad_ray import store
+from vlaad_ray import files, store
 from vlaad_ray.configs import (
     EvalConfig,
     ServingConfig,
     UserError,
     config_hash,
+    location,
     named_settings,
     parse_range,
     settings_of,
@@ -25,12 +25,12 @@ from vlaad_ray.envs import check_starts, find_suite
 from vlaad_ray.evaluate.metrics import find_metrics
 from vlaad_ray.evaluate.outcomes import compare, read_results, summarise
 from vlaad_ray.evaluate.policies import find_policy, on_device
-from vlaad_ray.evaluate.videos import choose, path_of, store_video
+from vlaad_ray.evaluate.videos import choose, file_name, store_video
 from vlaad_ray.rollout.episode import EpisodeSpec
 from vlaad_ray.rollout.fleet import FleetReport, check_images, run_policy
 from vlaad_ray.rollout.noise import check_teacher_noise
 from vlaad_ray.rollout.outcome import store_outcome
-from vlaad_ray.runtime import cli
+from vlaad_ray.runtime import cli, places
 from vlaad_ray.runtime.record import begin, files_in, software, write_run_record
 from vlaad_ray.stats import format_success
 from vlaad_ray.teachers import TEACHERS
@@ -42,9 +42,10 @@ CONTENT_VERSION = 2
 
 def evaluate(config: EvalConfig) -> dict[str, Any]:
     """Complete the evaluation that `config` describes; return (and write) its summary."""
-    student = None if config.policy in TEACHERS else Path(config.policy)
+    student = None if config.policy in TEACHERS else location(config.policy)
     reads = {"--policy": student, **files_in(config.teacher_config), "--compare-to": config.compare_to}
     begin(config.out, config, reads)
+    places.check(config)
     config = settled(config)
     suite = find_suite(config.suite)
     baseline = read_results(config.compare_to) if config.compare_to else None
@@ -73,13 +74,12 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
             advance(f"success {sum(ended)}/{len(ended)}")
 
         report = run_policy(todo, make_env, policy, finish, config.fleet, serving, on_outcome)
-    if report.lost:
+    results, lost = store.account_for(config.out, Outcome, [spec.key.name for spec in specs], report.lost, there)
+    if lost:
         raise UserError(
-            f"{len(report.lost)} of {len(specs)} episodes lost their simulator {config.fleet.max_retries + 1} times "
-            f"(first: {report.lost[0]}); no rate is reported; rerun the same command to try again"
+            f"{len(lost)} of {len(specs)} episodes lost their simulator {config.fleet.max_retries + 1} times "
+            f"(first: {lost[0]}); no rate is reported; rerun the same command to try again"
         )
-    outcomes = store.read_outcomes(config.out, Outcome)
-    results = {spec.key.name: outcomes[spec.key.name] for spec in specs}
     summary = {**facts(config, policy), **summarise(list(results.values())), **cost(report), "warnings": warnings}
     if baseline is not None:
         summary["paired"] = {**compare(results.values(), baseline), "baseline": str(config.compare_to)}
@@ -126,7 +126,8 @@ def film(
     config: EvalConfig, specs: Sequence[EpisodeSpec], policy: LocalPolicy | SharedPolicy, serving: ServingConfig
 ) -> dict[str, str]:
     """Run the chosen episodes that have no video yet once more, for their pictures. Failures: name -> why."""
-    todo = [spec for spec in specs if not path_of(config.out / "videos", spec).exists()]
+    there = {path.name for path in files.children(config.out / "videos", ".mp4")}
+    todo = [spec for spec in specs if file_name(spec) not in there]
     if not todo:
         return {}
     make_env = functools.partial(find_suite(config.suite).make, config=config.env)
@@ -139,8 +140,8 @@ def film(
 
 def paths_of(config: EvalConfig, specs: Sequence[EpisodeSpec]) -> list[str]:
     """The videos that there are of these episodes, from `out`."""
-    paths = [path_of(config.out / "videos", spec) for spec in specs]
-    return [str(path.relative_to(config.out)) for path in paths if path.exists()]
+    there = {path.name for path in files.children(config.out / "videos", ".mp4")}
+    return [f"videos/{name}" for name in map(file_name, specs) if name in there]
 
 
 def plan_episodes(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> list[EpisodeSpec]:

@@ -8,13 +8,13 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from itertools import chain
-from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vlaad_ray.store import replacing
+from vlaad_ray.configs import Location
+from vlaad_ray.files import replacing
 
 CAPTION_HEIGHT = 20
 CONSTANT_RATE_FACTOR = 26
@@ -42,7 +42,7 @@ def frame(images: Mapping[str, np.ndarray], caption: str = "", scale: int = 2) -
     return np.asarray(canvas)
 
 
-def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
+def write_mp4(path: Location, frames: Iterable[np.ndarray], fps: float) -> Location:
     """Write frames ([H, W, 3] uint8, all of one size; or one [T, H, W, 3] array) as H.264 yuv420p.
 
     An odd height or width gets its last row or column doubled (yuv420p needs even ones). The file appears whole or
@@ -66,7 +66,7 @@ def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
     return path
 
 
-def _encode(path: Path, frames: Iterable[bytes], size: str, fps: float) -> None:
+def _encode(path: Location, frames: Iterable[bytes], size: str, fps: float) -> None:
     """Raw RGB frames through ffmpeg. (imageio_ffmpeg.write_frames does not look at how ffmpeg ended.)"""
     try:
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error"]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import Location, UserError
 from vlaad_ray.evaluate import video
 from vlaad_ray.rollout.episode import EpisodeSpec
 from vlaad_ray.types import Episode, Outcome
@@ -24,11 +23,11 @@ def choose(specs: Sequence[EpisodeSpec], outcomes: Mapping[str, Outcome], each: 
     return [replace(spec, image_every=VIDEO_EVERY) for spec in chosen]
 
 
-def path_of(folder: Path, spec: EpisodeSpec) -> Path:
-    return folder / f"{spec.key.name}.mp4"
+def file_name(spec: EpisodeSpec) -> str:
+    return f"{spec.key.name}.mp4"
 
 
-def store_video(folder: Path, episode: Episode) -> str | None:
+def store_video(folder: Location, episode: Episode) -> str | None:
     """On the actor: write the recorded frames as MP4; or say why that failed, which must not end the job."""
     word = "success" if episode.success_ever else "failure"
     frames = []

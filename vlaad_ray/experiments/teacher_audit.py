@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 
 from vlaad_ray import collect, report, store
-from vlaad_ray.configs import AuditConfig, CollectConfig, UserError, parse_range
+from vlaad_ray.configs import AuditConfig, CollectConfig, Location, UserError, parse_range
 from vlaad_ray.envs import find_suite
 from vlaad_ray.quality.stage import audit
-from vlaad_ray.runtime import cli
+from vlaad_ray.runtime import cli, places
 from vlaad_ray.runtime.record import begin
 from vlaad_ray.teachers import find_teacher
 
@@ -21,6 +20,7 @@ def run_audit(config: AuditConfig) -> dict[str, Any]:
     begin(config.out, config, {"--data": config.data})
     if (config.data is None) == (config.teacher is None):
         raise UserError("give either --data DIR (a dataset) or --teacher NAME (a teacher to run), not both or neither")
+    places.check(config)
     paths = store.list_episodes(config.data) if config.data is not None else live_episodes(config)
     summary = audit(config, paths)
     for line in summary["verdict"]:
@@ -29,7 +29,7 @@ def run_audit(config: AuditConfig) -> dict[str, Any]:
     return summary
 
 
-def live_episodes(config: AuditConfig) -> list[Path]:
+def live_episodes(config: AuditConfig) -> list[Location]:
     """Let the teacher act, failures included, into OUT/data; the episode files."""
     assert config.teacher is not None
     tasks = parse_range(config.tasks, "--tasks")

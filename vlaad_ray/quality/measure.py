@@ -1,17 +1,15 @@
-"""One episode file: what is counted of its targets, and its repaired copy. Ray Data maps `audit_file` over all."""
+"""One episode file: what is counted of its targets, and its repaired copy. Ray Data maps `audit_episode` over all."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vlaad_ray import store
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import Location
 from vlaad_ray.semantics import phases, smoothness
 from vlaad_ray.types import Episode
 
@@ -19,17 +17,11 @@ Counts = Counter[str]
 """Sums over frames: frames, revoked, reversals, meant_reversals, stalled; of each jerk its squares, and how many."""
 
 
-def audit_file(row: dict[str, Any], longest: int, repair: Path | None) -> dict[str, Any]:
-    """One episode file -> {"record": JSON}: its counts, or the error that the file is to blame for.
-
-    JSON, because Arrow turns dicts with different keys into one with all of them.
-    """
-    path = Path(row["path"])
-    try:
-        episode, footer = store.read_episode(path, images=False), store.read_metadata(path)
-    except UserError as error:
-        return {"record": json.dumps({"path": str(path), "error": str(error)})}
-    record = {
+def audit_episode(
+    path: Location, episode: Episode, footer: dict[str, Any], longest: int, repair: Location | None
+) -> dict[str, Any]:
+    """An episode's counts; with `repair`, its repaired copy is stored there."""
+    record: dict[str, Any] = {
         "path": str(path),
         "episode": episode.key.name,
         "suite": episode.key.suite,
@@ -42,7 +34,7 @@ def audit_file(row: dict[str, Any], longest: int, repair: Path | None) -> dict[s
     }
     if repair is not None:
         record["repair"] = write_repaired(path, repair, episode, footer, longest)
-    return {"record": json.dumps(record)}
+    return record
 
 
 def measure(episode: Episode, longest: int) -> dict[str, Any]:
@@ -88,7 +80,9 @@ def measure(episode: Episode, longest: int) -> dict[str, Any]:
     }
 
 
-def write_repaired(path: Path, repair: Path, episode: Episode, footer: dict[str, Any], longest: int) -> dict[str, int]:
+def write_repaired(
+    path: Location, repair: Location, episode: Episode, footer: dict[str, Any], longest: int
+) -> dict[str, int]:
     """Store the episode with the gripper that was meant; say how much that changed, in steps and in the rules' phases.
 
     The executed actions stay what they were, and so do images.

@@ -6,23 +6,22 @@ The formulas are in `semantics.smoothness`.
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import ray.data
 
 from vlaad_ray import store
-from vlaad_ray.configs import AuditConfig, UserError
-from vlaad_ray.quality.measure import audit_file
+from vlaad_ray.configs import AuditConfig, Location, UserError
+from vlaad_ray.quality.measure import audit_episode
 from vlaad_ray.quality.summary import episode_line, good_records, summarise
-from vlaad_ray.runtime import cli, cluster, record
+from vlaad_ray.runtime import cluster, record
+from vlaad_ray.runtime.over_episodes import over_episodes
 
 
-def audit(config: AuditConfig, paths: Sequence[Path]) -> dict[str, Any]:
+def audit(config: AuditConfig, paths: Sequence[Location]) -> dict[str, Any]:
     """Measure the episode files at `paths`; return (and write) what summary.json holds (docs/noise.md).
 
     Unreadable files are counted and named in the summary. Raises UserError when no file can be read.
@@ -34,16 +33,8 @@ def audit(config: AuditConfig, paths: Sequence[Path]) -> dict[str, Any]:
     cluster.connect(ray_data=True)
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # warns of its progress bars being off
     ray.data.DataContext.get_current().enable_progress_bars = False  # ours instead of one an operator
-    rows = (
-        ray.data.from_items([{"path": str(path)} for path in paths])
-        .map(functools.partial(audit_file, longest=config.longest, repair=config.repair))
-        .iter_rows()
-    )
-    records = []
-    with cli.progress("auditing", len(paths)) as advance:
-        for row in rows:
-            records.append(json.loads(row["record"]))
-            advance("")
+    work = functools.partial(audit_episode, longest=config.longest, repair=config.repair)
+    records = over_episodes(paths, work, "auditing")
     records.sort(key=lambda record: record["path"])
     if all("error" in record for record in records):
         raise UserError(f"none of the {len(records)} episode files can be read; the first: {records[0]['error']}")
@@ -57,7 +48,7 @@ def audit(config: AuditConfig, paths: Sequence[Path]) -> dict[str, Any]:
     return summary
 
 
-def check_places(config: AuditConfig, paths: Sequence[Path]) -> None:
+def check_places(config: AuditConfig, paths: Sequence[Location]) -> None:
     """Raises UserError if the repaired copy would land in the dataset itself or mix with other episodes."""
     if config.repair is None:
         return

@@ -6,18 +6,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from vlaad_ray import store
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import Location, UserError
+from vlaad_ray.files import reach
 from vlaad_ray.report import evaluation, learning, noise, page, timeline
 from vlaad_ray.report.contact_sheet import write_contact_sheet
 
 __all__ = ["write_contact_sheet", "write_noise", "write_report"]
 
 
-def write_report(run: Path) -> Path:
+def write_report(run: Location) -> Location:
     """Write run/report.html and return its path. Raises UserError when `run` is no directory or a file is corrupt."""
+    reach(run)
     if not run.is_dir():
         raise UserError(f"{run} is not a directory; make a run with jobs/pipeline.py --out {run}")
     path = run / "report.html"
@@ -40,12 +40,12 @@ def write_report(run: Path) -> Path:
     return _write(path, content)
 
 
-def write_noise(out: Path) -> Path:
+def write_noise(out: Location) -> Location:
     """Write out/noise.html from what jobs/audit.py left in `out`, and return its path."""
     return _write(out / "noise.html", page.document("vlaad_ray: noise", noise.sections(out)))
 
 
-def _write(path: Path, content: str) -> Path:
+def _write(path: Location, content: str) -> Location:
     with store.replacing(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
     return path

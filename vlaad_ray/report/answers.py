@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
-from pathlib import Path
 from typing import Any
 
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import Location, UserError
 from vlaad_ray.report import charts, page
 from vlaad_ray.report.records import summary
 from vlaad_ray.stats import format_success
@@ -25,7 +24,7 @@ GROUPS = {
 NEEDED = ("audit", "model", "questions", "valid", "vlm_calls", "flagged", "faults", "tokens", "seconds_by_stage")
 
 
-def read(annotations: Path) -> dict[str, Any]:
+def read(annotations: Location) -> dict[str, Any]:
     """The summary of a VLM's annotation. UserError if it is missing, corrupt or the rules'."""
     found = summary(annotations / "summary.json", *NEEDED)
     if found is None:

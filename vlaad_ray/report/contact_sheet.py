@@ -13,13 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vlaad_ray import store
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import Location, UserError
 from vlaad_ray.report import answers, charts, page
 from vlaad_ray.report.charts import Frame
 from vlaad_ray.semantics import directions
@@ -53,7 +52,7 @@ svg .said { stroke: var(--bad); fill: var(--bad); stroke-width: 2; } svg line.sa
 """
 
 
-def write_contact_sheet(annotations: Path, data: Path, count: int, seed: int = 0) -> Path:
+def write_contact_sheet(annotations: Location, data: Location, count: int, seed: int = 0) -> Location:
     """Write annotations/contact_sheet.html, of `count` contradictions and `count` answers drawn at random.
 
     Raises UserError when the annotations are not a VLM's, or not of this dataset.
@@ -105,8 +104,9 @@ def worst_first(audited: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]
     order = ("direction", "element", "phase")
 
     def rank(row: Mapping[str, Any]) -> tuple[Any, ...]:
-        wrong = min(order.index(part) for part, verdict in row["parts"].items() if verdict == "contradict")
-        against = evidence(row) if order[wrong] == "direction" else 0.0
+        contradicted = [part for part, verdict in row["parts"].items() if verdict == "contradict"]
+        wrong = min(order.index(part) if part in order else len(order) for part in contradicted)
+        against = evidence(row) if "direction" in contradicted else 0.0
         return wrong, -against, row["first"] - row["last"], row["request"]
 
     return sorted((row for row in audited if row["verdict"] == "contradict"), key=rank)
@@ -151,7 +151,7 @@ class Shown:
     """As stored, in the order in which the VLM saw them."""
 
 
-def gather(annotations: Path, data: Path, rows: Sequence[Mapping[str, Any]]) -> list[Shown]:
+def gather(annotations: Location, data: Location, rows: Sequence[Mapping[str, Any]]) -> list[Shown]:
     """In the order of `rows`. Reads each episode once. Raises UserError when files do not fit together."""
     paths = {path.stem: path for path in store.list_episodes(data)}
     shown: dict[str, Shown] = {}

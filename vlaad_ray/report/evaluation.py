@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from html import escape
-from pathlib import Path
 from typing import Any
 
-from vlaad_ray import store
+from vlaad_ray import files, store
+from vlaad_ray.configs import Location
 from vlaad_ray.report import charts, page
 from vlaad_ray.report.records import EVALUATIONS, evaluations
 from vlaad_ray.stats import format_success
@@ -18,7 +18,7 @@ VIDEOS_A_GROUP = 6
 HELD = {"ever": "success", "final": "success after release"}
 
 
-def headline(run: Path) -> str:
+def headline(run: Location) -> str:
     found = evaluations(run)
     title = f"<header><h1>vlaad_ray: {escape(run.resolve().name)}</h1>"
     if "student" not in found:
@@ -65,7 +65,7 @@ def _policies(found: Mapping[str, Mapping[str, Any]]) -> str:
     return page.table(header, rows) + note
 
 
-def success_by_task(run: Path) -> str:
+def success_by_task(run: Location) -> str:
     title = "Success by task"
     source = "`eval_student/summary.json`, `eval_teacher/summary.json`, written by `jobs/eval.py`. "
     source += "Dot: rate; bar: 95 % Wilson interval; grid lines at 0, 25, 50, 75, 100 %."
@@ -91,7 +91,7 @@ def _success_cells(entry: Mapping[str, Any], who: str) -> Iterator[str]:
         yield f"{summary['k']}/{summary['n']}"
 
 
-def starts(run: Path) -> str:
+def starts(run: Location) -> str:
     """A cell for each start: which of the two policies succeeded there."""
     title, source = "Outcome of every start", "`eval_*/outcomes/*.json`; one square an init state, in order"
     outcomes = {
@@ -119,9 +119,9 @@ def starts(run: Path) -> str:
     return page.section(title, source, page.table(["", ""], rows, css="starts") + f'<p class="starts soft">{key}</p>')
 
 
-def videos(run: Path, report: Path) -> str:
+def videos(run: Location, report: Location) -> str:
     title, source = "Videos", "`eval_*/videos/*.mp4`, written by `jobs/eval.py --videos N`; agentview and wrist camera"
-    groups: dict[str, list[tuple[Path, str]]] = {
+    groups: dict[str, list[tuple[Location, str]]] = {
         "student, failures": [],
         "student, successes": [],
         "teacher, failures": [],
@@ -129,7 +129,7 @@ def videos(run: Path, report: Path) -> str:
     }
     for who, folder in EVALUATIONS.items():
         outcomes = store.read_evaluation(run / folder)
-        for path in sorted((run / folder / "videos").glob("[!.]*.mp4")):
+        for path in files.children(run / folder / "videos", ".mp4"):
             if path.stem not in outcomes:  # of an earlier evaluation in the same folder
                 continue
             outcome = outcomes[path.stem]

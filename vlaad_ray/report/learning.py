@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
+from vlaad_ray.configs import Location
 from vlaad_ray.report import answers, charts, page
 from vlaad_ray.report.charts import PHASE_COLOURS, SERIES_COLOURS, Series
 from vlaad_ray.report.records import EVALUATIONS, metrics, summary
@@ -17,7 +17,7 @@ SPLITS = {"train": False, "validation": True}
 """Split of metrics.jsonl -> drawn dashed."""
 
 
-def counts(run: Path) -> str:
+def counts(run: Location) -> str:
     title = "Counts"
     source = "`data/summary.json`, `annotations/summary.json`, `train/summary.json`"
     collected = summary(run / "data" / "summary.json", "episodes", "frames", "steps_per_second")
@@ -39,7 +39,7 @@ def counts(run: Path) -> str:
     return page.section(title, source, body)
 
 
-def seconds(run: Path) -> str:
+def seconds(run: Location) -> str:
     title, source = "Time by stage", "`summary.json` of the run, written by `jobs/pipeline.py`; resumed runs add up"
     whole = summary(run / "summary.json", "seconds")
     if whole is None:
@@ -49,7 +49,7 @@ def seconds(run: Path) -> str:
     return page.section(title, source, page.bars(minutes, "min") + f"<p>{total / 60:.1f} minutes in all.</p>")
 
 
-def phases(run: Path) -> str:
+def phases(run: Location) -> str:
     title, source = "Frames by phase", "`annotations/summary.json`, written by `jobs/annotate.py`"
     found = summary(run / "annotations" / "summary.json", "frames_per_phase", "agreement")
     if found is None:
@@ -65,7 +65,7 @@ def phases(run: Path) -> str:
     return page.section(title, source, body)
 
 
-def vlm(run: Path) -> str:
+def vlm(run: Location) -> str:
     """What the audit says of a VLM's answers; nothing where the rules annotated alone."""
     folder = run / "annotations"
     found = summary(folder / "summary.json", "annotator")
@@ -93,7 +93,7 @@ def _confusion(confusion: Mapping[str, Mapping[str, int]]) -> str:
     return page.table(["", *map(escape, names), "frames"], rows, css="matrix")
 
 
-def training(run: Path) -> str:
+def training(run: Location) -> str:
     title = "Training"
     source = "`train/metrics.jsonl`, written by `jobs/train.py`. Near: within 8 of 256 bins of the teacher's action, "
     source += "over the path without descriptions, which is what gets deployed."
@@ -159,7 +159,7 @@ def _figure(title: str, xs: Sequence[float], series: Sequence[Series], y_label: 
     return f"<figure><h3>{escape(title)}</h3>{chart}{charts.legend(entries)}</figure>"
 
 
-def provenance(run: Path) -> str:
+def provenance(run: Location) -> str:
     title = "Provenance"
     source = "`*/config.json`, written by every stage: the resolved settings, package versions and git revision"
     folders = [run, *(run / name for name in ("data", "annotations", "train", *EVALUATIONS.values()))]

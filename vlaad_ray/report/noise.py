@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vlaad_ray import store
+from vlaad_ray.configs import Location, location
 from vlaad_ray.report import charts, page
 from vlaad_ray.report.charts import Frame, Series
 from vlaad_ray.semantics import phases, smoothness
@@ -20,7 +20,7 @@ BINS = (0.0, 0.002, 0.01, 0.02, 0.05, 0.1, 0.2, 1.0)
 WIDTH, LEFT, RIGHT = 1040.0, 76.0, 1030.0
 
 
-def sections(out: Path) -> list[str]:
+def sections(out: Location) -> list[str]:
     """From OUT/summary.json and OUT/episodes.json, as jobs/audit.py wrote them."""
     summary, episodes = store.read_json(out / "summary.json"), store.read_json(out / "episodes.json")
     counted = summary["episodes"]
@@ -48,7 +48,7 @@ def sections(out: Path) -> list[str]:
         parts.insert(2, page.section("By the phase that the teacher states", source, _table(summary["stated_phases"])))
     worst = max(episodes, key=lambda line: line["self_revoked"])
     if worst["self_revoked"] > 0:
-        drawn = f'<div class="wide">{gripper(Path(worst["path"]), summary["longest"])}</div>'
+        drawn = f'<div class="wide">{gripper(location(worst["path"]), summary["longest"])}</div>'
         said = f"<p>{escape(worst['episode'])}: {100 * worst['self_revoked']:.1f} % self-revoking, as dots</p>"
         parts.append(page.section("The worst episode", "the episode's file", said + drawn))
     return parts
@@ -61,7 +61,7 @@ def histogram(episodes: Sequence[Mapping[str, Any]]) -> str:
     return page.bars(dict(zip(names, counts.astype(float).tolist(), strict=True)), "episodes")
 
 
-def gripper(path: Path, longest: int) -> str:
+def gripper(path: Location, longest: int) -> str:
     """SVG: phases by the rules, gripper target with its self-revoked steps as dots, and finger width."""
     episode = store.read_episode(path, images=False)
     body = episode.embodiment

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from pathlib import Path
+
+from vlaad_ray.configs import Location
+from vlaad_ray.files import read_bytes
 
 EMBED_BYTES = 1_500_000
 """A larger video is linked, not embedded."""
@@ -102,12 +103,12 @@ def bars(values: Mapping[str, float], unit: str, colours: Mapping[str, str] | No
     return f'<div class="bars">{"".join(parts)}</div>'
 
 
-def video(path: Path, page: Path, caption: str, may_embed: bool) -> str:
-    """A player; a small film lies in the page itself, others are linked relative to it."""
+def video(path: Location, page: Location, caption: str, may_embed: bool) -> str:
+    """A player; a small film lies in the page itself, others, in folders below it, are linked relative to it."""
     if may_embed:
-        address = "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
+        address = "data:video/mp4;base64," + base64.b64encode(read_bytes(path)).decode()
     else:
-        address = Path(os.path.relpath(path, page.parent)).as_posix()
+        address = str(path).removeprefix(f"{page.parent}/")
     return (
         f'<figure><video controls loop muted playsinline preload="metadata" src="{escape(address)}"></video>'
         f"<figcaption>{escape(caption)}</figcaption></figure>"

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-from vlaad_ray import store
-from vlaad_ray.configs import UserError
+from vlaad_ray import files, store
+from vlaad_ray.configs import Location, UserError
 
 EVALUATIONS = {"student": "eval_student", "teacher": "eval_teacher"}
 
 
-def summary(path: Path, *needed: str) -> dict[str, Any] | None:
+def summary(path: Location, *needed: str) -> dict[str, Any] | None:
     """A stage's summary.json, None if the stage has not run. UserError if it is corrupt or lacks a `needed` entry."""
     if not path.exists():
         return None
@@ -23,17 +22,17 @@ def summary(path: Path, *needed: str) -> dict[str, Any] | None:
     return dict(value)
 
 
-def evaluations(run: Path) -> dict[str, dict[str, Any]]:
+def evaluations(run: Location) -> dict[str, dict[str, Any]]:
     """`student` and `teacher` -> summary of the evaluation, those that have run."""
     needed = ("policy", "suite", "init_states", "budget", "success", "tasks", "steps_mean")
     found = {who: summary(run / folder / "summary.json", *needed) for who, folder in EVALUATIONS.items()}
     return {who: value for who, value in found.items() if value is not None}
 
 
-def metrics(path: Path) -> list[dict[str, Any]]:
+def metrics(path: Location) -> list[dict[str, Any]]:
     """One record an epoch from metrics.jsonl. UserError names the line that is not a record."""
     records = []
-    for number, text in enumerate(path.read_text().splitlines(), start=1):
+    for number, text in enumerate(files.read_bytes(path).decode().splitlines(), start=1):
         try:
             record = json.loads(text)
         except json.JSONDecodeError as error:

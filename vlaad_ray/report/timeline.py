@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 from html import escape
-from pathlib import Path
 
 import numpy as np
 
 from vlaad_ray import store
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import Location, UserError
 from vlaad_ray.report import charts, page
 from vlaad_ray.report.charts import Frame, Series
 from vlaad_ray.types import Annotation, Episode
@@ -20,7 +19,7 @@ WIDTH, LEFT, RIGHT = 1040.0, 76.0, 1030.0
 BAND_HEIGHT, CURVE_HEIGHT = 22.0, 74.0
 
 
-def timeline(run: Path) -> str:
+def timeline(run: Location) -> str:
     """The first annotated episode of the run."""
     title = "One episode"
     source = (
@@ -29,7 +28,8 @@ def timeline(run: Path) -> str:
     if not (run / "data" / "episodes").is_dir():
         return page.section(title, source, page.not_run("jobs/collect.py"))
     paths = store.list_episodes(run / "data")
-    annotated = [path for path in paths if store.annotation_path(run / "annotations", path.stem).exists()]
+    labelled = store.annotated_episodes(run / "annotations")
+    annotated = [path for path in paths if path.stem in labelled]
     episode = store.read_episode((annotated or paths)[0])
     annotation = (
         store.read_annotation(store.annotation_path(run / "annotations", episode.key.name)) if annotated else None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from vlaad_ray import store
+from vlaad_ray.configs import Location
 from vlaad_ray.types import Episode, Outcome
 
 
-def store_outcome(out: Path, metrics: Mapping[str, Callable[[Episode], Any]], episode: Episode) -> Outcome:
+def store_outcome(out: Location, metrics: Mapping[str, Callable[[Episode], Any]], episode: Episode) -> Outcome:
     """Record how an episode ended, in the evaluation directory `out`. `metrics`: name -> what computes it."""
     outcome = Outcome(
         suite=episode.key.suite,

@@ -5,21 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import Location, UserError
 
 console = Console(highlight=False)
 
 
 class HasOut(Protocol):
     @property
-    def out(self) -> Path: ...
+    def out(self) -> Location: ...
 
 
 Config = TypeVar("Config", bound=HasOut)

@@ -16,7 +16,7 @@ import tyro
 
 from vlaad_ray import plugins
 from vlaad_ray.configs import UserError
-from vlaad_ray.configs.bounds import NO_PREFIX, Elsewhere
+from vlaad_ray.configs.bounds import NO_PREFIX, elsewhere
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,7 @@ def with_settings(
             continue
         marks = get_args(hints[name])[1:] if get_origin(hints[name]) is Annotated else ()
         inner_prefix = prefix if NO_PREFIX in marks else f"{prefix}{_name(name, marks)}."
-        elsewhere = [inner for mark in marks if isinstance(mark, Elsewhere) for inner in mark.fields]
-        inner = with_settings(nested, args, inner_prefix, elsewhere)
+        inner = with_settings(nested, args, inner_prefix, elsewhere(hints[name]))
         if inner is not nested:
             default = _default(field)
             changed[name] = (_with_type(hints[name], inner), default if default is MISSING else _as(default, inner))

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from vlaad_ray import store
-from vlaad_ray.configs import UserError, check_bounds
+from vlaad_ray.configs import Location, UserError, check_bounds, location, places_of
+from vlaad_ray.files import children, reach, read_bytes
 from vlaad_ray.runtime import doors
 
 PACKAGES = (
@@ -49,33 +50,39 @@ TRACES: dict[str, tuple[str, tuple[str, ...]]] = {
 """What tells of an output, beside its record: files -> (in words, the jobs that write them into their --out)."""
 
 
-def begin(out: Path, config: Any, reads: Mapping[str, Path | None] | None = None, replaces: Sequence[str] = ()) -> None:
-    """What every job does first. Raises UserError for a setting out of range, or an `out` that it must not write to.
+def begin(
+    out: Location, config: Any, reads: Mapping[str, Location | None] | None = None, replaces: Sequence[str] = ()
+) -> None:
+    """What every job does first. Raises UserError for a setting out of range, a store that does not answer, or an `out`
+    that it must not write to.
 
     `reads`: flag -> what the job reads there. `replaces`: folders of `out` that it removes. Nothing is written yet.
     """
     check_bounds(config)
+    for place in (*dict(places_of(config)).values(), *(reads or {}).values()):
+        if place is not None:
+            reach(place)
     check_place("--out", out, type(config).__name__, reads)
     for flag, place in (reads or {}).items():
-        if place is not None and any(place.resolve().is_relative_to(out.resolve() / folder) for folder in replaces):
+        if place is not None and any(_within(place, out / folder) for folder in replaces):
             raise UserError(f"{flag} {place} lies where --out {out} gets a new one; copy it elsewhere first")
 
 
-def files_in(settings: Any) -> dict[str, Path]:
+def files_in(settings: Any) -> dict[str, Location]:
     """Flag -> path, of every path in an entry's own settings, as a job reads them."""
-    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-    return {f"--{name.replace('_', '-')}": value for name, value in values.items() if isinstance(value, Path)}
+    return {f"--{name.replace('_', '-')}": place for name, place in places_of(settings)}
 
 
 def check_place(
-    flag: str, out: Path, stage: str, reads: Mapping[str, Path | None] | None = None, beside: Sequence[str] = ()
+    flag: str, out: Location, stage: str, reads: Mapping[str, Location | None] | None = None, beside: Sequence[str] = ()
 ) -> None:
     """Raise UserError unless `stage` may write to `out`. `beside`: of TRACES, what else it may find there."""
-    there = next(place for place in (out.absolute(), *out.absolute().parents) if os.path.lexists(place))
-    if not there.is_dir():
-        raise UserError(f"{flag} {out}: {there} is not a directory; choose another")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{flag} {out}: you may not write to {there}; choose another")
+    if isinstance(out, Path):
+        there = next(place for place in (out.absolute(), *out.absolute().parents) if os.path.lexists(place))
+        if not there.is_dir():
+            raise UserError(f"{flag} {out}: {there} is not a directory; choose another")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise UserError(f"{flag} {out}: you may not write to {there}; choose another")
     for other, place in (reads or {}).items():
         if place is not None and place.resolve() == out.resolve():
             raise UserError(f"{flag} {out} is also {other}; choose another directory")
@@ -83,23 +90,34 @@ def check_place(
         raise UserError(f"{flag} {out} holds {found}, which this job must not mix with its own; choose another")
 
 
-def holds(directory: Path, stage: str, beside: Sequence[str] = ()) -> str | None:
+def holds(directory: Location, stage: str, beside: Sequence[str] = ()) -> str | None:
     """What there is in a directory that `stage` does not write, in words; None: nothing of that kind."""
     for pattern, (words, stages) in TRACES.items():
-        if stage not in stages and pattern not in beside and any(directory.glob(pattern)):
+        if stage not in stages and pattern not in beside and _any(directory, pattern):
             return f"{words} ({pattern})"
-    record = directory / RECORD
-    if not record.is_file():
-        return None
     try:
-        stored = json.loads(record.read_text())
+        stored = json.loads(read_bytes(directory / RECORD))
+    except (FileNotFoundError, IsADirectoryError):
+        return None
     except (json.JSONDecodeError, UnicodeDecodeError):
         stored = None
     made_by = stored.get("stage") if isinstance(stored, dict) else None
     return None if made_by == stage else f"a {RECORD} of {made_by or 'something else'}"
 
 
-def write_run_record(out: Path, config: Any) -> Path:
+def _any(directory: Location, pattern: str) -> bool:
+    """Whether files match: a name, or an ending behind `[!.]*`; in the directory itself, or in the folder before it."""
+    folder, _, name = pattern.rpartition("/")
+    found = children(directory / folder if folder else directory, name.removeprefix("[!.]*"))
+    return any(name.startswith("[!.]*") or path.name == name for path in found)
+
+
+def _within(place: Location, folder: Location) -> bool:
+    inner, outer = place.resolve(), folder.resolve()
+    return inner == outer or outer in inner.parents
+
+
+def write_run_record(out: Location, config: Any) -> Location:
     """Write out/config.json. `config` is a stage's frozen dataclass."""
     return store.write_json(
         out / RECORD,
@@ -120,7 +138,7 @@ def with_config_file(args: Sequence[str], config_type: type[Any]) -> list[str]:
     at = words.index("--config")
     if at + 1 == len(words):
         raise UserError("--config needs a file: a run's config.json, or a sweep's best.json")
-    path = Path(words[at + 1])
+    path = location(words[at + 1])
     del words[at : at + 2]
     stored = store.read_json(path)
     if not isinstance(stored, dict) or stored.get("stage") != config_type.__name__ or "config" not in stored:

@@ -8,11 +8,13 @@ A dataset directory holds one Parquet file an episode, one row a control step (d
     DIR/answers/<episode name>.parquet       beside them, what a VLM answered, a row a question
     DIR/audit.parquet, DIR/accepted.parquet  every usable answer, audited; those that a person accepted
 
-Files are written under a temporary name and renamed, so a reader never sees half a file; whatever a killed writer
-leaves behind starts with a dot and is ignored. All facts about a whole episode lie in the Parquet footer as JSON.
+DIR is a path or a URI. A reader never sees half a file (vlaad_ray.files); whatever a killed writer leaves behind starts
+with a dot and is ignored. All facts about a whole episode lie in the Parquet footer as JSON.
 """
 
+from vlaad_ray.files import read_json, replacing, write_json
 from vlaad_ray.store.annotations import (
+    annotated_episodes,
     annotation_path,
     annotation_provenance,
     list_annotations,
@@ -30,6 +32,7 @@ from vlaad_ray.store.answers import (
     write_answers,
     write_audit,
 )
+from vlaad_ray.store.arrays import cached_arrays
 from vlaad_ray.store.episodes import (
     EPISODE_SCHEMA,
     JPEG_QUALITY,
@@ -41,17 +44,19 @@ from vlaad_ray.store.episodes import (
     read_key,
     read_metadata,
     read_pictures,
+    stored_episodes,
     survey_episode,
     write_episode,
 )
-from vlaad_ray.store.files import cached_arrays, read_json, replacing, write_json
-from vlaad_ray.store.outcomes import read_evaluation, read_outcomes, write_outcome
+from vlaad_ray.store.outcomes import account_for, read_evaluation, read_outcomes, write_outcome
 
 __all__ = [
     "ANSWER_SCHEMA",
     "AUDIT_SCHEMA",
     "EPISODE_SCHEMA",
     "JPEG_QUALITY",
+    "account_for",
+    "annotated_episodes",
     "annotation_path",
     "annotation_provenance",
     "cached_arrays",
@@ -73,6 +78,7 @@ __all__ = [
     "read_outcomes",
     "read_pictures",
     "replacing",
+    "stored_episodes",
     "survey_episode",
     "write_accepted",
     "write_annotation",

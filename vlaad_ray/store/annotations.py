@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from vlaad_ray.configs import Location
+from vlaad_ray.files import children
 from vlaad_ray.store.parquet import SCHEMA_VERSION, corrupt, list_tables, opened_table, read_footer, write_table
 from vlaad_ray.types import Annotation
 
@@ -26,7 +27,7 @@ ANNOTATION_SCHEMA = pa.schema(
 )
 
 
-def write_annotation(root: Path, annotation: Annotation, provenance: Mapping[str, Any]) -> Path:
+def write_annotation(root: Location, annotation: Annotation, provenance: Mapping[str, Any]) -> Location:
     """Store the labels of one episode; `provenance` says which annotator, taxonomy, versions and data made them."""
     steps = len(annotation.phases)
     table = pa.table(
@@ -52,20 +53,25 @@ def write_annotation(root: Path, annotation: Annotation, provenance: Mapping[str
     return write_table(annotation_path(root, annotation.episode), table, footer)
 
 
-def annotation_path(root: Path, episode: str) -> Path:
+def annotation_path(root: Location, episode: str) -> Location:
     return root / "annotations" / f"{episode}.parquet"
 
 
-def list_annotations(root: Path) -> list[Path]:
+def list_annotations(root: Location) -> list[Location]:
     return list_tables(root, "annotations", "make them with jobs/annotate.py")
 
 
-def read_annotation(path: Path) -> Annotation:
+def annotated_episodes(root: Location) -> set[str]:
+    """Names of the episodes that an annotation directory has labels of, possibly none."""
+    return {path.stem for path in children(root / "annotations", ".parquet")}
+
+
+def read_annotation(path: Location) -> Annotation:
     annotation, _ = read_labels(path)
     return annotation
 
 
-def read_labels(path: Path) -> tuple[Annotation, dict[str, Any]]:
+def read_labels(path: Location) -> tuple[Annotation, dict[str, Any]]:
     """Labels of one episode, and who made them with what settings. Opens the file once."""
     with opened_table(path, "annotation") as (footer, file):
         table = file.read(columns=["phase", "direction", "description", "segment", "source", "flag"])
@@ -83,6 +89,6 @@ def read_labels(path: Path) -> tuple[Annotation, dict[str, Any]]:
     return annotation, footer["provenance"]
 
 
-def annotation_provenance(path: Path) -> dict[str, Any]:
+def annotation_provenance(path: Location) -> dict[str, Any]:
     """Who made one annotation file, with what settings."""
     return read_footer(path, "annotation")["provenance"]

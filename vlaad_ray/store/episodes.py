@@ -6,7 +6,6 @@ import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import Location, UserError
+from vlaad_ray.files import children
 from vlaad_ray.store.parquet import (
     SCHEMA_VERSION,
     corrupt,
@@ -24,7 +24,6 @@ from vlaad_ray.store.parquet import (
     matrix,
     opened_table,
     read_footer,
-    read_table,
     write_table,
 )
 from vlaad_ray.types import LIBERO, Embodiment, Episode, EpisodeKey, InitState
@@ -73,7 +72,7 @@ def decode_image(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def write_episode(root: Path, episode: Episode, extra: Mapping[str, Any]) -> Path:
+def write_episode(root: Location, episode: Episode, extra: Mapping[str, Any]) -> Location:
     """Store an episode. `extra` (render mode, versions …) joins the footer beside the episode's own facts.
 
     Raises UserError for one without steps, or with a number that is none: nothing could be learned from it.
@@ -120,14 +119,14 @@ def write_episode(root: Path, episode: Episode, extra: Mapping[str, Any]) -> Pat
     return write_table(root / "episodes" / f"{episode.key.name}.parquet", table, footer)
 
 
-def copy_with_actions(path: Path, root: Path, actions: np.ndarray, extra: Mapping[str, Any]) -> Path:
+def copy_with_actions(path: Location, root: Location, actions: np.ndarray, extra: Mapping[str, Any]) -> Location:
     """Store a copy of an episode file under `root` with other `actions` [T, 7] and `extra` in its footer.
 
     Everything else stays as it is, pictures byte for byte; the content hash is that of the copy.
     """
-    footer = read_footer(path, "episode")
-    schema = episode_schema(read_embodiment(footer))
-    table = read_table(path, schema.names).cast(schema)
+    with opened_table(path, "episode") as (footer, file):
+        schema = episode_schema(read_embodiment(footer))
+        table = file.read(columns=schema.names).cast(schema)
     proprio = matrix(table, "proprio") if "proprio" in schema.names else np.zeros((table.num_rows, 0), np.float32)
     if (trouble := unusable(proprio, actions, matrix(table, "executed"))) is not None:
         raise UserError(f"episode {path.stem} is not copied: {trouble}")
@@ -166,17 +165,22 @@ def content_hash(columns: Mapping[str, pa.Array]) -> str:
     return digest.hexdigest()
 
 
-def list_episodes(root: Path) -> list[Path]:
+def list_episodes(root: Location) -> list[Location]:
     """Every episode file of a dataset, by name. An empty or missing dataset is the user's error."""
     return list_tables(root, "episodes", "collect it with jobs/collect.py")
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
+def stored_episodes(root: Location) -> set[str]:
+    """Names of the episodes that a dataset holds, possibly none."""
+    return {path.stem for path in children(root / "episodes", ".parquet")}
+
+
+def read_metadata(path: Location) -> dict[str, Any]:
     """The footer of an episode file: key, instruction, success, render mode, content hash …"""
     return read_footer(path, "episode")
 
 
-def read_episode(path: Path, images: bool | Sequence[str] = True) -> Episode:
+def read_episode(path: Location, images: bool | Sequence[str] = True) -> Episode:
     """Load an episode; images as decoded [H, W, 3] uint8: of all cameras, of those named, or none at all.
 
     Raises UserError for a file that is corrupt, a number that is none included.
@@ -186,7 +190,7 @@ def read_episode(path: Path, images: bool | Sequence[str] = True) -> Episode:
         return _episode(path, footer, file, cameras)
 
 
-def survey_episode(path: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> tuple[dict[str, Any], Survey | None]:
+def survey_episode(path: Location, wanted: Callable[[Mapping[str, Any]], bool]) -> tuple[dict[str, Any], Survey | None]:
     """The footer of an episode file, and what else there is to know of a wanted one. Opens it once."""
     with opened_table(path, "episode") as (footer, file):
         if not wanted(footer):
@@ -197,7 +201,7 @@ def survey_episode(path: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> t
         )
 
 
-def _episode(path: Path, footer: dict[str, Any], file: pq.ParquetFile, cameras: Sequence[str]) -> Episode:
+def _episode(path: Location, footer: dict[str, Any], file: pq.ParquetFile, cameras: Sequence[str]) -> Episode:
     felt = read_embodiment(footer).proprio_dim > 0
     table = file.read(columns=[*["proprio"] * felt, "action", "executed", "teacher_phase", *cameras])
     if table.num_rows != footer["steps"]:
@@ -221,10 +225,11 @@ def _episode(path: Path, footer: dict[str, Any], file: pq.ParquetFile, cameras: 
     )
 
 
-def read_pictures(path: Path) -> dict[int, bytes]:
+def read_pictures(path: Location) -> dict[int, bytes]:
     """Step -> the encoded picture of the first camera, where there is one; not decoded, so possibly corrupt."""
-    camera = read_embodiment(read_footer(path, "episode")).cameras[0]
-    pictures = read_table(path, [camera])[camera].to_pylist()
+    with opened_table(path, "episode") as (footer, file):
+        camera = read_embodiment(footer).cameras[0]
+        pictures = file.read(columns=[camera])[camera].to_pylist()
     return {step: data for step, data in enumerate(pictures) if data is not None}
 
 
@@ -239,7 +244,7 @@ def read_key(value: Mapping[str, Any]) -> EpisodeKey:
     return EpisodeKey(**{**value, "init": InitState(**value["init"])})
 
 
-def _decode_or_none(path: Path, data: bytes | None) -> np.ndarray | None:
+def _decode_or_none(path: Location, data: bytes | None) -> np.ndarray | None:
     if data is None:
         return None
     try:

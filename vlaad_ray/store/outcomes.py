@@ -5,18 +5,19 @@ An Outcome's metrics lie beside its other fields: `{"suite": …, "success_ever"
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Any, TypeVar
 
-from vlaad_ray.configs import UserError
-from vlaad_ray.store.files import read_json, write_json
+from vlaad_ray.configs import Location, UserError
+from vlaad_ray.files import children, in_parallel, read_json, write_json
 from vlaad_ray.types import Collected, Outcome
 
 Ended = TypeVar("Ended", Outcome, Collected)
 
 
-def write_outcome(root: Path, name: str, outcome: Outcome | Collected) -> Path:
+def write_outcome(root: Location, name: str, outcome: Outcome | Collected) -> Location:
     """The record that the episode called `name` ended. Written last: an episode without it is run again."""
     content = asdict(outcome)
     metrics = content.pop("metrics", {})
@@ -25,12 +26,39 @@ def write_outcome(root: Path, name: str, outcome: Outcome | Collected) -> Path:
     return write_json(root / "outcomes" / f"{name}.json", content | metrics)
 
 
-def read_outcomes(root: Path, kind: type[Ended]) -> dict[str, Ended]:
-    """Episode name -> its outcome, of every episode that ended in an evaluation (Outcome) or collection (Collected)."""
-    return {path.stem: read_outcome(path, kind) for path in sorted((root / "outcomes").glob("[!.]*.json"))}
+def read_outcomes(root: Location, kind: type[Ended], known: Mapping[str, Ended] | None = None) -> dict[str, Ended]:
+    """Episode name -> its outcome, of every episode that ended in an evaluation (Outcome) or collection (Collected).
+
+    Of `known` ones, read before, it is only checked that they are still there.
+    """
+    known = known or {}
+    paths = children(root / "outcomes", ".json")
+    new = [path for path in paths if path.stem not in known]
+    read = in_parallel(functools.partial(read_outcome, kind=kind), new)
+    found = {**known, **{path.stem: outcome for path, outcome in zip(new, read, strict=True)}}
+    return {path.stem: found[path.stem] for path in paths}
 
 
-def read_outcome(path: Path, kind: type[Ended]) -> Ended:
+def account_for(
+    root: Location, kind: type[Ended], planned: Sequence[str], lost: Sequence[str], known: Mapping[str, Ended]
+) -> tuple[dict[str, Ended], list[str]]:
+    """After a run, (planned episodes' outcomes in `root`, by name; those of the `lost` ones that have none).
+
+    `known`: outcomes read before. Raises UserError if an episode is neither here nor lost.
+    """
+    found = read_outcomes(root, kind, known)
+    mine = {name: found[name] for name in planned if name in found}
+    without = [name for name in lost if name not in mine]
+    missing = [name for name in planned if name not in mine and name not in without]
+    if missing:
+        raise UserError(
+            f"{root}: {len(missing)} of {len(planned)} episodes were run and are not here (first {missing[0]}); the "
+            "nodes that ran them wrote elsewhere, or somebody removed them: give a place that all nodes share"
+        )
+    return mine, without
+
+
+def read_outcome(path: Location, kind: type[Ended]) -> Ended:
     """Raises UserError for a file that is no outcome of this kind."""
     content = read_json(path)
     known = {field.name for field in fields(kind)} - {"metrics"}
@@ -43,11 +71,10 @@ def read_outcome(path: Path, kind: type[Ended]) -> Ended:
     return kind(**given)
 
 
-def read_evaluation(root: Path) -> dict[str, Outcome]:
+def read_evaluation(root: Location) -> dict[str, Outcome]:
     """The outcomes that an evaluation's summary speaks of: its folder may hold those of other settings, too."""
     if not (root / "summary.json").exists():
         return {}
-    return {
-        name: read_outcome(root / "outcomes" / f"{name}.json", Outcome)
-        for name in read_json(root / "summary.json")["episodes"]
-    }
+    names = read_json(root / "summary.json")["episodes"]
+    paths = [root / "outcomes" / f"{name}.json" for name in names]
+    return dict(zip(names, in_parallel(functools.partial(read_outcome, kind=Outcome), paths), strict=True))

@@ -1,9 +1,12 @@
-"""Parquet files of ours: facts about the whole in the footer, as JSON, with their kind and the schema's version."""
+"""Parquet files of ours: facts about the whole in the footer, as JSON, with their kind and the schema's version.
+
+pyarrow gets absolute paths: it would take a relative one that holds a colon, run:1/data, for a URI.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,36 +14,68 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from upath import UPath
 
-from vlaad_ray.configs import UserError
-from vlaad_ray.store.files import replacing
+from vlaad_ray.configs import Location, UserError
+from vlaad_ray.files import asking, children, opened, read_bytes, replacing
 
 SCHEMA_VERSION = 1
 FOOTER_KEY = b"vlaad_ray"
+TAIL = 2**16
+"""Bytes asked for to get at a footer: an episode's takes a tenth of them."""
 
 
-def write_table(path: Path, table: pa.Table, footer: Mapping[str, Any]) -> Path:
+def write_table(path: Location, table: pa.Table, footer: Mapping[str, Any]) -> Location:
     table = table.replace_schema_metadata({FOOTER_KEY: json.dumps(footer).encode()})
     with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary.absolute(), compression="zstd")
     return path
 
 
-def read_footer(path: Path, kind: str) -> dict[str, Any]:
-    with opened_table(path, kind) as (footer, _):
-        return footer
+def read_footer(path: Location, kind: str) -> dict[str, Any]:
+    """The facts of a file of ours: one request to a store. Raises UserError for any other file."""
+    with _reading(path):
+        # Whole: Arrow takes run:1/data for a URI.
+        source = path.absolute() if isinstance(path, Path) else pa.BufferReader(_tail(path))
+        return _footer(path, kind, pq.read_schema(source).metadata or {})
 
 
 @contextmanager
-def opened_table(path: Path, kind: str) -> Iterator[tuple[dict[str, Any], pq.ParquetFile]]:
-    """(footer, the file) of a file of ours, opened once for all that is read of it. Raises UserError for any other."""
+def opened_table(path: Location, kind: str) -> Iterator[tuple[dict[str, Any], pq.ParquetFile]]:
+    """(footer, the file) of a file of ours, opened once for all that is read of it. Raises UserError for any other.
+
+    Of a file in a store only the columns that are read are fetched.
+    """
+    source = path.absolute() if isinstance(path, Path) else None
+    with _reading(path), pq.ParquetFile(source or opened(path), pre_buffer=source is None) as file:
+        yield _footer(path, kind, file.schema_arrow.metadata or {}), file
+
+
+def read_table(path: Location, kind: str, columns: Sequence[str]) -> pa.Table:
+    """These columns of a file of ours. Raises UserError likewise."""
+    with opened_table(path, kind) as (_, file):
+        return file.read(columns=list(columns))
+
+
+@contextmanager
+def _reading(path: Location) -> Iterator[None]:
     try:
-        with pq.ParquetFile(path) as file:
-            yield _footer(path, kind, file.schema_arrow.metadata or {}), file
+        with asking(path):
+            try:
+                yield
+            except (FileNotFoundError, PermissionError):
+                raise
+            except (pa.ArrowInvalid, OSError) as error:
+                raise corrupt(path, str(error)) from None
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise corrupt(path, str(error)) from None
+
+
+def _tail(path: UPath) -> bytes:
+    """The end of a file, with the whole footer in it, and nearly always in the first try."""
+    tail = bytes(path.fs.cat_file(path.path, start=-TAIL))
+    footer = int.from_bytes(tail[-8:-4], "little") + 8
+    return tail if footer <= len(tail) or len(tail) < TAIL else read_bytes(path)
 
 
 def count_values(file: pq.ParquetFile, column: str) -> int:
@@ -53,7 +88,7 @@ def count_values(file: pq.ParquetFile, column: str) -> int:
     return int(file.metadata.num_rows - nulls)
 
 
-def _footer(path: Path, kind: str, metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
+def _footer(path: Location, kind: str, metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
     if FOOTER_KEY not in metadata:
         raise UserError(f"{path} was not written by vlaad_ray (no footer of ours); remove it from the directory")
     footer: dict[str, Any] = json.loads(metadata[FOOTER_KEY])
@@ -67,24 +102,16 @@ def _footer(path: Path, kind: str, metadata: Mapping[bytes, bytes]) -> dict[str,
     return footer
 
 
-def read_table(path: Path, columns: list[str]) -> pa.Table:
-    try:
-        return pq.read_table(path, columns=columns)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise corrupt(path, str(error)) from None
-
-
-def corrupt(path: Path, why: str) -> UserError:
+def corrupt(path: Location, why: str) -> UserError:
     first_line = why.splitlines()[0] if why else "unreadable"
     return UserError(f"{path} is corrupt ({first_line}); delete it and rerun the job that wrote it")
 
 
-def list_tables(root: Path, folder: str, remedy: str) -> list[Path]:
-    if not root.is_dir():
-        raise UserError(f"{root} is not a directory; {remedy}")
-    paths = sorted((root / folder).glob("[!.]*.parquet"))
+def list_tables(root: Location, folder: str, remedy: str) -> list[Location]:
+    paths = children(root / folder, ".parquet")
     if not paths:
-        raise UserError(f"{root} holds no {folder}; {remedy}")
+        wrong = f"holds no {folder}" if root.is_dir() else "is not a directory"
+        raise UserError(f"{root} {wrong}; {remedy}")
     return paths
 
 

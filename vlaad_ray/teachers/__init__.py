@@ -7,15 +7,22 @@ described before anything starts: wrong paths and addresses show at once. Heavy 
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from vlaad_ray import plugins
-from vlaad_ray.configs import NoSettings, OpenVlaConfig, RemoteConfig, UserError, settings_of, what_a_checkpoint_is
+from vlaad_ray.configs import (
+    Location,
+    NoSettings,
+    OpenVlaConfig,
+    RemoteConfig,
+    UserError,
+    settings_of,
+    what_a_checkpoint_is,
+)
 from vlaad_ray.envs import Env, find_suite
+from vlaad_ray.files import Part, children, local_copy, sha256
 from vlaad_ray.types import LIBERO, BatchPolicy, LocalPolicy, Policy, SharedPolicy, Trained
 
 SAMPLE = 2**20
@@ -58,7 +65,8 @@ def describe_openvla(config: OpenVlaConfig, suite: str, execute: int) -> SharedP
     from vlaad_ray.models.openvla.preprocess import prepare
 
     checkpoint = config.checkpoint.resolve()
-    image_size = read_checkpoint(checkpoint).config.image_size
+    with local_copy(checkpoint, without=".safetensors") as described:
+        image_size = read_checkpoint(described).config.image_size
     return SharedPolicy(
         name=f"openvla-{fingerprint(checkpoint)}",
         load=functools.partial(_load_openvla, checkpoint, suite, config.unnorm_key, config.dtype),
@@ -70,11 +78,12 @@ def describe_openvla(config: OpenVlaConfig, suite: str, execute: int) -> SharedP
 
 
 def _load_openvla(
-    checkpoint: Path, suite: str, unnorm_key: str | None, dtype: Literal["bf16", "fp32"], device: str
+    checkpoint: Location, suite: str, unnorm_key: str | None, dtype: Literal["bf16", "fp32"], device: str
 ) -> BatchPolicy:
     from vlaad_ray.teachers.openvla import load_openvla
 
-    return load_openvla(checkpoint, suite, unnorm_key, device, dtype)
+    with local_copy(checkpoint) as directory:
+        return load_openvla(directory, suite, unnorm_key, device, dtype)
 
 
 def describe_remote(config: RemoteConfig, suite: str, execute: int) -> LocalPolicy:
@@ -103,22 +112,19 @@ def check_arm(teacher: str, suite: str) -> None:
         raise UserError(f"the teacher {teacher} knows LIBERO's arm and cameras only, not those of {suite}")
 
 
-def fingerprint(checkpoint: Path) -> str:
+def fingerprint(checkpoint: Location) -> str:
     """8 hex digits that tell a checkpoint directory from others, fine-tunes of the same architecture included.
 
     Over all its JSON files, and size and samples of its weights: reading 15 GB in full would take a minute.
     """
-    weights = sorted(checkpoint.glob("*.safetensors"))
+    weights = children(checkpoint, ".safetensors")
     if not weights:
         raise UserError(f"--checkpoint: {checkpoint} holds no *.safetensors; give the directory of a checkpoint")
-    digest = hashlib.sha256()
-    for path in sorted(checkpoint.glob("*.json")):
-        digest.update(path.name.encode() + path.read_bytes())
+    pieces: list[bytes | Location | Part] = []
+    for path in children(checkpoint, ".json"):
+        pieces += [path.name.encode(), path]
     for path in weights:
         size = path.stat().st_size
-        digest.update(f"{path.name} {size}".encode())
-        with path.open("rb") as file:
-            for start in (0, size // 2, max(0, size - SAMPLE)):
-                file.seek(start)
-                digest.update(file.read(SAMPLE))
-    return digest.hexdigest()[:8]
+        pieces.append(f"{path.name} {size}".encode())
+        pieces += [Part(path, start, SAMPLE) for start in (0, size // 2, max(0, size - SAMPLE))]
+    return sha256(*pieces)[:8]

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from vlaad_ray import store
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import Location, UserError
 from vlaad_ray.methods.method import Columns, no_columns
 from vlaad_ray.models.student.model import StudentConfig
 from vlaad_ray.models.student.preprocess import chunk_targets, stack_cameras
@@ -32,7 +31,7 @@ def episode_frames(
     phases: Mapping[str, int],
     config: StudentConfig,
     columns: ColumnsOf = no_columns,
-    cache: Path | None = None,
+    cache: Location | None = None,
 ) -> dict[str, np.ndarray]:
     """One episode -> the columns of Frames for its F <= T frames that have all the images, decoded or from `cache`."""
     place = cache / f"{source.content}-{'-'.join(config.cameras)}-{config.image_size}.npz" if cache else None

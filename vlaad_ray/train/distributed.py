@@ -21,10 +21,11 @@ from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-from vlaad_ray.configs import TrainConfig, UserError
+from vlaad_ray.configs import Location, TrainConfig, UserError
 from vlaad_ray.methods.method import Method
 from vlaad_ray.models.student.model import StudentConfig
 from vlaad_ray.models.student.presets import Preset
+from vlaad_ray.runtime import places
 from vlaad_ray.train import prepare, resume, workers
 from vlaad_ray.train.data import ColumnsOf, episode_frames, gather
 from vlaad_ray.train.fit import Progress, Setup, Worker, fit, make_optimiser
@@ -68,7 +69,7 @@ def run_workers(job: Job, callbacks: Sequence[UserCallback] = ()) -> ray.train.C
         scaling_config=workers.scaling(share, config.gpus_per_worker),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]
             name="ray",
-            storage_path=str(config.out),
+            **places.storage(config.out),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             callbacks=list(callbacks),  # type: ignore[arg-type]
             logging_config=LoggingConfig(log_level="WARNING"),
@@ -115,7 +116,7 @@ def decode_episode(
     phases: Mapping[str, int],
     student_config: StudentConfig,
     columns: ColumnsOf,
-    cache: Path | None,
+    cache: Location | None,
 ) -> dict[str, np.ndarray]:
     return episode_frames(sources[int(row["number"][0])], texts, phases, student_config, columns, cache)
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from vlaad_ray import plugins
-from vlaad_ray.configs import TrainConfig, UserError, settings_of
+from vlaad_ray.configs import Location, TrainConfig, UserError, settings_of
 from vlaad_ray.methods import METHODS
 from vlaad_ray.methods.method import Learner, Method
 from vlaad_ray.models.student import STUDENTS, presets
@@ -43,7 +42,7 @@ def complete(config: TrainConfig) -> TrainConfig:
     )
 
 
-def reads(config: TrainConfig) -> dict[str, Path | None]:
+def reads(config: TrainConfig) -> dict[str, Location | None]:
     """Flag -> the directory that training reads there. `config` is complete."""
     network = find_preset(config.student).reads(config.network)
     return {"--data": config.data, "--annotations": config.annotations, **network}
@@ -66,7 +65,7 @@ def with_values(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
     return replace(config, **changed[""], **nested)
 
 
-def design(config: TrainConfig, facts: Survey, folder: Path) -> tuple[TrainConfig, StudentConfig, TextTokenizer]:
+def design(config: TrainConfig, facts: Survey, folder: Location) -> tuple[TrainConfig, StudentConfig, TextTokenizer]:
     """The student's config and tokenizer, and the training config, its network's settings settled.
 
     `folder`: the run's. Raises UserError where the settings, the data and pretrained weights disagree.

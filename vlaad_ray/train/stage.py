@@ -12,7 +12,6 @@ OUT/summary.json      written last: the run is complete
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,10 +21,10 @@ import numpy as np
 from ray.train.v2.api.callback import UserCallback
 from rich.table import Table
 
-from vlaad_ray import store
-from vlaad_ray.configs import TrainConfig, UserError, content
+from vlaad_ray import files, store
+from vlaad_ray.configs import Location, TrainConfig, UserError, content
 from vlaad_ray.models.student import checkpoint
-from vlaad_ray.runtime import cli, cluster
+from vlaad_ray.runtime import cli, cluster, places
 from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.train import prepare, resume
 from vlaad_ray.train.distributed import Job, run_workers
@@ -39,6 +38,7 @@ REPLACED = ("ray", "backbone", "checkpoint")
 
 def train(config: TrainConfig, callbacks: Sequence[UserCallback] = ()) -> dict[str, Any]:
     """Train, or continue, or show what is finished; return (and write) the summary. `callbacks` are Ray Train's."""
+    places.check(config)
     config = prepare.complete(config)
     preset, method = prepare.find_preset(config.student), prepare.find_method(config.objective)
     begin(config.out, config, prepare.reads(config), REPLACED)
@@ -53,7 +53,7 @@ def train(config: TrainConfig, callbacks: Sequence[UserCallback] = ()) -> dict[s
         refuse_other_run(config.out, identity)
     else:
         for left_behind in ("ray", "backbone"):
-            shutil.rmtree(config.out / left_behind, ignore_errors=True)
+            files.remove_tree(config.out / left_behind)
         write_run_record(config.out, config)
         store.write_json(config.out / "run.json", identity)
     cluster.connect()
@@ -64,7 +64,8 @@ def train(config: TrainConfig, callbacks: Sequence[UserCallback] = ()) -> dict[s
     resolved, student_config, tokenizer = prepare.design(config, facts, config.out)
     tokens, trackers = tokenizer(facts.texts), find_trackers(config.trackers)
     result = run_workers(Job(resolved, preset, method, student_config, facts, tokens, trackers), callbacks)
-    with checkpoint.replacing_directory(config.out / "checkpoint") as directory, result.as_directory() as reported:
+    place = config.out / "checkpoint"
+    with files.replacing_directory(place, checkpoint.CONFIG) as directory, result.as_directory() as reported:
         learner = prepare.make_learner(resolved, facts, student_config, preset, method)
         resume.load_trained(Path(reported), learner)
         student = method.finish(learner)
@@ -149,7 +150,7 @@ def table(summary: Mapping[str, Any]) -> Table:
     return cli.key_value_table("Student", {**rows, "checkpoint": summary["checkpoint"]})
 
 
-def refuse_other_run(out: Path, identity: Mapping[str, Any]) -> None:
+def refuse_other_run(out: Location, identity: Mapping[str, Any]) -> None:
     """Raises UserError where a setting that counts is another than that of the run in `out`.
 
     What else stands there was said by older versions, of settings that the student or the objective doesn't have.

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
 
 from vlaad_ray import store
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import Location, UserError
+from vlaad_ray.files import in_parallel
 from vlaad_ray.methods.bc import BC
 from vlaad_ray.methods.method import Method
 from vlaad_ray.types import Annotation, Embodiment, Episode
@@ -27,8 +28,8 @@ class EpisodeSource:
     """One episode to train on."""
 
     number: int
-    path: Path
-    annotation: Path | None
+    path: Location
+    annotation: Location | None
     steps: int
     held_out: bool
     content: str
@@ -69,12 +70,14 @@ class Survey:
         return sum(source.frames(cameras) for source in self.sources)
 
 
-def survey(data: Path, annotations: Path | None, validation_fraction: float, method: Method = BC) -> Survey:
+def survey(data: Location, annotations: Location | None, validation_fraction: float, method: Method = BC) -> Survey:
     """Read everything but images, each file once. Only episodes that succeeded count; all are annotated, or none.
 
     `method`: whose columns are trained on. Raises UserError for data that cannot be trained on.
     """
-    seen = {path: store.survey_episode(path, _is_success) for path in store.list_episodes(data)}
+    paths = store.list_episodes(data)
+    look = functools.partial(store.survey_episode, wanted=_is_success)
+    seen = dict(zip(paths, in_parallel(look, paths), strict=True))
     successes = {path: footer for path, (footer, found) in seen.items() if found is not None}
     episodes = {path: found for path, (_, found) in seen.items() if found is not None}
     if not successes:
@@ -85,6 +88,7 @@ def survey(data: Path, annotations: Path | None, validation_fraction: float, met
     # Ordered by hash, so that tasks are mixed and every worker's share holds all of them.
     order = sorted(successes, key=lambda path: _hash(path.stem))
 
+    read = dict(zip(labels, in_parallel(store.read_labels, labels.values()), strict=True))
     texts, phases, origins = set[str](), set[str](), []
     sources = []
     digest = hashlib.sha256()
@@ -95,7 +99,7 @@ def survey(data: Path, annotations: Path | None, validation_fraction: float, met
         digest.update(f"{path.stem} {content}\n".encode())
         annotation = None
         if path in labels:
-            annotation, origin = store.read_labels(labels[path])
+            annotation, origin = read[path]
             origins.append(origin)
             if len(annotation.phases) != len(episode):
                 raise UserError(
@@ -140,7 +144,7 @@ def _is_success(footer: Mapping[str, Any]) -> bool:
     return bool(footer["success_final"])
 
 
-def _annotations_of(episodes: Iterable[Path], annotations: Path) -> dict[Path, Path]:
+def _annotations_of(episodes: Iterable[Location], annotations: Location) -> dict[Location, Location]:
     by_name = {path.stem: path for path in store.list_annotations(annotations)}
     missing = [path.stem for path in episodes if path.stem not in by_name]
     if missing:
@@ -151,21 +155,21 @@ def _annotations_of(episodes: Iterable[Path], annotations: Path) -> dict[Path, P
     return {path: by_name[path.stem] for path in episodes}
 
 
-def _held_out(episodes: Mapping[Path, Mapping[str, Any]], fraction: float) -> set[Path]:
+def _held_out(episodes: Mapping[Location, Mapping[str, Any]], fraction: float) -> set[Location]:
     """The first `fraction` of each task's episodes by hash of their name: the same whatever else is in the dataset."""
     tasks = defaultdict(list)
     for path, footer in episodes.items():
         tasks[footer["key"]["suite"], footer["key"]["task"]].append(path)
-    chosen: set[Path] = set()
+    chosen: set[Location] = set()
     for paths in tasks.values():
         chosen.update(sorted(paths, key=lambda path: _hash(path.stem))[: round(fraction * len(paths))])
     return chosen
 
 
 def _provenance(
-    data: Path,
-    annotations: Path | None,
-    episodes: Mapping[Path, Mapping[str, Any]],
+    data: Location,
+    annotations: Location | None,
+    episodes: Mapping[Location, Mapping[str, Any]],
     origins: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     init_states: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
@@ -190,9 +194,9 @@ def _provenance(
     return record
 
 
-def _embodiment(data: Path, episodes: Mapping[Path, Mapping[str, Any]]) -> Embodiment:
+def _embodiment(data: Location, episodes: Mapping[Location, Mapping[str, Any]]) -> Embodiment:
     """That of all episodes. Raises UserError for a mixture."""
-    found: dict[Embodiment, Path] = {}
+    found: dict[Embodiment, Location] = {}
     for path, footer in episodes.items():
         found.setdefault(store.read_embodiment(footer), path)
     if len(found) > 1:

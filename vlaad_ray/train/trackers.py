@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlaad_ray import plugins, store
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import Location, UserError
+from vlaad_ray.files import put_all
 
 Record = Mapping[str, Any]
 """An epoch's: numbers, lists of numbers and records of them by name (docs/students.md)."""
@@ -22,7 +24,7 @@ Log = Callable[[Record], None]
 class Tracker:
     """A kind of log."""
 
-    open: Callable[[Path, Sequence[Record]], Log]
+    open: Callable[[Location, Sequence[Record]], Log]
     """(run directory, records of the epochs that a run which is continued has behind it) -> its log."""
     package: str | None = None
     """Module that it needs, to be complained about before any work."""
@@ -39,7 +41,7 @@ def find_trackers(names: Sequence[str]) -> tuple[Tracker, ...]:
     return tuple(found.values())
 
 
-def open_jsonl(out: Path, before: Sequence[Record]) -> Log:
+def open_jsonl(out: Location, before: Sequence[Record]) -> Log:
     """OUT/metrics.jsonl, a line an epoch."""
     records = list(before)
 
@@ -52,16 +54,20 @@ def open_jsonl(out: Path, before: Sequence[Record]) -> Log:
     return log
 
 
-def open_tensorboard(out: Path, before: Sequence[Record]) -> Log:
+def open_tensorboard(out: Location, before: Sequence[Record]) -> Log:
     """OUT/tensorboard, for `tensorboard --logdir`: every number, by epoch. What a killed run wrote beyond is purged."""
     from tensorboardX import SummaryWriter
 
-    writer = SummaryWriter(str(out / "tensorboard"), purge_step=len(before) + 1)
+    place = out / "tensorboard"
+    folder = place if isinstance(place, Path) else Path(tempfile.mkdtemp(prefix="vlaad_ray-"))
+    writer = SummaryWriter(str(folder), purge_step=len(before) + 1)
 
     def log(record: Record) -> None:
         for name, value in scalars(record):
             writer.add_scalar(name, value, record["epoch"])
         writer.flush()
+        if not isinstance(place, Path):
+            put_all(folder, place)
 
     return log
 

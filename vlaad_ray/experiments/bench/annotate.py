@@ -15,7 +15,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -24,7 +23,8 @@ from vlaad_ray import store
 from vlaad_ray.annotate import asking, engines, questions
 from vlaad_ray.annotate.engines import Engine
 from vlaad_ray.annotate.questions import Work
-from vlaad_ray.configs import AnnotateConfig, BenchAnnotateConfig, UserError
+from vlaad_ray.configs import AnnotateConfig, BenchAnnotateConfig, Location, UserError
+from vlaad_ray.files import local_copy, replacing_directory
 from vlaad_ray.runtime import cli, cluster
 from vlaad_ray.runtime.record import begin, software, write_run_record
 
@@ -47,8 +47,13 @@ def bench_annotate(config: BenchAnnotateConfig) -> dict[str, Any]:
     paths = store.list_episodes(config.data)
     paths = paths[:: max(1, math.ceil(len(paths) / EPISODES))]
     engine = engines.resolve(config.vlm)
-    if not config.vlm.model:
-        engine = replace(engine, model=str(random_model(config.out / "random_vlm")))
+    if config.vlm.model:
+        return _bench(config, engine, paths)
+    with local_copy(random_model(config.out / "random_vlm")) as model:
+        return _bench(config, replace(engine, model=str(model)), paths)
+
+
+def _bench(config: BenchAnnotateConfig, engine: engines.Engine, paths: Sequence[Location]) -> dict[str, Any]:
     works = plan(paths, config, every=0)
     frames = sum(work.frames for work in works)
     calls = sum(len(work.open(EVERY_QUESTION)) for work in works)
@@ -87,7 +92,7 @@ def bench_annotate(config: BenchAnnotateConfig) -> dict[str, Any]:
     return summary
 
 
-def plan(paths: Sequence[Path], config: BenchAnnotateConfig, every: int) -> list[Work]:
+def plan(paths: Sequence[Location], config: BenchAnnotateConfig, every: int) -> list[Work]:
     """The questions on every episode, nothing of which has been answered."""
     vlm = replace(config.vlm, every=every)
     never_written = config.out / "no_answers"
@@ -143,12 +148,13 @@ def _chat(
     return (len(prompts) - warm) / (time.monotonic() - began)
 
 
-def random_model(directory: Path) -> Path:
+def random_model(directory: Location) -> Location:
     """A Qwen2.5-VL with random weights, large enough that its engine, not what surrounds it, sets the pace on CPUs."""
     from vlaad_ray.annotate.random_checkpoint import Size, write_checkpoint
 
     if not (directory / "config.json").exists():
-        write_checkpoint(directory, Size(width=768, depth=12, vision_width=384, vision_depth=12))
+        with replacing_directory(directory, "config.json") as folder:
+            write_checkpoint(folder, Size(width=768, depth=12, vision_width=384, vision_depth=12))
     return directory
 
 

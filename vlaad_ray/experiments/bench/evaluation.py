@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from vlaad_ray import store
-from vlaad_ray.configs import BenchEvaluationConfig, BenchPolicyConfig, EvalConfig, ServingConfig, UserError
+from vlaad_ray.configs import BenchEvaluationConfig, BenchPolicyConfig, EvalConfig, Location, ServingConfig, UserError
 from vlaad_ray.evaluate.stage import evaluate
 from vlaad_ray.experiments.bench.policy import find_checkpoint
 from vlaad_ray.runtime import cli, cluster
@@ -55,7 +54,7 @@ def bench_evaluation(config: BenchEvaluationConfig) -> dict[str, Any]:
     return summary
 
 
-def evaluation(config: BenchEvaluationConfig, checkpoint: Path, way: str, out: Path) -> EvalConfig:
+def evaluation(config: BenchEvaluationConfig, checkpoint: Location, way: str, out: Location) -> EvalConfig:
     """One evaluation: the same episodes either way."""
     shared = replace(config.serving, replicas=max(1, config.serving.replicas))
     return EvalConfig(

@@ -59,7 +59,7 @@ def time_student(request: StudentRequest) -> dict[str, float]:
 
     torch.set_num_threads(request.threads)
     began = time.perf_counter()
-    policy = StudentPolicy.from_pretrained(Path(request.directory), device=request.device, dtype=request.dtype)  # type: ignore[arg-type]
+    policy = StudentPolicy.from_pretrained(request.directory, device=request.device, dtype=request.dtype)  # type: ignore[arg-type]
     loaded = time.perf_counter()
     observations = random_observations(8, request.image_size)
     timed = time_calls(lambda number: policy.infer(observations[number % len(observations)]), WARM, request.calls)

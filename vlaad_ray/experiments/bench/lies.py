@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from vlaad_ray import stats, store
+from vlaad_ray import files, stats, store
 from vlaad_ray.annotate import annotate, engines, questions, rules
 from vlaad_ray.annotate.questions import Work
 from vlaad_ray.annotate.windows import span
-from vlaad_ray.configs import AnnotateConfig, BenchAuditConfig, VlmConfig
+from vlaad_ray.configs import AnnotateConfig, BenchAuditConfig, Location, VlmConfig
 from vlaad_ray.experiments.bench import liar
 from vlaad_ray.experiments.bench.liar import Liar, Truth
 from vlaad_ray.runtime import cluster
@@ -37,7 +35,7 @@ def bench_audit(config: BenchAuditConfig) -> dict[str, Any]:
 def measure(rate: float, config: BenchAuditConfig) -> dict[str, Any]:
     """Annotate the dataset once, with a server of which `rate` per cent of the answers are lies."""
     out = config.out / f"rate{rate:g}"
-    shutil.rmtree(out, ignore_errors=True)  # a ledger is of one run: old answers would have none
+    files.remove_tree(out)  # a ledger is of one run: old answers would have none
     vlm = VlmConfig(model=liar.MODEL, server="unknown", moving=True, on_contradiction="keep")
     annotation = AnnotateConfig(data=config.data, out=out, annotator="vlm", vlm=vlm)
     truths, requests = know(store.list_episodes(config.data), annotation)
@@ -53,7 +51,7 @@ def measure(rate: float, config: BenchAuditConfig) -> dict[str, Any]:
     }
 
 
-def know(paths: Sequence[Path], config: AnnotateConfig) -> tuple[dict[str, Truth], dict[str, str]]:
+def know(paths: Sequence[Location], config: AnnotateConfig) -> tuple[dict[str, Truth], dict[str, str]]:
     """Question's digest -> the truth about it, and -> the request under which its answer is stored."""
     truths: dict[str, Truth] = {}
     requests: dict[str, str] = {}

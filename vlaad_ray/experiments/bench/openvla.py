@@ -14,7 +14,8 @@ import torch
 from rich.table import Table
 
 from vlaad_ray import store
-from vlaad_ray.configs import BenchOpenVlaConfig, UserError
+from vlaad_ray.configs import BenchOpenVlaConfig
+from vlaad_ray.deploy.loading import check_device
 from vlaad_ray.models.openvla.actions import parse_statistics
 from vlaad_ray.models.openvla.preprocess import CAMERA, RAW_SIZE, prepare
 from vlaad_ray.models.openvla.random_checkpoint import (
@@ -45,11 +46,8 @@ INSTRUCTIONS = (
 def bench_openvla(config: BenchOpenVlaConfig) -> dict[str, Any]:
     """Weights are random, their number and shapes OpenVLA's: speed doesn't depend on their values."""
     begin(config.out, config)
+    check_device(config.device)
     device = torch.device(config.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "--device cuda: torch sees no GPU; use --device cpu, with --size tiny unless there is much time"
-        )
     write_run_record(config.out, config)
     policy, parameters = random_policy(config.size, device, DTYPES[config.dtype])
     batches = {}

@@ -19,13 +19,15 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from vlaad_ray import export, store
-from vlaad_ray.configs import BenchPolicyConfig, UserError
+from vlaad_ray.configs import BenchPolicyConfig, Location, UserError, location
 from vlaad_ray.deploy import exported
 from vlaad_ray.deploy.backends import BACKENDS
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.experiments.bench.latency import StudentRequest, TeacherRequest, random_observations
+from vlaad_ray.files import replacing_directory
 from vlaad_ray.models.student import STUDENTS, presets
 from vlaad_ray.models.student.checkpoint import (
+    CONFIG,
     Pretrained,
     checkpoint_name,
     from_pretrained,
@@ -64,7 +66,7 @@ def bench_policy(config: BenchPolicyConfig) -> dict[str, Any]:
     begin(
         config.out,
         config,
-        {"--policy": None if config.policy in STUDENTS else Path(config.policy), "--data": config.data},
+        {"--policy": None if config.policy in STUDENTS else location(config.policy), "--data": config.data},
     )
     names = config.backends or at_hand()
     if unknown := [name for name in names if name not in NEEDS]:
@@ -111,10 +113,10 @@ def at_hand() -> tuple[str, ...]:
     )
 
 
-def find_checkpoint(config: BenchPolicyConfig) -> Path:
+def find_checkpoint(config: BenchPolicyConfig) -> Location:
     """The checkpoint directory that was named, or one of a preset with random weights, made here."""
     if config.policy not in STUDENTS:
-        return Path(config.policy)
+        return location(config.policy)
     directory = config.out / f"random-{config.policy}"
     if not directory.is_dir():
         texts = [observation.instruction for observation in random_observations(1, 8)]
@@ -123,11 +125,12 @@ def find_checkpoint(config: BenchPolicyConfig) -> Path:
         settings, student_config, tokenizer = presets.design(preset, drawn, presets.Wish(texts, folder=config.out))
         student = presets.make(preset, settings, student_config, seed=0)
         preset.finish(student)
-        save_pretrained(directory, student, tokenizer, {"render": None})
+        with replacing_directory(directory, CONFIG) as folder:
+            save_pretrained(folder, student, tokenizer, {"render": None})
     return directory
 
 
-def frames(config: BenchPolicyConfig, checkpoint: Path) -> tuple[list[Observation], list[Observation]]:
+def frames(config: BenchPolicyConfig, checkpoint: Location) -> tuple[list[Observation], list[Observation]]:
     """(to compare on, to calibrate on)."""
     if config.data is None:
         return [], random_observations(NOISE_FRAMES, config.image_size)
@@ -137,7 +140,7 @@ def frames(config: BenchPolicyConfig, checkpoint: Path) -> tuple[list[Observatio
 
 def measure(
     name: str,
-    checkpoint: Path,
+    checkpoint: Location,
     config: BenchPolicyConfig,
     compared: Sequence[Observation],
     calibration: Sequence[Observation],

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from vlaad_ray.configs import StudyAlphaConfig
+from vlaad_ray.configs import Location, StudyAlphaConfig
 from vlaad_ray.experiments.studies import closed_loop
 from vlaad_ray.experiments.studies.closed_loop import difference, success_cells, success_points
 from vlaad_ray.experiments.studies.pages import markdown_table, span, whole, write
@@ -19,11 +18,11 @@ PAPER = {"libero_object": 1.0, "libero_goal": 1.0, "libero_spatial": 0.5}
 """What the paper chose out of 0.3, 0.5, 0.8 and 1.0 (arXiv 2605.16241)."""
 
 
-def study(config: StudyAlphaConfig) -> Path:
+def study(config: StudyAlphaConfig) -> Location:
     """Run what is missing, write the results; returns the path of the page."""
     begin(config.budget.out, config)
     workshop = Workshop(config.budget)
-    evaluated: dict[tuple[str, float], dict[int, Path]] = {}
+    evaluated: dict[tuple[str, float], dict[int, Location]] = {}
     training = []
     for seed in workshop.seeds:
         trainings = {

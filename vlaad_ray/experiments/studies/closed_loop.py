@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from vlaad_ray.configs import Location
 from vlaad_ray.evaluate.outcomes import FLIP_WINDOW, read_results, succeeded
 from vlaad_ray.stats import format_success, paired, ratio_interval, success_summary
 from vlaad_ray.types import Outcome
@@ -25,7 +25,7 @@ FLIPS_OF_A_GRASP = 2
 """The gripper closes on a thing and opens: what an episode needs where one thing is to be moved."""
 
 
-def outcomes(evaluations: Mapping[int, Path]) -> list[SeededOutcome]:
+def outcomes(evaluations: Mapping[int, Location]) -> list[SeededOutcome]:
     """Seed -> directory of its evaluation; all episodes, each with its seed."""
     return [
         SeededOutcome(**vars(outcome), seed=seed) for seed, out in evaluations.items() for outcome in read_results(out)

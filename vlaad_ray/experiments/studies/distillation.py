@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from vlaad_ray.configs import StudyDistillationConfig, UserError
+from vlaad_ray.configs import Location, StudyDistillationConfig, UserError
 from vlaad_ray.experiments.studies import closed_loop
 from vlaad_ray.experiments.studies.closed_loop import Outcomes, difference, success_cells, success_points, window_cell
 from vlaad_ray.experiments.studies.pages import markdown_table, whole, write
@@ -27,13 +26,13 @@ PAPER = [
 """Per cent of 10 tasks × 20 episodes a suite, at most 520 steps, as quoted (arXiv 2605.16241)."""
 
 
-def study(config: StudyDistillationConfig) -> Path:
+def study(config: StudyDistillationConfig) -> Location:
     """Run what is missing, write the results; returns the path of the page."""
     begin(config.budget.out, config)
     objectives = of_suites(config.suites, config.objectives)
     workshop = Workshop(config.budget)
     teachers: dict[str, Outcomes] = {}
-    students: dict[str, dict[int, Path]] = {}
+    students: dict[str, dict[int, Location]] = {}
     training = []
     for seed in workshop.seeds:
         for suite in config.suites:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from vlaad_ray.configs import StudyNoiseConfig
+from vlaad_ray.configs import Location, StudyNoiseConfig
 from vlaad_ray.configs.studies import Gripper
 from vlaad_ray.experiments.studies import closed_loop
 from vlaad_ray.experiments.studies.closed_loop import difference, success_cells, success_points, window_cell
@@ -20,15 +19,15 @@ WINDOWS = ("flips_per_240", "taken_back_per_240", "needless_per_240")
 COLOURS = {"bc": "#8a8a8a", "dual_path": "#0072b2", "auxiliary": "#009e73", "both": "#d55e00", "teacher": "#222222"}
 
 
-def study(config: StudyNoiseConfig) -> Path:
+def study(config: StudyNoiseConfig) -> Location:
     """Run what is missing, write the results; returns the path of the page."""
     begin(config.budget.out, config)
     for objective in config.objectives:
         check_objective(objective)
     workshop = Workshop(config.budget)
-    teachers: dict[float, Path] = {}
+    teachers: dict[float, Location] = {}
     trained: dict[tuple[float, str, int], Trained] = {}
-    evaluated: dict[tuple[float, str, Gripper], dict[int, Path]] = {}
+    evaluated: dict[tuple[float, str, Gripper], dict[int, Location]] = {}
     for seed in workshop.seeds:  # seed by seed, so that what is cut off is a seed, not an objective
         trainings = {}
         for rate in config.flip_rates:

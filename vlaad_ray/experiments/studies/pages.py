@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from upath import UPath
 
 from vlaad_ray import store
+from vlaad_ray.configs import Location
 from vlaad_ray.experiments.studies.workshop import Workshop
 from vlaad_ray.runtime.record import software
 
@@ -20,7 +22,9 @@ PLACES = ("out", "results", "minutes")
 """Settings that say where and how long, and so belong to a machine, not to a result."""
 
 
-def write(name: str, config: Any, workshop: Workshop, numbers: Mapping[str, Any], text: str, figure: Figure) -> Path:
+def write(
+    name: str, config: Any, workshop: Workshop, numbers: Mapping[str, Any], text: str, figure: Figure
+) -> Location:
     """Write the three files; returns the path of NAME.md. The config goes with them, without places."""
     budget = workshop.budget
     folder = budget.results or budget.out / "results"
@@ -75,7 +79,7 @@ def plain_settings(config: Any) -> dict[str, Any]:
             if isinstance(each, Mapping):
                 flat |= flatten(each, "" if key == "budget" else f"{prefix}{key}.")
             elif prefix or key not in PLACES:
-                flat[f"{prefix}{key}"] = str(each) if isinstance(each, Path) else each
+                flat[f"{prefix}{key}"] = str(each) if isinstance(each, Path | UPath) else each
         return flat
 
     return flatten(dataclasses.asdict(config), "")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from vlaad_ray.configs import StudyPhasesConfig
+from vlaad_ray.configs import Location, StudyPhasesConfig
 from vlaad_ray.experiments.studies.pages import markdown_table, span, whole, write
 from vlaad_ray.experiments.studies.workshop import Workshop
 from vlaad_ray.runtime.record import begin
@@ -22,7 +21,7 @@ PAPER = {
 """|CV - 1| and mean validation accuracy in per cent, as far as they are quoted (arXiv 2605.16241)."""
 
 
-def study(config: StudyPhasesConfig) -> Path:
+def study(config: StudyPhasesConfig) -> Location:
     """Run what is missing, write the results; returns the path of the page."""
     begin(config.budget.out, config)
     workshop = Workshop(config.budget)

@@ -28,6 +28,7 @@ from vlaad_ray.configs import (
     AnnotateConfig,
     CollectConfig,
     EvalConfig,
+    Location,
     OpenVlaConfig,
     RemoteConfig,
     ServingConfig,
@@ -57,7 +58,7 @@ ONCE_OF_ALL = {
 """Settings that all trainings had before objectives and students had their own: names of students hold them still."""
 
 Piece = CollectConfig | TrainConfig | EvalConfig
-Trained = tuple[Path, dict[str, Any]]
+Trained = tuple[Location, dict[str, Any]]
 """A student: run directory, summary of its training."""
 AS_IT_SAYS = ActuationConfig(gripper_dwell=0, gripper_memory=0, nudge_after=0)
 
@@ -73,7 +74,7 @@ class Workshop:
     def seeds(self) -> tuple[int, ...]:
         return parse_range(self.budget.seeds, "--seeds")
 
-    def dataset(self, suite: str, flip_rate: float = 0.0) -> Path | None:
+    def dataset(self, suite: str, flip_rate: float = 0.0) -> Location | None:
         """The teacher's successful episodes, or of the teacher with noise."""
         budget = self.budget
         config = CollectConfig(
@@ -101,7 +102,7 @@ class Workshop:
             collect.collect(config)
         return config.out
 
-    def annotations(self, data: Path, phases: int) -> tuple[Path, dict[str, Any]]:
+    def annotations(self, data: Location, phases: int) -> tuple[Location, dict[str, Any]]:
         """The rules' labels of a dataset: (directory, summary of the stage). Takes seconds, so there is always time."""
         out = self.budget.out / "annotations" / f"{data.name}-phases{phases}-{rules_hash()}"
         number: Any = phases
@@ -113,7 +114,7 @@ class Workshop:
                 return out, summary
         return out, annotate.annotate(config)
 
-    def training(self, data: Path, seed: int, objective: str, phases: int = 9, **settings: Any) -> TrainConfig:
+    def training(self, data: Location, seed: int, objective: str, phases: int = 9, **settings: Any) -> TrainConfig:
         """What trains a student, annotated; `settings` are TrainConfig's, beside those of the budget."""
         budget = self.budget
         plain = TrainConfig(
@@ -165,31 +166,31 @@ class Workshop:
         return [_read(config) if _is_done(config) else None for config in configs]
 
     def evaluation(
-        self, policy: str | Path, suite: str, flip_rate: float = 0.0, gripper: Gripper = "steady", videos: int = 0
+        self, policy: str | Location, suite: str, flip_rate: float = 0.0, gripper: Gripper = "steady", videos: int = 0
     ) -> EvalConfig:
         """What evaluates a teacher (by name) or a student (its run directory) on the held-out states."""
         budget = self.budget
         # A teacher does as it says in any case: what the students' default is does not make another evaluation.
-        raw = gripper == "raw" or not isinstance(policy, Path)
+        raw = gripper == "raw" or isinstance(policy, str)
         config = EvalConfig(
-            policy=str(policy / "checkpoint") if isinstance(policy, Path) else policy,
+            policy=policy if isinstance(policy, str) else str(policy / "checkpoint"),
             out=Path(),
             suite=suite,
             tasks=budget.tasks,
             init_states=budget.eval_init_states,
-            execute=0 if isinstance(policy, Path) else budget.teacher_execute,
+            execute=budget.teacher_execute if isinstance(policy, str) else 0,
             videos=videos,
             teacher_config=budget.teacher_config,
-            serving=ServingConfig() if isinstance(policy, Path) else budget.serving,
+            serving=budget.serving if isinstance(policy, str) else ServingConfig(),
             teacher_noise=TeacherNoiseConfig(flip_rate=flip_rate),
             env=budget.env,
             fleet=budget.fleet,
             actuation=AS_IT_SAYS if raw else ActuationConfig(),
         )
-        of = policy.name if isinstance(policy, Path) else f"{suite}-{policy}-flips{flip_rate:g}"
+        of = f"{suite}-{policy}-flips{flip_rate:g}" if isinstance(policy, str) else policy.name
         return dataclasses.replace(config, out=budget.out / "evaluations" / _named(of, config))
 
-    def evaluate(self, config: EvalConfig) -> Path | None:
+    def evaluate(self, config: EvalConfig) -> Location | None:
         """The directory of its outcomes."""
         if not _is_done(config):
             if not self._has_time(config):
@@ -197,7 +198,7 @@ class Workshop:
             evaluate.evaluate(config)
         return config.out
 
-    def evaluate_all(self, configs: Sequence[EvalConfig]) -> list[Path | None]:
+    def evaluate_all(self, configs: Sequence[EvalConfig]) -> list[Location | None]:
         """Students side by side, each in fewer simulators: those take seconds to begin."""
         cluster.connect()
         fleet = self.budget.fleet

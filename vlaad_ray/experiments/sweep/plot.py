@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from vlaad_ray import store
+from vlaad_ray.configs import Location
 from vlaad_ray.experiments.sweep.space import LOGARITHMIC
 
 UNFINISHED = "#bbbbbb"
 
 
-def parallel_coordinates(summary: Mapping[str, Any], path: Path) -> Path:
+def parallel_coordinates(summary: Mapping[str, Any], path: Location) -> Location:
     """Draw the trials of a sweep's summary as PNG, coloured by the last axis: what the sweep was after.
 
     Trials that were stopped early are grey. Axes run from the least value to the greatest, lr and the weights of

@@ -26,12 +26,12 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_placement_group
 
 from vlaad_ray import annotate, store
-from vlaad_ray.configs import AnnotateConfig, SweepConfig, UserError, content, parse_range
+from vlaad_ray.configs import AnnotateConfig, Location, SweepConfig, UserError, content, parse_range
 from vlaad_ray.experiments.sweep import plot, results
 from vlaad_ray.experiments.sweep.space import Axis, domains, read_axes
 from vlaad_ray.experiments.sweep.trial import DEFAULT_PHASES, run_trial, trial_config, trial_name
 from vlaad_ray.rollout.fleet import actor_count
-from vlaad_ray.runtime import cli, cluster
+from vlaad_ray.runtime import cli, cluster, places
 from vlaad_ray.runtime.nodes import fitted
 from vlaad_ray.runtime.placement import Processes, divide_groups
 from vlaad_ray.runtime.record import begin, software, write_run_record
@@ -47,6 +47,7 @@ METRIC = "validation/near"
 
 def sweep(config: SweepConfig) -> dict[str, Any]:
     """Run the sweep, or what is left of it, or show it if it is finished; return (and write) the summary."""
+    places.check(config)
     config = replace(config, train=prepare.complete(config.train))
     begin(config.out, config, prepare.reads(config.train))
     axes = read_axes(config)
@@ -120,16 +121,16 @@ def check_tuning_split(config: SweepConfig) -> None:
             )
 
 
-def annotate_taxonomies(config: SweepConfig, axes: list[Axis]) -> dict[int, Path]:
+def annotate_taxonomies(config: SweepConfig, axes: list[Axis]) -> dict[int, Location]:
     """Annotations by the rules for every number of phases that a trial may ask for, unless some were given."""
     if not prepare.find_method(config.train.objective).annotated or config.train.annotations is not None:
         return {}
     chosen = [int(phases) for axis in axes if axis.name == "phases" for phases in axis.choices] or [DEFAULT_PHASES]
-    places = {phases: config.out / "annotations" / str(phases) for phases in chosen}
-    for phases, out in places.items():
+    folders = {phases: config.out / "annotations" / str(phases) for phases in chosen}
+    for phases, out in folders.items():
         number: Any = phases
         annotate.annotate(AnnotateConfig(data=config.train.data, out=out, phases=number))
-    return places
+    return folders
 
 
 def spread(config: SweepConfig) -> SweepConfig:
@@ -156,14 +157,15 @@ def spread(config: SweepConfig) -> SweepConfig:
     )
 
 
-def run_trials(config: SweepConfig, axes: list[Axis], annotations: Mapping[int, Path]) -> ResultGrid:
+def run_trials(config: SweepConfig, axes: list[Axis], annotations: Mapping[int, Location]) -> ResultGrid:
     """Start Ray Tune, or restore it: trials that ended stay as they are, one that had begun continues."""
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, sweep=config, annotations=dict(annotations)), {"cpu": TRIAL_CPUS}
     )
-    place = str(config.out / "tune")
-    if tune.Tuner.can_restore(place):
-        return tune.Tuner.restore(place, trainable, restart_errored=True).fit()
+    storage = places.storage(config.out)
+    place, filesystem = f"{storage['storage_path']}/tune", storage["storage_filesystem"]
+    if tune.Tuner.can_restore(place, filesystem):
+        return tune.Tuner.restore(place, trainable, restart_errored=True, storage_filesystem=filesystem).fit()
     tuner = tune.Tuner(
         trainable,
         param_space=domains(axes, config.search),
@@ -177,7 +179,7 @@ def run_trials(config: SweepConfig, axes: list[Axis], annotations: Mapping[int, 
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=str(config.out),
+            **storage,
             callbacks=[AfterTrial(), *trackers(config)],
             failure_config=tune.FailureConfig(max_failures=1),
             verbose=0,
@@ -293,7 +295,7 @@ def warnings(axes: list[Axis], config: SweepConfig) -> list[str]:
     return []
 
 
-def write(config: SweepConfig, annotations: Mapping[int, Path], summary: dict[str, Any]) -> None:
+def write(config: SweepConfig, annotations: Mapping[int, Location], summary: dict[str, Any]) -> None:
     """best.json, trials.md, trials.png, and summary.json last."""
     settings = dataclasses.asdict(trial_config(config, annotations, summary["best"]["settings"]))
     del settings["out"]  # for the user to say

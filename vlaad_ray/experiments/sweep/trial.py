@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from vlaad_ray.configs import EvalConfig, SweepConfig, TrainConfig, config_hash
+from vlaad_ray.configs import EvalConfig, Location, SweepConfig, TrainConfig, config_hash
 from vlaad_ray.evaluate.stage import evaluate
 from vlaad_ray.train import prepare
 from vlaad_ray.train.stage import train
@@ -26,7 +25,7 @@ Settings = Mapping[str, float]
 """What varies: name of an axis -> its value in a trial."""
 
 
-def run_trial(settings: dict[str, float], sweep: SweepConfig, annotations: Mapping[int, Path]) -> None:
+def run_trial(settings: dict[str, float], sweep: SweepConfig, annotations: Mapping[int, Location]) -> None:
     """Ray Tune's trainable: reports every epoch as it is trained, then the whole."""
     config = trial_config(sweep, annotations, settings)
     summary = train(config, callbacks=[TuneReportCallback()])
@@ -39,7 +38,7 @@ def run_trial(settings: dict[str, float], sweep: SweepConfig, annotations: Mappi
     tune.report(final)
 
 
-def trial_config(sweep: SweepConfig, annotations: Mapping[int, Path], settings: Settings) -> TrainConfig:
+def trial_config(sweep: SweepConfig, annotations: Mapping[int, Location], settings: Settings) -> TrainConfig:
     """The training run of a trial. `annotations`: number of phases -> directory."""
     values: dict[str, Any] = dict(settings)
     if annotations:

@@ -5,9 +5,9 @@ A CLIP with 77 text positions gets them stretched to 248 as Long-CLIP does; a Lo
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
-from vlaad_ray.configs import UserError
-from vlaad_ray.models.student.checkpoint import load_tensors, replacing_directory, save_tensors
+from vlaad_ray.configs import Location, UserError, location
+from vlaad_ray.files import local_copy, replacing_directory, sha256
+from vlaad_ray.models.student.checkpoint import load_tensors, save_tensors
 from vlaad_ray.models.student.clip import ClipConfig, ClipStudent, text_config, vision_config
 from vlaad_ray.models.student.text import CLIP_MARKS, TextTokenizer, load_tokenizer, train_tokenizer
 
@@ -27,41 +28,41 @@ TOWERS = {"vision_model.": "vision.", "text_model.": "text."}
 """Their names in a CLIP checkpoint and in a student."""
 
 
-def locate(backbone: str) -> Path:
-    """The directory itself, or where the hub's files lie once fetched."""
-    directory = Path(backbone)
-    if not directory.is_dir():
-        from huggingface_hub import snapshot_download
+@contextmanager
+def located(backbone: str, without: str = "") -> Iterator[Path]:
+    """The directory itself, a copy of one in a store, or where the hub's files lie once fetched.
 
-        try:
-            directory = Path(snapshot_download(backbone, allow_patterns=[CONFIG, WEIGHTS, TOKENIZER]))
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"--backbone {backbone}: neither a directory nor a model that the hub has for us "
-                f"({str(error).strip().splitlines()[0]})"
-            ) from None
+    `without`: the ending of files that need not be copied.
+    """
+    place = location(backbone)
+    if isinstance(place, Path) and not place.is_dir():
+        yield _fetched(backbone)
+        return
     for name in (CONFIG, WEIGHTS, TOKENIZER):
-        if not (directory / name).is_file():
+        if not (place / name).is_file():
             raise UserError(
                 f"--backbone {backbone} has no {name}; save CLIPModel and CLIPTokenizerFast there with transformers' "
                 "save_pretrained"
             )
-    return directory
+    with local_copy(place, without) as directory:
+        yield directory
 
 
-def fingerprint(directory: Path) -> str:
+def fingerprint(backbone: str) -> str:
     """16 hex digits over the weights."""
-    with (directory / WEIGHTS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    place = location(backbone)
+    if isinstance(place, Path) and not place.is_dir():
+        place = _fetched(backbone)
+    return sha256(place / WEIGHTS)[:16]
 
 
 def read(backbone: str) -> tuple[ClipConfig, TextTokenizer]:
     """A student's config with the checkpoint's towers, and CLIP's own tokenizer. UserError for what is not a CLIP."""
-    directory = locate(backbone)
-    tokenizer = load_tokenizer(directory / TOKENIZER, ClipConfig.text_length)
-    if tokenizer.end is None:
-        raise UserError(f"{directory / TOKENIZER} is not CLIP's: it has no <|endoftext|>")
-    return _config(directory, tokenizer.vocabulary, tokenizer.end), tokenizer
+    with located(backbone, without=".safetensors") as directory:
+        tokenizer = load_tokenizer(directory / TOKENIZER, ClipConfig.text_length)
+        if tokenizer.end is None:
+            raise UserError(f"{directory / TOKENIZER} is not CLIP's: it has no <|endoftext|>")
+        return _config(directory, tokenizer.vocabulary, tokenizer.end), tokenizer
 
 
 def load(student: ClipStudent, directory: Path) -> None:
@@ -98,17 +99,29 @@ def stretch_positions(positions: Tensor) -> Tensor:
     return torch.cat([kept, (spread[:, None] + fractions * steps[:, None]).flatten(0, 1)])
 
 
-def write_random(directory: Path, texts: Iterable[str], config: ClipConfig, seed: int) -> None:
+def write_random(directory: Location, texts: Iterable[str], config: ClipConfig, seed: int) -> None:
     """A CLIP of this shape with random weights, in the same format; its tokenizer is trained on `texts`."""
     tokenizer = train_tokenizer(texts, config.text_length, CLIP_MARKS)
     assert tokenizer.end is not None
     config = replace(config, end_token=tokenizer.end)
     towers = CLIPConfig(text_config=text_config(config).to_dict(), vision_config=vision_config(config).to_dict())
     torch.manual_seed(seed)
-    with replacing_directory(directory) as temporary:
+    with replacing_directory(directory, CONFIG) as temporary:
         towers.save_pretrained(temporary)
         save_tensors(temporary / WEIGHTS, CLIPModel(towers).state_dict())
         tokenizer.save(temporary / TOKENIZER)
+
+
+def _fetched(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, TOKENIZER]))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--backbone {name}: neither a directory nor a model that the hub has for us "
+            f"({str(error).strip().splitlines()[0]})"
+        ) from None
 
 
 def _config(directory: Path, vocabulary: int, end: int) -> ClipConfig:

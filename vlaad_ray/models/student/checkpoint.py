@@ -6,12 +6,8 @@ Proprioception's normalisation statistics are buffers of the model, so they are 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,7 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from vlaad_ray import plugins
-from vlaad_ray.configs import UserError, what_a_checkpoint_is
+from vlaad_ray.configs import Location, UserError, what_a_checkpoint_is
+from vlaad_ray.files import local_copy, read_bytes, sha256
 from vlaad_ray.models.student import STUDENTS
 from vlaad_ray.models.student.model import Student
 from vlaad_ray.models.student.presets import Preset
@@ -45,7 +42,10 @@ class Pretrained:
 
 
 def save_pretrained(directory: Path, student: Student, tokenizer: TextTokenizer, training: Mapping[str, Any]) -> None:
-    """Write the three files into `directory` (made if missing). `training` must be JSON-able."""
+    """Write the three files into `directory` (made if missing). `training` must be JSON-able.
+
+    config.json goes last and holds the others' hashes, so that no reader takes the halves of two checkpoints for one.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     save_tensors(directory / WEIGHTS, student.state_dict())
     tokenizer.save(directory / TOKENIZER)
@@ -55,12 +55,19 @@ def save_pretrained(directory: Path, student: Student, tokenizer: TextTokenizer,
         "architecture": student.config.architecture,
         "student": asdict(student.config),
         "training": dict(training),
+        "files": {name: sha256(directory / name) for name in (WEIGHTS, TOKENIZER)},
     }
     (directory / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
 
 
-def from_pretrained(directory: Path) -> Pretrained:
+def from_pretrained(directory: Location) -> Pretrained:
     """Load a checkpoint directory onto the CPU, in fp32. Raises UserError naming the file at fault."""
+    read_config(directory)  # before all of it is fetched from a store
+    with local_copy(directory) as folder:
+        return _load(folder)
+
+
+def _load(directory: Path) -> Pretrained:
     config = read_config(directory)
     config_type, network_type = of_architecture(config["architecture"]).network()
     try:
@@ -77,9 +84,13 @@ def from_pretrained(directory: Path) -> Pretrained:
             f"{directory / WEIGHTS} doesn't match its {CONFIG}: {len(wrong)} tensors missing, extra or of another "
             f"shape, first {wrong[0]!r}; copy the whole checkpoint again"
         )
+    tokenizer = load_tokenizer(directory / TOKENIZER, student_config.text_length)
+    for name, written in config.get("files", {}).items():
+        if sha256(directory / name) != written:
+            raise UserError(f"{directory / name} is not the file that {CONFIG} was written with; copy both again")
     student.fill(tensors)
     student.eval()
-    return Pretrained(student, load_tokenizer(directory / TOKENIZER, student_config.text_length), config["training"])
+    return Pretrained(student, tokenizer, config["training"])
 
 
 def of_architecture(name: str) -> Preset:
@@ -91,21 +102,22 @@ def of_architecture(name: str) -> Preset:
     return found[name]
 
 
-def checkpoint_name(directory: Path) -> str:
+def checkpoint_name(directory: Location) -> str:
     """What identifies a checkpoint, from its weights alone: student-1a2b3c4d."""
-    return f"student-{hashlib.sha256((directory / WEIGHTS).read_bytes()).hexdigest()[:8]}"
+    known = read_config(directory).get("files", {})
+    return f"student-{(known.get(WEIGHTS) or sha256(directory / WEIGHTS))[:8]}"
 
 
-def read_config(directory: Path) -> dict[str, Any]:
+def read_config(directory: Location) -> dict[str, Any]:
     """config.json of a checkpoint, checked for format and version. Cheap: reads no weights."""
     path = directory / CONFIG
-    if not path.is_file():
+    try:
+        config = json.loads(read_bytes(path))
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{path} does not exist; pass a student checkpoint, as jobs/train.py writes it to OUT/checkpoint: "
             f"{what_a_checkpoint_is(directory)}"
-        )
-    try:
-        config = json.loads(path.read_text())
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); copy the checkpoint again") from None
     if not isinstance(config, dict) or config.get("format") != FORMAT:
@@ -161,20 +173,6 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
         ) from None
     check_finite(path, tensors)
     return tensors
-
-
-@contextmanager
-def replacing_directory(directory: Path) -> Iterator[Path]:
-    """A temporary directory beside `directory`, put in its place when the block ends well."""
-    temporary = directory.with_name(f".{directory.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        shutil.rmtree(directory, ignore_errors=True)
-        os.replace(temporary, directory)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _shape(tensors: Mapping[str, torch.Tensor], name: str) -> torch.Size | None:

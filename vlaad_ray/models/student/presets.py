@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from vlaad_ray.configs import NoSettings
+from vlaad_ray.configs import Location, NoSettings
 from vlaad_ray.models.student.model import Student, StudentConfig
 from vlaad_ray.models.student.text import TextTokenizer, train_tokenizer
 
@@ -23,7 +23,7 @@ class Wish:
     image_size: int = 0
     """Pixels; 0: the preset's own."""
     seed: int = 0
-    folder: Path = Path()
+    folder: Location = Path()
     """The run's directory, for what a continued run needs again."""
 
 
@@ -52,7 +52,7 @@ def _as_they_are(settings: Any) -> Any:
     return settings
 
 
-def _reads_nothing(settings: Any) -> dict[str, Path]:
+def _reads_nothing(settings: Any) -> dict[str, Location]:
     return {}
 
 
@@ -81,7 +81,7 @@ class Preset:
     """Which of the data's cameras it looks through, unless told."""
     check: Callable[[Any, int], None] = _nothing
     """(settings, image_size): raises UserError for what it cannot do, before any work."""
-    reads: Callable[[Any], Mapping[str, Path]] = _reads_nothing
+    reads: Callable[[Any], Mapping[str, Location]] = _reads_nothing
     """Flag -> the directory that a training reads there."""
     absolute: Callable[[Any], Any] = _as_they_are
     """Settings with whole paths, as workers run in other directories."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, cast
 
-from vlaad_ray.configs import Machine, UserError
+from vlaad_ray.configs import Location, Machine, UserError, location
 from vlaad_ray.configs.bounds import at_least
 from vlaad_ray.models.student.model import Student, StudentConfig
 from vlaad_ray.models.student.presets import Design, Preset, Wish, first_camera
@@ -46,15 +46,18 @@ def check(settings: Vlaad158mConfig, image_size: int) -> None:
         raise UserError(f"--image-size {image_size}: choose a multiple of 16, 32 or more")
 
 
-def reads(settings: Vlaad158mConfig) -> dict[str, Path]:
-    return {} if settings.backbone in ("", RANDOM) else {"--backbone": Path(settings.backbone)}
+def reads(settings: Vlaad158mConfig) -> dict[str, Location]:
+    return {} if settings.backbone in ("", RANDOM) else {"--backbone": location(settings.backbone)}
 
 
 def absolute(settings: Vlaad158mConfig) -> Vlaad158mConfig:
-    """A directory's whole path; a name on the hub as it is."""
-    if settings.backbone in ("", RANDOM) or not Path(settings.backbone).is_dir():
+    """A directory's whole path or URI; a name on the hub as it is."""
+    if settings.backbone in ("", RANDOM):
         return settings
-    return replace(settings, backbone=str(Path(settings.backbone).resolve()))
+    place = location(settings.backbone)
+    if isinstance(place, Path) and not place.is_dir():
+        return settings
+    return replace(settings, backbone=str(place.resolve()))
 
 
 def drawn(settings: Vlaad158mConfig) -> Vlaad158mConfig:
@@ -66,10 +69,11 @@ def design(settings: Vlaad158mConfig, wish: Wish) -> Design:
     from vlaad_ray.models.student import backbone, clip
 
     if settings.backbone == RANDOM:
-        settings = replace(settings, backbone=str(wish.folder / "backbone"))
-        if not Path(settings.backbone).exists():
+        place = wish.folder / "backbone"
+        settings = replace(settings, backbone=str(place))
+        if not (place / backbone.CONFIG).exists():
             drawn = clip.ClipConfig(image_size=wish.image_size or clip.ClipConfig.image_size)
-            backbone.write_random(Path(settings.backbone), wish.texts, drawn, wish.seed)
+            backbone.write_random(place, wish.texts, drawn, wish.seed)
     config, tokenizer = backbone.read(settings.backbone)
     if wish.image_size not in (0, config.image_size):
         raise UserError(
@@ -81,7 +85,8 @@ def design(settings: Vlaad158mConfig, wish: Wish) -> Design:
 def weights(student: Student, settings: Vlaad158mConfig) -> None:
     from vlaad_ray.models.student import backbone, clip
 
-    backbone.load(cast(clip.ClipStudent, student), backbone.locate(settings.backbone))
+    with backbone.located(settings.backbone) as directory:
+        backbone.load(cast(clip.ClipStudent, student), directory)
 
 
 def adapt(student: Student, settings: Vlaad158mConfig) -> None:
@@ -102,7 +107,7 @@ def identity(settings: Vlaad158mConfig) -> dict[str, str]:
 
     if settings.backbone == RANDOM:
         return {"backbone": RANDOM}
-    return {"backbone": backbone.fingerprint(backbone.locate(settings.backbone))}
+    return {"backbone": backbone.fingerprint(settings.backbone)}
 
 
 def activation_bytes(config: StudentConfig) -> int:

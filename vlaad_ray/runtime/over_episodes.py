@@ -1,0 +1,43 @@
+"""One function over every episode file of a dataset, in parallel, with Ray Data."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray.data
+
+from vlaad_ray import store
+from vlaad_ray.configs import Location, UserError, location
+from vlaad_ray.runtime import cli
+from vlaad_ray.types import Episode
+
+Work = Callable[[Location, Episode, dict[str, Any]], dict[str, Any]]
+"""(path, the episode without its pictures, the facts in its footer) -> what is to be known of it; JSON must hold it."""
+
+
+def over_episodes(paths: Sequence[Location], work: Work, title: str) -> list[dict[str, Any]]:
+    """What `work` returns for each file; {"path", "error"} for one that cannot be read."""
+    rows = ray.data.from_items([{"path": str(path)} for path in paths]).map(functools.partial(_one, work=work))
+    records = []
+    with cli.progress(title, len(paths)) as advance:
+        for row in rows.iter_rows():
+            records.append(json.loads(row["record"]))
+            advance("")
+    return records
+
+
+def try_episode(path: Location, work: Work) -> dict[str, Any]:
+    """The same for one file, here."""
+    try:
+        episode, facts = store.read_episode(path, images=False), store.read_metadata(path)
+    except UserError as error:
+        return {"path": str(path), "error": str(error)}
+    return work(path, episode, facts)
+
+
+def _one(row: dict[str, Any], work: Work) -> dict[str, str]:
+    """As JSON, because Arrow turns dicts with different keys into one with all of them."""
+    return {"record": json.dumps(try_episode(location(row["path"]), work))}
