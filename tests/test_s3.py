@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -19,12 +20,13 @@ from fakes import episode
 from vlaad_ray import files, store
 from vlaad_ray.annotate import annotate
 from vlaad_ray.collect import collect
-from vlaad_ray.configs import AnnotateConfig, CollectConfig, EnvConfig, EvalConfig, ExportConfig, UserError
+from vlaad_ray.configs import AnnotateConfig, CollectConfig, EnvConfig, EvalConfig, ExportConfig, TrainConfig, UserError
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.evaluate import evaluate
 from vlaad_ray.export import export
 from vlaad_ray.report import write_report
-from vlaad_ray.types import Observation
+from vlaad_ray.train import train
+from vlaad_ray.types import Collected, Observation
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -87,18 +89,20 @@ def test_a_project_in_a_bucket_from_collection_to_report(s3, cluster):
     annotate(AnnotateConfig(run / "data", run / "annotations"))
     assert len(store.list_annotations(run / "annotations")) == len(store.list_episodes(run / "data")) == 2
 
-    train = ("train", "--data", run / "data", "--annotations", run / "annotations", "--out", run / "train")
-    train = (*train, "--epochs", "8", "--batch-size", "32", "--image-size", "32", "--workers", "1")
-    first = job(*train, **cluster)
+    settings = TrainConfig(run / "data", run / "train", run / "annotations", epochs=6, batch_size=32, workers=1)
+    settings = dataclasses.replace(settings, image_size=32)
+    flags = ("--data", settings.data, "--out", settings.out, "--annotations", settings.annotations)
+    flags = (*flags, "--epochs", "6", "--batch-size", "32", "--workers", "1", "--image-size", "32")
+    first = job("train", *flags, **cluster)
     wait_for(lambda: files.children(run / "train" / "ray", "snapshot.json"), first)
     first.kill()
     first.communicate()
     assert first.returncode == -signal.SIGKILL, "killed before it ended"
     assert not (run / "train" / "summary.json").exists()
     before = files.read_bytes(run / "train" / "metrics.jsonl").splitlines()
-    finished(job(*train, **cluster))
+    train(settings)
     after = files.read_bytes(run / "train" / "metrics.jsonl").splitlines()
-    assert [json.loads(line)["epoch"] for line in after] == list(range(1, 9))
+    assert [json.loads(line)["epoch"] for line in after] == list(range(1, 7))
     assert after[0] == before[0], "the first epoch was trained once"
 
     checkpoint = run / "train" / "checkpoint"
@@ -134,7 +138,7 @@ def test_two_drivers_of_one_dataset_end_with_the_planned_episodes(s3, cluster):
     flags = ("collect", "--out", out, *EPISODES, "--init-states", "0-1", "--actors", "1")
     for process in [job(*flags, **cluster) for _ in range(2)]:
         finished(process)
-    assert len(store.list_episodes(out)) == len(store.read_outcomes(out)) == 2
+    assert len(store.list_episodes(out)) == len(store.read_outcomes(out, Collected)) == 2
     counts = store.read_json(out / "summary.json")["episodes"]
     assert counts["kept"] + counts["failed"] + counts["lost"] == counts["planned"] == 2
 
@@ -218,9 +222,9 @@ def test_a_relative_place_on_a_cluster_is_refused_with_the_path_to_use(two_disks
 
 def test_a_summary_in_which_episodes_are_missing_is_not_written(tmp_path):
     """Counts that do not add up looked like a success."""
-    store.write_outcome(tmp_path, "a", {"kept": True})
-    mine, lost = store.account_for(tmp_path, ["a", "b"], ["b"], {})
+    store.write_outcome(tmp_path, "a", Collected("libero_object", 0, "s0000", True, True, True, True, 9))
+    mine, lost = store.account_for(tmp_path, Collected, ["a", "b"], ["b"], {})
     assert (set(mine), lost) == ({"a"}, ["b"])
     with pytest.raises(UserError, match=r"1 of 3 episodes were run and are not here \(first c\)"):
-        store.account_for(tmp_path, ["a", "b", "c"], ["b"], {})
-    assert store.account_for(tmp_path, ["a"], ["a"], {})[1] == [], "lost here, but another driver has it"
+        store.account_for(tmp_path, Collected, ["a", "b", "c"], ["b"], {})
+    assert store.account_for(tmp_path, Collected, ["a"], ["a"], {})[1] == [], "lost here, but another driver has it"
