@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import re
+import secrets
 import socket
 from typing import Any
 
@@ -15,6 +16,7 @@ from ray._private.services import canonicalize_bootstrap_address
 from ray.exceptions import RayActorError
 
 from vlaad_ray.configs import UserError
+from vlaad_ray.files.private import home, writable
 
 DASHBOARD_PORTS = range(8265, 9265)
 """From Ray's own choice on; one of them by chance, since jobs that start together would find the same one free."""
@@ -52,6 +54,7 @@ def connect(ray_data: bool = False, **options: Any) -> None:
             hint = "; its token may be another (RAY_AUTH_TOKEN_PATH)" if "RAY_AUTH_MODE" in os.environ else ""
             raise UserError(f"RAY_ADDRESS={address}: {' '.join(str(error).split())}{hint}") from error
         return
+    _give_token()
     # Ray Train asks for the state of its actors at the Ray that was last started with `ray start` on this machine,
     # running or not, and takes what that does not know for dead: tell our own Ray's processes where its dashboard is.
     port = free_port(DASHBOARD_PORTS)
@@ -60,6 +63,14 @@ def connect(ray_data: bool = False, **options: Any) -> None:
         ray.init(address=address, dashboard_port=port, **{**shown, **options})
     finally:
         del os.environ["RAY_API_SERVER_ADDRESS"]  # a job that this process submits may be for another Ray
+
+
+def _give_token() -> None:
+    """A Ray that is started here guards itself with a token in ~/.ray. Where it could not keep one, here is one."""
+    given = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    folder = home() / ".ray"
+    if not given and not (folder / "auth_token").exists() and not writable(folder):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def check_address(address: str) -> None:

@@ -78,7 +78,7 @@ def run_workers(job: Job, callbacks: Sequence[UserCallback] = ()) -> ray.train.C
         with watch.epochs(config.out, config.epochs):
             result = trainer.fit()
     except TrainingFailedError as error:
-        raise workers.users_error(error) or error from None
+        raise workers.users_error(error, config.out) or error from None
     assert result.checkpoint is not None
     return result.checkpoint
 

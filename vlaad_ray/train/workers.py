@@ -6,7 +6,8 @@ import ray.train
 from ray.exceptions import RayActorError, RayTaskError
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
-from vlaad_ray.configs import TrainConfig, UserError
+from vlaad_ray.configs import Location, TrainConfig, UserError
+from vlaad_ray.configs.errors import cannot_write
 from vlaad_ray.runtime.cluster import cause_of_death
 from vlaad_ray.runtime.nodes import fitted, nodes
 from vlaad_ray.runtime.placement import Processes, Share, divide, hosts
@@ -49,7 +50,7 @@ def loaders() -> int:
     return max(1, int(sum(node.get("CPU", 0.0) for node in nodes())))
 
 
-def users_error(error: TrainingFailedError) -> UserError | None:
+def users_error(error: TrainingFailedError, out: Location) -> UserError | None:
     """What the user can mend, freed from the wrappings of Ray Data and Ray Train; None for anything else."""
     failures: list[Exception] = []
     if isinstance(error, WorkerGroupError):
@@ -64,6 +65,8 @@ def users_error(error: TrainingFailedError) -> UserError | None:
             return UserError(str(cause).splitlines()[0])  # Ray Data adds lines on how to retry
         if isinstance(cause, RayActorError) and not cause.actor_init_failed:
             return UserError(f"a training worker died: {cause_of_death(cause)}; rerun the same command to continue")
+        if isinstance(cause, OSError) and (known := cannot_write(f"{out}/ray", cause)) is not None:
+            return known  # where Ray Train puts its checkpoints
         if isinstance(cause, RuntimeError) and "NCCL" in str(cause):
             return UserError(
                 f"--gpus-per-worker: torch on the workers' node cannot use its GPU ({str(cause).splitlines()[-1]}); "
