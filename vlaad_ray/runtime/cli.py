@@ -95,6 +95,6 @@ def progress(title: str, total: int, every_line: bool = False) -> Iterator[Calla
         nonlocal done
         done += 1
         if every_line or done == total or done * 10 // total > (done - 1) * 10 // total:
-            console.print(f"{title}: {done}/{total} {note}")
+            console.print(f"{title}: {done}/{total} {note}", soft_wrap=True)
 
     yield advance

@@ -55,17 +55,23 @@ def open_jsonl(out: Location, before: Sequence[Record]) -> Log:
 
 
 def open_tensorboard(out: Location, before: Sequence[Record]) -> Log:
-    """OUT/tensorboard, for `tensorboard --logdir`: every number, by epoch. What a killed run wrote beyond is purged."""
+    """OUT/tensorboard, for `tensorboard --logdir`: every number, by epoch. What a killed run wrote beyond is purged.
+
+    A file an epoch: only closing a writer waits until all is written, and a worker may end right after an epoch.
+    """
     from tensorboardX import SummaryWriter
 
     place = out / "tensorboard"
     folder = place if isinstance(place, Path) else Path(tempfile.mkdtemp(prefix="vlaad_ray-"))
-    writer = SummaryWriter(str(folder), purge_step=len(before) + 1, filename_suffix=f".after{len(before)}")
+    first = len(before) + 1
 
     def log(record: Record) -> None:
-        for name, value in scalars(record):
-            writer.add_scalar(name, value, record["epoch"])
-        writer.flush()
+        epoch = record["epoch"]
+        purge = epoch if epoch == first else None
+        suffix = f".epoch{epoch:05}.after{len(before):05}"
+        with SummaryWriter(str(folder), purge_step=purge, filename_suffix=suffix) as writer:
+            for name, value in scalars(record):
+                writer.add_scalar(name, value, epoch)
         if not isinstance(place, Path):
             put_all(folder, place)
 
