@@ -39,7 +39,7 @@ def run_stage(config: Config, stage: Callable[[Config], dict[str, Any]], show: C
     with users_errors():
         summary = stage(config)
     console.print(show(summary))
-    console.print(f"Results: {config.out / 'summary.json'}")
+    console.print(f"Results: {config.out / 'summary.json'}", soft_wrap=True)
 
 
 @contextmanager

@@ -36,6 +36,8 @@ def connect(ray_data: bool = False, **options: Any) -> None:
     address = os.environ.get("RAY_ADDRESS") or "local"
     if ray_data and address.startswith("ray://"):
         raise UserError(f"RAY_ADDRESS={address}: Ray Data does not run through Ray Client; {SUBMIT}")
+    # Warns that Ray Data's bars are off: ours show instead.
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
