@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import threading
@@ -116,3 +117,10 @@ def die() -> None:
 
 def hang() -> None:
     threading.Event().wait()
+
+
+def without_root_rights() -> None:
+    """In a child: permissions hold for root as for anybody. PR_CAPBSET_DROP of CAP_DAC_OVERRIDE and _READ_SEARCH."""
+    libc = ctypes.CDLL(None)
+    for capability in (1, 2):
+        libc.prctl(24, capability, 0, 0, 0)

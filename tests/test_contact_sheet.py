@@ -1,6 +1,7 @@
 """The contact sheet, from answers that go through the real audit: what a person sees, decides and gets back."""
 
 import base64
+import functools
 import io
 import json
 import re
@@ -22,6 +23,7 @@ from vlaad_ray.annotate.questions import Work
 from vlaad_ray.annotate.windows import Window
 from vlaad_ray.configs import AnnotateConfig, UserError, VlmConfig
 from vlaad_ray.report import learning, write_contact_sheet
+from vlaad_ray.runtime.over_episodes import try_episode
 from vlaad_ray.semantics import phases
 from vlaad_ray.types import Episode, EpisodeKey, InitState
 
@@ -285,14 +287,16 @@ def test_an_episode_is_classified_once_answers_parsed_once_and_one_camera_decode
     counted(phases, "classify")
     counted(kinds, "parse")
     counted(questions, "_decodes")
-    row = questions.plan_file({"path": str(path)}, config, "a-vlm@1234")
-    work = questions.read_work(json.loads(row["work"]))
+    plan_one = functools.partial(questions.plan_episode, config=config, revision="a-vlm@1234")
+    work = questions.read_work(try_episode(path, plan_one))
     for request, window in work.questions.items():
         text = '{"element": "the drawer", "direction": "moving nearer"}'
         if window.kind == "describe":
             text = json.dumps({"description": f"{prompts.verbs(window.phase)[0]} the drawer"})
         answer = {"request": request, "text": text, "problem": "", "finish": "stop"}
         asking._take({**answer, "prompt_tokens": 1, "generated_tokens": 1}, work, config.vlm, 0, asking.Spent())
-    finished = merge.finish(questions.read_work(json.loads(questions.write_work(work))), config, "a-vlm@1234", {}, {})
+    finished = merge.finish(
+        questions.read_work(json.loads(json.dumps(questions.work_record(work)))), config, "a-vlm@1234", {}, {}
+    )
     assert len(finished.audit) == len(work.questions)
     assert done == {"classify": 1, "parse": len(work.questions), "_decodes": STEPS}

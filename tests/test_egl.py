@@ -54,12 +54,13 @@ def test_a_bad_device_ends_a_job_in_one_line(tmp_path):
 TWO_GPUS = """
 import json, os, sys
 from pathlib import Path
-from vlaad_ray.configs import CollectConfig, EnvConfig, FleetConfig, TeacherConfig
+from functools import partial
+from vlaad_ray.configs import CollectConfig, EnvConfig, FleetConfig
 from vlaad_ray.collect import plan_episodes
-from vlaad_ray.envs import egl
+from vlaad_ray.envs import egl, find_suite
 from vlaad_ray.rollout.fleet import run_fleet
 from vlaad_ray.runtime import cluster
-from vlaad_ray.teachers import scripted
+from vlaad_ray.teachers import find_teacher
 from vlaad_ray.teachers.scripted.expert import ScriptedTeacher
 
 def devices(episode):
@@ -69,8 +70,9 @@ def devices(episode):
 cluster.connect(num_cpus=2, num_gpus=2)
 fleet, env = FleetConfig(actors=2, gpus_per_actor=1), EnvConfig(image_size=32)
 config = CollectConfig(out=Path("unused"), tasks="0-1", init_states="0", image_every=1000, env=env, fleet=fleet)
-specs = plan_episodes(config, scripted(TeacherConfig(), "libero_object", 0))
-report = run_fleet(specs, env, ScriptedTeacher, devices, fleet, lambda *_: None)
+specs = plan_episodes(config, find_teacher("scripted", config.teacher_config, config.suite, 0))
+make_env = partial(find_suite(config.suite).make, config=env)
+report = run_fleet(specs, make_env, ScriptedTeacher, devices, fleet, lambda *_: None)
 print(json.dumps(list(report.outcomes.values())))
 """
 

@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import json
-import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +14,6 @@ import torch
 
 from vlaad_ray import store
 from vlaad_ray.configs import TrainConfig, UserError
-from vlaad_ray.deploy import convert
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.methods import METHODS
 from vlaad_ray.models.student import STUDENTS, checkpoint
@@ -179,14 +177,6 @@ def test_an_architecture_and_a_method_from_outside_train_together(tmp_path, plug
     assert "head.weight" in names and not [name for name in names if name.startswith("student.")]
 
 
-def test_an_export_of_what_does_not_answer_in_bins_is_refused(tmp_path, plugin):
-    """Its graphs would be decoded as if it did."""
-    plugin("tiny_student")
-    pretrained, _ = trained(write_dataset(tmp_path / "data", PLANAR), tmp_path / "student", student="tiny")
-    with pytest.raises(UserError, match="architecture tiny does not answer in bins"):
-        convert.convert(pretrained, "student-00000000", tmp_path / "export", "onnx", "fp32")
-
-
 def test_an_architecture_from_outside_trains_with_a_description_too(tmp_path, plugin):
     plugin("tiny_student")
     data, annotations = synthetic.write_dataset(tmp_path, 4, steps=8)
@@ -222,11 +212,3 @@ def test_checkpoints_of_before_there_was_a_choice_of_robot_are_liberos(tmp_path,
     after = checkpoint.from_pretrained(directory)
     assert after.student.config == before.student.config
     assert torch.equal(answer(after), answer(before))
-
-
-@pytest.mark.parametrize(("number", "name"), [(0, "tiny_student"), (1, "progress_method")])
-def test_the_documented_examples_are_the_tested_ones_and_short(number, name):
-    example = (Path(__file__).parent / "plugins" / f"{name}.py").read_text()
-    shown = re.findall(r"```python\n(.*?)```", (Path(__file__).parent.parent / "docs/extending.md").read_text(), re.S)
-    assert shown[number] == example
-    assert len([line for line in example.splitlines() if line]) <= 40

@@ -33,6 +33,29 @@ def run(env, init=INIT, seed=0):
     return np.stack(states)
 
 
+@pytest.mark.parametrize(
+    ("suite", "task", "base"),
+    [
+        ("libero_object", 0, (-0.60, 0, 0)),
+        ("libero_goal", 0, (-0.66, 0, 0.912)),
+        ("libero_10", 0, (-0.51, 0, 0.42)),
+        ("libero_10", 3, (-0.66, 0, 0.912)),
+        ("libero_10", 5, (-0.75, 0, 0.912)),
+    ],
+)
+def test_positions_are_the_worlds_whose_axes_are_the_robots(suite, task, base):
+    """docs/store.md said base frame, which is up to 0.9 m off."""
+    env = libero.LiberoEnv(suite, task, EnvConfig())
+    env.reset(INIT)
+    root = env.data.body(env.problem.robots[0].robot_model.root_body)
+    np.testing.assert_allclose(root.xpos, base, atol=1e-6)
+    np.testing.assert_allclose(root.xmat.reshape(3, 3), np.eye(3), atol=1e-6)
+    hand = env.proprio()[:3]
+    np.testing.assert_allclose(hand, env.problem._get_observations()["robot0_eef_pos"], atol=1e-3)
+    assert 0.3 < hand[0] - base[0] < 0.7 and 0.1 < hand[2] - base[2] < 0.5, "before the robot, above its base"
+    env.close()
+
+
 @pytest.mark.parametrize(("suite", "task"), [("libero_spatial", 0), ("libero_object", 3)])
 def test_exact_mode_gives_liberos_own_pixels_and_proprioception(tmp_path, suite, task):
     """LIBERO's loop runs in a process of its own: its renderer draws into whatever GL context is current."""

@@ -1,6 +1,5 @@
 """Where a job may write: never over what another kind of job has made, never over what it reads, never half."""
 
-import ctypes
 import errno
 import os
 import resource
@@ -242,13 +241,6 @@ def test_data_may_lie_below_any_name(tmp_path, monkeypatch, name):
     assert from_pretrained(checkpoint).training == {"render": "fast"}
 
 
-def without_root_rights():
-    """In a child: permissions hold for root as for anybody. PR_CAPBSET_DROP of CAP_DAC_OVERRIDE and _READ_SEARCH."""
-    libc = ctypes.CDLL(None)
-    for capability in (1, 2):
-        libc.prctl(24, capability, 0, 0, 0)
-
-
 @pytest.mark.parametrize("name", ["collect", "train"])
 def test_an_out_that_is_a_file_or_not_ones_own_is_one_line(outputs, tmp_path, name):
     (tmp_path / "file").write_text("mine\n")
@@ -267,7 +259,7 @@ def test_an_out_that_is_a_file_or_not_ones_own_is_one_line(outputs, tmp_path, na
             cwd=ROOT,
             capture_output=True,
             text=True,
-            preexec_fn=without_root_rights,
+            preexec_fn=fakes.without_root_rights,
         )
         assert done.returncode == 2, done.stderr
         assert done.stderr.startswith("error: --out ") and done.stderr.count("\n") == 1, done.stderr

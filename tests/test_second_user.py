@@ -4,9 +4,12 @@ import os
 import stat
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
-from vlaad_ray.envs.imports import private_folder
+from fakes import without_root_rights
+
+from vlaad_ray.files.private import private_folder
 
 PROGRAM = """
 import os, sys
@@ -61,6 +64,28 @@ def test_read_only_packages_and_home_leave_numba_a_cache(tmp_path):
 
 def test_packages_that_can_be_written_to_keep_numbas_cache_as_ever(tmp_path):
     assert run(tmp_path, []).split()[4] == "None"
+
+
+def test_ray_starts_for_a_user_whose_home_cannot_be_written_to(tmp_path):
+    """PermissionError: ~/.ray, where Ray keeps the token of a cluster that it starts."""
+    (tmp_path / "home").mkdir(mode=0o500)
+    program = """
+        import ray
+        from vlaad_ray.runtime import cluster
+        cluster.connect(num_cpus=1, include_dashboard=False)
+        print(ray.get(ray.remote(lambda: 42).remote()))
+    """
+    unset = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE", "RAY_ADDRESS")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env={**environment, "HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        preexec_fn=without_root_rights,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == "42"
 
 
 def test_code_is_never_taken_from_a_folder_that_others_can_write_to(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Stage 3 on real Ray: it learns, resumes after a kill, shares work between workers, and says what is wrong."""
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import synthetic
+from ray.train.v2.api.exceptions import WorkerGroupError
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
@@ -26,6 +28,7 @@ from vlaad_ray.methods.vlaad.config import BothConfig
 from vlaad_ray.models.student.backbone import fingerprint
 from vlaad_ray.models.student.checkpoint import read_config
 from vlaad_ray.models.student.vlaad_158m import Vlaad158mConfig
+from vlaad_ray.train import workers
 from vlaad_ray.train.stage import train
 from vlaad_ray.train.trackers import find_trackers
 from vlaad_ray.types import Observation
@@ -151,6 +154,13 @@ def test_a_picture_that_does_not_decode_is_the_users_error_not_a_stack_of_rays(r
         train(config((data, tmp_path / "annotations"), tmp_path / "out"))
     assert path.name in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_disk_that_fills_up_under_ray_trains_checkpoints_is_one_line():
+    """As Ray Train reports it: the error of the worker that copied a checkpoint to OUT/ray."""
+    failure = OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left on device")
+    said = str(workers.users_error(WorkerGroupError("…", {0: failure}), Path("out")))
+    assert said == "cannot write out/ray: No space left on device; make room, then rerun the same command"
 
 
 @pytest.mark.parametrize(

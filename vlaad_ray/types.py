@@ -1,9 +1,9 @@
 """Records that cross stage borders.
 
-Units and frames, wherever a robot is LIBERO's: metres and radians in its base frame (x forward, away from the robot; y
-to its left; z up), 20 control steps a second. An action is a 7-D OSC_POSE delta in [-1, 1]: 3 x translation, 3 x
-axis-angle rotation, gripper (-1 open, +1 closed). Other robots say their sizes in an Embodiment; in shapes, A is how
-many numbers an action has and P how many proprioception has.
+Units and frames, wherever a robot is LIBERO's: metres and radians along its base's axes (x forward, away from the
+robot; y to its left; z up), positions from the world's origin, 20 control steps a second. An action is a 7-D OSC_POSE
+delta in [-1, 1]: 3 x translation, 3 x axis-angle rotation, gripper (-1 open, +1 closed). Other robots say their sizes
+in an Embodiment; in shapes, A is how many numbers an action has and P how many proprioception has.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import numpy as np
 
 ACTION_DIM = 7
 PROPRIO_DIM = 8
-"""Proprioception: end-effector position (3, m), its orientation as axis-angle (3, rad), two finger joints (2, m)."""
+"""Proprioception: end-effector position (3, m), its orientation as axis-angle (3, rad), two finger joints (2, m).
+
+Position and orientation are in world coordinates: the base's axes, but not its place (docs/store.md)."""
 CONTROL_HZ = 20
 CAMERAS = ("agentview", "wrist")
 

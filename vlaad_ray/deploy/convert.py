@@ -77,11 +77,6 @@ def convert(
     `source`: the checkpoint's name. `calibration`: what int8's ranges are taken from.
     """
     check_backend(backend, precision)
-    if not interface(pretrained).bins:
-        raise UserError(
-            f"a student of the architecture {pretrained.student.config.architecture} does not answer in bins, which is "
-            "what an export decodes; run its checkpoint with torch"
-        )
     directory.mkdir(parents=True, exist_ok=True)
     (directory / exported.MANIFEST).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as temporary:

@@ -111,7 +111,10 @@ class LiberoEnv:
         return Observation(self.instruction, self.proprio(), self.render() if images else {})
 
     def proprio(self) -> np.ndarray:
-        """[8] float32: LIBERO's robot0_eef_pos, robot0_eef_quat as axis-angle, robot0_gripper_qpos."""
+        """[8] float32: LIBERO's robot0_eef_pos, robot0_eef_quat as axis-angle, robot0_gripper_qpos.
+
+        In world coordinates (docs/store.md).
+        """
         robot = self.problem.robots[0]
         data = self._sampled or self.data
         position = data.site_xpos[robot.eef_site_id]

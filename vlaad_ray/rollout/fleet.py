@@ -6,7 +6,6 @@ they do with a finished episode; both are plain functions here.
 
 from __future__ import annotations
 
-import re
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
@@ -197,9 +196,9 @@ def run_fleet(
                 if error.actor_init_failed:  # by an exception: a bug
                     raise
                 if ended is None:
-                    hire_again(seat, cause_of_death(error))
+                    hire_again(seat, cluster.cause_of_death(error))
                 else:
-                    give_up(seat, ended, cause_of_death(error))
+                    give_up(seat, ended, cluster.cause_of_death(error))
                 continue
             except RayTaskError as error:
                 if ended is None or not isinstance(error.cause, SimulatorError | PolicyUnavailable):
@@ -217,15 +216,6 @@ def run_fleet(
     for seat in seats:
         ray.kill(seat.actor)
     return FleetReport(outcomes, retried, tuple(lost), steps, time.monotonic() - start)
-
-
-def cause_of_death(error: RayActorError) -> str:
-    """Ray's pages on how a process may have died, in one line."""
-    text = str(error)
-    why = "memory ran out on its node" if "running low on memory" in text else text.splitlines()[0].rstrip(".")
-    process = re.search(r"pid: (\d+)", text), re.search(r"ip: (\S+)", text)
-    who = " on ".join(found[1] for found in process if found)
-    return f"{why} (process {who}; its log is in Ray's session directory there)" if who else why
 
 
 def actor_count(config: FleetConfig, replicas: Processes | None = None) -> int:

@@ -8,8 +8,18 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 from vlaad_ray.configs import Location, UserError
 
@@ -49,11 +59,21 @@ def key_value_table(title: str, rows: dict[str, Any]) -> Table:
     return table
 
 
+class RateColumn(ProgressColumn):
+    """Units a second, or seconds a unit."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        if not speed:
+            return Text("")
+        return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each")
+
+
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[str], None]]:
+def progress(title: str, total: int, every_line: bool = False) -> Iterator[Callable[[str], None]]:
     """Yield a function that counts one unit done and shows a note.
 
-    A bar on a terminal; in a log (a submitted job, CI) a line for every tenth of the work.
+    A bar on a terminal; in a log (a submitted job, CI) a line for every tenth of the work, or for all of it.
     """
     if console.is_terminal:
         columns = (
@@ -61,6 +81,7 @@ def progress(title: str, total: int) -> Iterator[Callable[[str], None]]:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            RateColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
@@ -73,7 +94,7 @@ def progress(title: str, total: int) -> Iterator[Callable[[str], None]]:
     def advance(note: str) -> None:
         nonlocal done
         done += 1
-        if done == total or done * 10 // total > (done - 1) * 10 // total:
+        if every_line or done == total or done * 10 // total > (done - 1) * 10 // total:
             console.print(f"{title}: {done}/{total} {note}")
 
     yield advance

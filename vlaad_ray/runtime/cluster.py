@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
+import secrets
 import socket
 from typing import Any
 
 import grpc
 import ray
 from ray._private.services import canonicalize_bootstrap_address
+from ray.exceptions import RayActorError
 
 from vlaad_ray.configs import UserError
+from vlaad_ray.files.private import home, writable
 
 DASHBOARD_PORTS = range(8265, 9265)
 """From Ray's own choice on; one of them by chance, since jobs that start together would find the same one free."""
@@ -37,14 +41,20 @@ def connect(ray_data: bool = False, **options: Any) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Says at every start that a local Ray guards itself with a token, which is as it should be.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    shown: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
+    # What processes of the cluster print, mostly libraries, stays in Ray's logs; what ends them comes as an exception.
+    shown: dict[str, Any] = {
+        "logging_level": logging.WARNING,
+        "log_to_driver": os.environ.get("RAY_LOG_TO_DRIVER") == "1",
+    }
     if address != "local":
         check_address(address)
         try:
             ray.init(address=address, **shown)
-        except (ConnectionError, RuntimeError) as error:  # another version of Ray or Python, no token
-            raise UserError(f"RAY_ADDRESS={address}: {' '.join(str(error).split())}") from error
+        except (ConnectionError, RuntimeError) as error:  # another version of Ray or Python, another token
+            hint = "; its token may be another (RAY_AUTH_TOKEN_PATH)" if "RAY_AUTH_MODE" in os.environ else ""
+            raise UserError(f"RAY_ADDRESS={address}: {' '.join(str(error).split())}{hint}") from error
         return
+    _give_token()
     # Ray Train asks for the state of its actors at the Ray that was last started with `ray start` on this machine,
     # running or not, and takes what that does not know for dead: tell our own Ray's processes where its dashboard is.
     port = free_port(DASHBOARD_PORTS)
@@ -53,6 +63,14 @@ def connect(ray_data: bool = False, **options: Any) -> None:
         ray.init(address=address, dashboard_port=port, **{**shown, **options})
     finally:
         del os.environ["RAY_API_SERVER_ADDRESS"]  # a job that this process submits may be for another Ray
+
+
+def _give_token() -> None:
+    """A Ray that is started here guards itself with a token in ~/.ray. Where it could not keep one, here is one."""
+    given = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    folder = home() / ".ray"
+    if not given and not (folder / "auth_token").exists() and not writable(folder):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def check_address(address: str) -> None:
@@ -85,21 +103,26 @@ def check_address(address: str) -> None:
         raise UserError(
             f"{what}: nothing answers at {place} ({error}); check it, or unset it to start Ray here"
         ) from None
-    if not separator and not os.environ.get("RAY_USE_TLS") and not _is_control_service(place):
+    if separator or os.environ.get("RAY_USE_TLS"):
+        return
+    answer = _answer(place)
+    if answer in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        raise UserError(f"{what}: what answers there is no head of a Ray cluster; that listens at 6379 by default")
+    if answer is grpc.StatusCode.UNAUTHENTICATED and os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         raise UserError(
-            f"{what}: what answers there is no head of a Ray cluster; its port is 6379 unless chosen otherwise"
+            f"{what}: this cluster asks for a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH unless the token "
+            "is in ~/.ray/auth_token"
         )
 
 
-def _is_control_service(place: str) -> bool:
-    """Whether Ray's control service listens there, rather than a dashboard, Ray Client or something else."""
+def _answer(place: str) -> grpc.StatusCode:
+    """What Ray's control service, if that is what listens there, says to being asked without a token."""
     with grpc.insecure_channel(place) as channel:
         try:
             channel.unary_unary(ALIVE)(b"", timeout=ANSWER_S)
         except grpc.RpcError as error:
-            elsewhere = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-            return error.code() not in elsewhere
-    return True
+            return error.code()
+    return grpc.StatusCode.OK
 
 
 def free_port(ports: range) -> int:
@@ -113,3 +136,12 @@ def free_port(ports: range) -> int:
                 continue
             return port
     raise OSError(f"ports {ports[0]} to {ports[-1]} are all taken; Ray's dashboard needs one")
+
+
+def cause_of_death(error: RayActorError) -> str:
+    """Ray's pages on how a process may have died, in one line."""
+    text = str(error)
+    why = "memory ran out on its node" if "running low on memory" in text else text.splitlines()[0].rstrip(".")
+    process = re.search(r"pid: (\d+)", text), re.search(r"ip: (\S+)", text)
+    who = " on ".join(found[1] for found in process if found)
+    return f"{why} (process {who}; its log is in Ray's session directory there)" if who else why

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import TypeVar
 
 import ray
@@ -60,10 +61,10 @@ def _await(
     began, announced = time.monotonic(), False
     autoscaler = Autoscaler(group)
     while (waited := time.monotonic() - began) < wait_s:
-        coming = autoscaler.may_bring()
-        if coming is False or (coming is None and waited > SILENCE_S):
+        prospect = autoscaler.prospect()
+        if prospect is Prospect.REFUSED or (prospect is Prospect.NOBODY and waited > SILENCE_S):
             raise no_room
-        if coming and not announced:
+        if not announced and (prospect is Prospect.POSSIBLE or waited > SILENCE_S):
             console.print(
                 f"{no_room.lacking}: waiting for the autoscaler to bring it, up to {wait_s:.0f} s (--wait-for-nodes-s)"
             )
@@ -81,6 +82,15 @@ def _await(
     )
 
 
+class Prospect(Enum):
+    """What is to be expected of an autoscaler."""
+
+    NOBODY = "no autoscaler has reported yet"
+    OPEN = "it has not looked at what is asked for yet"
+    REFUSED = "it has no such nodes"
+    POSSIBLE = "it may bring nodes"
+
+
 class Autoscaler:
     """What the cluster's autoscaler, of either version, says of one placement group that is waiting."""
 
@@ -89,21 +99,21 @@ class Autoscaler:
         self._gcs = GcsClient(ray.get_runtime_context().gcs_address)
         self._asked = self._status().cluster_resource_state.cluster_resource_state_version
 
-    def may_bring(self) -> bool | None:
-        """Whether nodes for the group may come. None: no autoscaler has said anything yet."""
+    def prospect(self) -> Prospect:
         state = self._status().autoscaling_state
         if state.autoscaler_state_version:  # the second version: it names what no type of node could hold
             if state.last_seen_cluster_resource_state_version < self._asked:
-                return None
+                return Prospect.OPEN
             refused = [request.details for request in state.infeasible_gang_resource_requests]
-            return not any(details.startswith(self._group.id.hex()) for details in refused)
+            ours = self._group.id.hex()
+            return Prospect.REFUSED if any(text.startswith(ours) for text in refused) else Prospect.POSSIBLE
         report = self._gcs.internal_kv_get(STATUS_KEY, None, timeout=DEFAULT_RPC_TIMEOUT_S)
         summary = json.loads(report).get("autoscaler_report") if report else None
         if not summary or not summary["active_nodes"]:
-            return None
+            return Prospect.NOBODY
         # Ray runs the first version everywhere. Where it has nothing to scale, it names nodes after their ids.
         unmanaged = {f"node_{node['NodeID']}" for node in ray.nodes()}
-        return not summary["active_nodes"].keys() <= unmanaged
+        return Prospect.REFUSED if summary["active_nodes"].keys() <= unmanaged else Prospect.POSSIBLE
 
     def _status(self) -> GetClusterStatusReply:
         return GetClusterStatusReply.FromString(self._gcs.get_cluster_status(timeout_s=DEFAULT_RPC_TIMEOUT_S))

@@ -16,17 +16,16 @@ import ray.data
 import ray.train
 import ray.train.torch
 import torch
-from ray.exceptions import RayTaskError
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import LoggingConfig
-from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train.v2.api.exceptions import TrainingFailedError
 
 from vlaad_ray.configs import Location, TrainConfig, UserError
 from vlaad_ray.methods.method import Method
 from vlaad_ray.models.student.model import StudentConfig
 from vlaad_ray.models.student.presets import Preset
 from vlaad_ray.runtime import places
-from vlaad_ray.train import prepare, resume, workers
+from vlaad_ray.train import prepare, resume, watch, workers
 from vlaad_ray.train.data import ColumnsOf, episode_frames, gather
 from vlaad_ray.train.fit import Progress, Setup, Worker, fit, make_optimiser
 from vlaad_ray.train.survey import EpisodeSource, Survey
@@ -76,9 +75,10 @@ def run_workers(job: Job, callbacks: Sequence[UserCallback] = ()) -> ray.train.C
         ),
     )
     try:
-        result = trainer.fit()
-    except WorkerGroupError as error:
-        raise _users_error(error) or error from None
+        with watch.epochs(config.out, config.epochs):
+            result = trainer.fit()
+    except TrainingFailedError as error:
+        raise workers.users_error(error, config.out) or error from None
     assert result.checkpoint is not None
     return result.checkpoint
 
@@ -93,7 +93,8 @@ def frame_dataset(job: Job) -> ray.data.Dataset:
     sources = {source.number: source for source in facts.sources}
     texts = {text: index for index, text in enumerate(facts.texts)}
     phases = {phase: index for index, phase in enumerate(facts.phases)}
-    return ray.data.from_items(rows, override_num_blocks=min(len(rows), 200)).map_batches(
+    blocks = min(len(rows), 200)
+    return ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
         decode_episode,  # type: ignore[arg-type]
         fn_kwargs={
             "sources": sources,
@@ -105,7 +106,7 @@ def frame_dataset(job: Job) -> ray.data.Dataset:
         },
         batch_size=1,
         num_cpus=workers.LOADER_CPUS,
-        concurrency=workers.loaders(),
+        compute=ray.data.TaskPoolStrategy(min(blocks, workers.loaders())),
     )
 
 
@@ -163,8 +164,6 @@ def train_worker(loop: dict[str, Any]) -> None:
         due = progress.finished or progress.epoch % config.checkpoint_every == 0
         for log in logs:
             log(record)
-        if rank == 0:
-            print(epoch_line(record, config.epochs), flush=True)
         with tempfile.TemporaryDirectory() as folder:
             saved = None
             if due and rank == 0:
@@ -173,15 +172,6 @@ def train_worker(loop: dict[str, Any]) -> None:
             ray.train.report({**record, PLACEMENT_GROUP: group.id.hex()}, checkpoint=saved)
 
     fit(setup, progress, on_epoch)
-
-
-def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
-    train, held_out = record["train"], record["validation"]
-    line = f"epoch {record['epoch']}/{epochs}"
-    for name, metrics in (("train", train), ("held out", held_out)):
-        if metrics:
-            line += f"  {name}: loss {metrics['loss']:.3f}, near {100 * metrics['near']:.1f} %"
-    return f"{line}  {record['samples_per_second']:.0f} samples/s, {record['seconds'] / 60:.1f} min"
 
 
 def _check_memory(job: Job, free: float) -> None:
@@ -196,16 +186,6 @@ def _check_memory(job: Job, free: float) -> None:
             f"the nodes for it have {free / 1e9:.1f} GB; lower {'--batch-size' if batch > frames else '--image-size'}, "
             "or add machines and --workers"
         )
-
-
-def _users_error(error: WorkerGroupError) -> UserError | None:
-    """What the user can mend (a picture that does not decode), freed from the wrappings of Ray Data and Ray Train."""
-    for failure in error.worker_failures.values():
-        while isinstance(failure, RayTaskError):
-            failure = failure.cause
-        if isinstance(failure, UserError):
-            return UserError(str(failure).splitlines()[0])  # Ray Data adds lines on how to retry
-    return None
 
 
 def _identity(tensor: torch.Tensor) -> torch.Tensor:

@@ -60,7 +60,7 @@ def open_tensorboard(out: Location, before: Sequence[Record]) -> Log:
 
     place = out / "tensorboard"
     folder = place if isinstance(place, Path) else Path(tempfile.mkdtemp(prefix="vlaad_ray-"))
-    writer = SummaryWriter(str(folder), purge_step=len(before) + 1)
+    writer = SummaryWriter(str(folder), purge_step=len(before) + 1, filename_suffix=f".after{len(before)}")
 
     def log(record: Record) -> None:
         for name, value in scalars(record):

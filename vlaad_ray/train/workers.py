@@ -1,10 +1,14 @@
-"""What training workers ask of the cluster."""
+"""What training workers ask of the cluster, and what becomes of them."""
 
 from __future__ import annotations
 
 import ray.train
+from ray.exceptions import RayActorError, RayTaskError
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
-from vlaad_ray.configs import TrainConfig
+from vlaad_ray.configs import Location, TrainConfig, UserError
+from vlaad_ray.configs.errors import cannot_write
+from vlaad_ray.runtime.cluster import cause_of_death
 from vlaad_ray.runtime.nodes import fitted, nodes
 from vlaad_ray.runtime.placement import Processes, Share, divide, hosts
 
@@ -44,3 +48,28 @@ def memory(share: Share, gpus_per_worker: float) -> float:
 def loaders() -> int:
     """Decoding tasks at a time: one for each CPU, since they reserve next to nothing."""
     return max(1, int(sum(node.get("CPU", 0.0) for node in nodes())))
+
+
+def users_error(error: TrainingFailedError, out: Location) -> UserError | None:
+    """What the user can mend, freed from the wrappings of Ray Data and Ray Train; None for anything else."""
+    failures: list[Exception] = []
+    if isinstance(error, WorkerGroupError):
+        failures = list(error.worker_failures.values())
+    elif isinstance(error, ControllerError):
+        failures = [error.controller_failure]
+    for failure in failures:
+        cause: object = failure
+        while isinstance(cause, RayTaskError):
+            cause = cause.cause
+        if isinstance(cause, UserError):  # a picture that does not decode
+            return UserError(str(cause).splitlines()[0])  # Ray Data adds lines on how to retry
+        if isinstance(cause, RayActorError) and not cause.actor_init_failed:
+            return UserError(f"a training worker died: {cause_of_death(cause)}; rerun the same command to continue")
+        if isinstance(cause, OSError) and (known := cannot_write(f"{out}/ray", cause)) is not None:
+            return known  # where Ray Train puts its checkpoints
+        if isinstance(cause, RuntimeError) and "NCCL" in str(cause):
+            return UserError(
+                f"--gpus-per-worker: torch on the workers' node cannot use its GPU ({str(cause).splitlines()[-1]}); "
+                "install a torch for CUDA there, or train on CPUs"
+            )
+    return None

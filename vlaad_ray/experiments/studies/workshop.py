@@ -212,21 +212,23 @@ class Workshop:
 
     def _side_by_side(self, stage: Callable[[Any], Any], configs: Sequence[Piece], concurrent: int) -> None:
         """Complete those that are missing and for which there is time, in their order."""
+        missing = [config for config in configs if not _is_done(config)]
+        if not missing:
+            return
         task = ray.remote(stage).options(num_cpus=0)  # it only waits for its actors, which have CPUs of their own
-        running: list[ray.ObjectRef[Any]] = []
-        try:
-            for config in configs:
-                if _is_done(config):
-                    continue
-                if len(running) == concurrent:
-                    running = _wait_for_one(running)
-                if self._has_time(config):
-                    running.append(task.remote(config))
-            while running:
-                running = _wait_for_one(running)
-        finally:
-            for left in running:
-                ray.cancel(left)
+        running: dict[ray.ObjectRef[Any], Piece] = {}
+        with cli.progress(stage.__name__, len(missing), every_line=True) as advance:
+            try:
+                for config in missing:
+                    if len(running) == concurrent:
+                        advance(_wait_for_one(running))
+                    if self._has_time(config):
+                        running[task.remote(config)] = config
+                while running:
+                    advance(_wait_for_one(running))
+            finally:
+                for left in running:
+                    ray.cancel(left)
 
     def _has_time(self, piece: Piece) -> bool:
         name = f"{piece.out.parent.name}/{piece.out.name}"
@@ -247,14 +249,15 @@ def training_workers(budget: StudyBudget) -> Processes:
     return Processes("worker", budget.workers or 1, gpus=budget.gpus_per_worker, share=True)
 
 
-def _wait_for_one(running: Sequence[ray.ObjectRef[Any]]) -> list[ray.ObjectRef[Any]]:
-    """Those that are left when one is done. Raises what it has raised."""
-    (done,), left = ray.wait(list(running), num_returns=1)
+def _wait_for_one(running: dict[ray.ObjectRef[Any], Piece]) -> str:
+    """Name of the next that is done, which is then taken out. Raises what it has raised."""
+    (done,), _ = ray.wait(list(running), num_returns=1)
+    piece = running.pop(done)
     try:
         ray.get(done)
     except RayTaskError as error:
         raise error.cause from None
-    return left
+    return piece.out.name
 
 
 def _is_done(piece: Piece) -> bool:
