@@ -134,6 +134,7 @@ def test_a_sweep_in_a_bucket_keeps_its_trials_there(s3, cluster):
     """Ray Tune, too, would make a folder of the URI, on whatever node a trial runs."""
     data, notes = synthetic.write_dataset(s3.bucket("sweeps"), 6, steps=10)
     trained = TrainConfig(data, data.parent / "sweep", notes, epochs=1, batch_size=32, image_size=32, workers=1)
+    trained = dataclasses.replace(trained, validation_fraction=0.4)
     config = SweepConfig(trained, space=SpaceConfig(alpha="0.5,1", lr=""), search="grid", early_stopping=False)
     assert sweep(config)["counts"]["finished"] == 2
     assert files.children(config.out / "tune", "tuner.pkl")
