@@ -22,8 +22,9 @@ add = [word for name in plugins for word in ("--plugin", name)]
 reach = ["--suite", "reach", "--stride", "0.2", "--actors", "1"]
 main("collect", [*add, *reach, "--teacher", "reach_expert", "--speed", "0.5", "--tasks", "0-3", "--init-states", "0-3",
                  "--out", f"{out}/data"])
-main("train", [*add, "--student", "tiny", "--objective", "progress", "--progress-weight", "0.2", "--epochs", "120",
-               "--batch-size", "16", "--lr", "3e-3", "--workers", "1", "--data", f"{out}/data", "--out", f"{out}/run"])
+main("train", [*add, "--student", "tiny", "--objective", "progress", "--progress-weight", "0.2", "--epochs", "20",
+               "--checkpoint-every", "20", "--batch-size", "4", "--lr", "3e-3", "--workers", "1",
+               "--data", f"{out}/data", "--out", f"{out}/run"])
 main("eval", [*add, *reach, "--policy", f"{out}/run/checkpoint", "--execute", "1", "--tasks", "0-3",
               "--init-states", "8-9", "--videos", "0", "--out", f"{out}/eval"])
 """
