@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -265,3 +266,19 @@ def test_an_out_that_is_a_file_or_not_ones_own_is_one_line(outputs, tmp_path, na
         assert done.stderr.startswith("error: --out ") and done.stderr.count("\n") == 1, done.stderr
         assert message in done.stderr
     assert (tmp_path / "file").read_text() == "mine\n"
+
+
+def test_what_cannot_be_written_on_a_node_is_one_line(ray_local, outputs, tmp_path):
+    """Ray Data wraps a task's error in a page on how to retry."""
+    for out, folder in (("notes", "annotations"), ("copy", "episodes")):
+        (tmp_path / out).mkdir()
+        (tmp_path / out / folder).write_text("a file in the way\n")
+    data, paths = outputs / "data", store.list_episodes(outputs / "data")
+    for work in (
+        lambda: annotate(AnnotateConfig(data, tmp_path / "notes")),
+        lambda: audit(AuditConfig(tmp_path / "audit", data=data, repair=tmp_path / "copy"), paths),
+    ):
+        with pytest.raises(UserError) as raised:
+            work()
+        assert type(raised.value) is UserError
+        assert re.fullmatch(r"cannot write \S+\.parquet: .*; choose another place", str(raised.value))

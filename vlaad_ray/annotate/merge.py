@@ -20,6 +20,7 @@ from vlaad_ray.annotate.questions import Work, read_work, write_work
 from vlaad_ray.annotate.windows import Window
 from vlaad_ray.configs import AnnotateConfig, Location, UserError
 from vlaad_ray.runtime import cli
+from vlaad_ray.runtime.over_episodes import rows_of
 from vlaad_ray.semantics import directions
 from vlaad_ray.semantics.directions import Subtask
 from vlaad_ray.types import Annotation
@@ -82,7 +83,7 @@ def finish_all(
     rows = ray.data.from_items(items, override_num_blocks=-(-len(works) // EPISODES_A_TASK))
     finished: dict[int, Finished] = {}
     with cli.progress("auditing", len(works)) as advance:
-        for row in rows.map(finish_one).iter_rows():
+        for row in rows_of(rows.map(finish_one)):
             finished[row["number"]] = Finished(**json.loads(row["finished"]))
             advance("")
     return [finished[number] for number in range(len(works))]

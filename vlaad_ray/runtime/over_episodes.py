@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray.data
+from ray.exceptions import RayTaskError
 
 from vlaad_ray import store
 from vlaad_ray.configs import Location, UserError, location
@@ -23,10 +24,24 @@ def over_episodes(paths: Sequence[Location], work: Work, title: str) -> list[dic
     rows = ray.data.from_items([{"path": str(path)} for path in paths]).map(functools.partial(_one, work=work))
     records = []
     with cli.progress(title, len(paths)) as advance:
-        for row in rows.iter_rows():
+        for row in rows_of(rows):
             records.append(json.loads(row["record"]))
             advance("")
     return records
+
+
+def rows_of(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
+    """The rows, one by one. A UserError of a task, such as a full disk, is raised as it was, in one line."""
+    dataset.context.raise_original_map_exception = True
+    try:
+        yield from dataset.iter_rows()
+    except RayTaskError as error:
+        cause: object = error
+        while isinstance(cause, RayTaskError):
+            cause = cause.cause
+        if isinstance(cause, UserError):
+            raise UserError(str(cause).splitlines()[0]) from None  # Ray Data adds lines on how to retry
+        raise
 
 
 def try_episode(path: Location, work: Work) -> dict[str, Any]:
