@@ -72,7 +72,7 @@ def test_openpi_clients_get_the_answers_of_the_student_and_none_of_anothers_stat
     with ThreadPoolExecutor(4) as pool:
         clients = list(pool.map(act, range(4)))
     for client in clients:
-        client._ws.close()
+        client._ws.close()  # openpi-client has no other way
 
 
 def knock(port, token=TOKEN, **headers):

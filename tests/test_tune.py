@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 import ray
 import synthetic
@@ -164,14 +165,16 @@ def test_early_stopping_lets_a_trained_trial_wind_up():
 def test_bayesian_search_learns_from_what_trials_report(goal):
     """Ray's adapter swallows what it cannot tell Optuna, and the search would go on blindly."""
     axes = read_axes(config(space=SpaceConfig(alpha="0.3,1", phases="3,9")))
-    search = searcher(config(search="bayesian", goal=goal, concurrent=1))
+    storage = optuna.storages.InMemoryStorage()
+    search = searcher(config(search="bayesian", goal=goal, concurrent=1), storage)
     search.set_search_properties(None, None, domains(axes, "bayesian"))
     for number in range(4):
         proposed = search.suggest(str(number))
         assert proposed["phases"] in (3, 9) and 3e-4 <= proposed["lr"] <= 3e-3
         search.on_trial_result(str(number), {"epoch": 1, "training_iteration": 1, "validation/near": 0.1})
         search.on_trial_complete(str(number), {"validation/near": 0.1 * number, "success/rate": 0.5})
-    states = [each.state.name for each in search._ot_study.trials]
+    (name,) = optuna.get_all_study_names(storage)
+    states = [each.state.name for each in optuna.load_study(study_name=name, storage=storage).trials]
     assert states == ["COMPLETE"] * 4
 
 

@@ -77,22 +77,27 @@ def make_optimiser(learner: Learner, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
 
-def fit(setup: Setup, progress: Progress, on_epoch: Callable[[Progress], None]) -> None:
+def fit(
+    setup: Setup,
+    progress: Progress,
+    on_epoch: Callable[[Progress], None],
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
     """Continue from `progress` to the last epoch (or the time limit), calling `on_epoch` after each.
 
     Randomness depends on seed, epoch and rank alone, so a resumed run equals an uninterrupted one (unless a time limit
-    sets the learning rate).
+    sets the learning rate). `clock`: in seconds, what the time limit is measured by.
     """
     config, worker, frames = setup.config, setup.worker, setup.frames
     batch_size = max(1, config.batch_size // worker.size)
     # Every worker must take the same number of steps; their shares of the data differ by some frames.
     steps = max(1, int(_gathered(worker, len(frames.training)).min()) // batch_size)
-    began = time.monotonic() - progress.seconds
+    began = clock() - progress.seconds
     limit = config.max_minutes * 60 if config.max_minutes else math.inf
 
     def elapsed() -> float:
         """Seconds trained, the same on all workers, so that all stop at the same step."""
-        return _gathered(worker, time.monotonic() - began).max().item() if worker.size > 1 else time.monotonic() - began
+        return _gathered(worker, clock() - began).max().item() if worker.size > 1 else clock() - began
 
     while not progress.finished:
         start = time.monotonic()

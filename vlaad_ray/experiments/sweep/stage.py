@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 from ray.tune import Callback, ResultGrid
@@ -39,6 +39,9 @@ from vlaad_ray.train import prepare
 from vlaad_ray.train import stage as train
 from vlaad_ray.train.distributed import PLACEMENT_GROUP
 from vlaad_ray.train.workers import SPARE_CPUS
+
+if TYPE_CHECKING:  # Optuna is there for those who search with it
+    from optuna.storages import BaseStorage
 
 TRIAL_CPUS = 0.001
 """A trial's own actor only waits for its training workers: of what these leave, and so never on a head without CPUs."""
@@ -188,15 +191,15 @@ def run_trials(config: SweepConfig, axes: list[Axis], annotations: Mapping[int, 
     return tuner.fit()
 
 
-def searcher(config: SweepConfig) -> Searcher | BasicVariantGenerator:
-    """What proposes the trials' settings."""
+def searcher(config: SweepConfig, storage: BaseStorage | None = None) -> Searcher | BasicVariantGenerator:
+    """What proposes the trials' settings. `storage`: where Optuna keeps what it has learnt, instead of in memory."""
     if config.search != "bayesian":
         return BasicVariantGenerator(random_state=config.search_seed, max_concurrent=config.concurrent)
     from ray.tune.search.optuna import OptunaSearch
 
     metrics = {"accuracy": [METRIC], "success": ["success/rate"], "both": [METRIC, "success/rate"]}[config.goal]
     # A list even of one: with a single name every epoch's report would have to have the success.
-    return OptunaSearch(metric=metrics, mode=["max"] * len(metrics), seed=config.search_seed)
+    return OptunaSearch(metric=metrics, mode=["max"] * len(metrics), seed=config.search_seed, storage=storage)
 
 
 def scheduler(config: SweepConfig) -> TrialScheduler:
