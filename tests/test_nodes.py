@@ -75,6 +75,7 @@ def test_one_worker_trains_on_one_of_several_nodes(address, data, tmp_path):
             "collect --tasks 0 --init-states 0 --cpus-per-actor 64",
             "no node has 64 CPUs for an actor: the largest has 16",
         ),
+        ("pipeline --tasks 0 --gpus-per-worker 2", "no node has 1 CPU and 2 GPUs for a worker: the largest has 8 CPUs"),
         (
             "collect --tasks 0 --init-states 0 --gpus-per-actor 2",
             "no node has 1 CPU and 2 GPUs for an actor: the largest has 8 CPUs and 1 GPU",
@@ -85,6 +86,7 @@ def test_what_no_node_has_is_said_at_once_instead_of_waited_for(address, data, t
     status, _, error = run(words.format(data=data), address, tmp_path / "out")
     assert status == 2
     assert re.fullmatch(rf"error: {re.escape(message)}.*\n", error)
+    assert not (tmp_path / "out/data").exists(), "a pipeline would collect for an hour before it trains"
 
 
 OPEN = {"RAY_AUTH_MODE": "disabled"}

@@ -14,6 +14,7 @@ from vlaad_ray.configs import PipelineConfig
 from vlaad_ray.runtime import cli, places
 from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.stats import format_success
+from vlaad_ray.train.workers import refuse_hopeless_workers
 
 
 def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
@@ -21,6 +22,7 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
     out = config.out
     begin(out, config)
     places.check(config)
+    refuse_hopeless_workers(config.train)
     write_run_record(out, config)
     seconds_path = out / "seconds.json"
     seconds: dict[str, float] = store.read_json(seconds_path) if seconds_path.exists() else {}

@@ -8,6 +8,7 @@ sees any other demand, and what the autoscaler thinks of it decides: wait, or sa
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -55,6 +56,16 @@ def fitted(division: Callable[[Sequence[Node]], Division], wanted: Processes, wa
         remove_placement_group(group)
 
 
+def refuse_hopeless(division: Callable[[Sequence[Node]], object]) -> None:
+    """For what comes hours later: raise UserError now if no node has what it takes, and nobody scales the cluster."""
+    try:
+        division(nodes())
+    except NoRoom:
+        started_here = (os.environ.get("RAY_ADDRESS") or "local") == "local"
+        if started_here or _first_autoscaler(_gcs()) is Prospect.REFUSED:
+            raise
+
+
 def _await(
     division: Callable[[Sequence[Node]], Division], group: PlacementGroup, wait_s: float, no_room: NoRoom
 ) -> Division:
@@ -96,7 +107,7 @@ class Autoscaler:
 
     def __init__(self, group: PlacementGroup):
         self._group = group
-        self._gcs = GcsClient(ray.get_runtime_context().gcs_address)
+        self._gcs = _gcs()
         self._asked = self._status().cluster_resource_state.cluster_resource_state_version
 
     def prospect(self) -> Prospect:
@@ -107,13 +118,22 @@ class Autoscaler:
             refused = [request.details for request in state.infeasible_gang_resource_requests]
             ours = self._group.id.hex()
             return Prospect.REFUSED if any(text.startswith(ours) for text in refused) else Prospect.POSSIBLE
-        report = self._gcs.internal_kv_get(STATUS_KEY, None, timeout=DEFAULT_RPC_TIMEOUT_S)
-        summary = json.loads(report).get("autoscaler_report") if report else None
-        if not summary or not summary["active_nodes"]:
-            return Prospect.NOBODY
-        # Ray runs the first version everywhere. Where it has nothing to scale, it names nodes after their ids.
-        unmanaged = {f"node_{node['NodeID']}" for node in ray.nodes()}
-        return Prospect.REFUSED if summary["active_nodes"].keys() <= unmanaged else Prospect.POSSIBLE
+        return _first_autoscaler(self._gcs)
 
     def _status(self) -> GetClusterStatusReply:
         return GetClusterStatusReply.FromString(self._gcs.get_cluster_status(timeout_s=DEFAULT_RPC_TIMEOUT_S))
+
+
+def _gcs() -> GcsClient:
+    return GcsClient(ray.get_runtime_context().gcs_address)
+
+
+def _first_autoscaler(gcs: GcsClient) -> Prospect:
+    """What the first version says, of anything: it does not say which nodes it could bring."""
+    report = gcs.internal_kv_get(STATUS_KEY, None, timeout=DEFAULT_RPC_TIMEOUT_S)
+    summary = json.loads(report).get("autoscaler_report") if report else None
+    if not summary or not summary["active_nodes"]:
+        return Prospect.NOBODY
+    # Ray runs it everywhere. Where it has nothing to scale, it names nodes after their ids.
+    unmanaged = {f"node_{node['NodeID']}" for node in ray.nodes()}
+    return Prospect.REFUSED if summary["active_nodes"].keys() <= unmanaged else Prospect.POSSIBLE

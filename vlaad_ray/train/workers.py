@@ -8,8 +8,9 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 
 from vlaad_ray.configs import Location, TrainConfig, UserError
 from vlaad_ray.configs.errors import cannot_write
+from vlaad_ray.runtime import cluster
 from vlaad_ray.runtime.cluster import cause_of_death
-from vlaad_ray.runtime.nodes import fitted, nodes
+from vlaad_ray.runtime.nodes import fitted, nodes, refuse_hopeless
 from vlaad_ray.runtime.placement import Processes, Share, divide, hosts
 
 SPARE_CPUS = 0.01
@@ -29,6 +30,13 @@ def share(config: TrainConfig) -> Share:
     """Workers, and CPUs of each. Waits for nodes, or raises UserError, when they fit none (runtime.nodes)."""
     wanted = processes(config)
     return fitted(lambda there: divide(there, wanted), wanted, config.wait_for_nodes_s)
+
+
+def refuse_hopeless_workers(config: TrainConfig) -> None:
+    """Before stages that come first: raise UserError if the workers could never start."""
+    if config.workers or config.cpus_per_worker or config.gpus_per_worker:
+        cluster.connect()
+        refuse_hopeless(lambda there: divide(there, processes(config)))
 
 
 def scaling(share: Share, gpus_per_worker: float) -> ray.train.ScalingConfig:

@@ -43,7 +43,7 @@ from vlaad_ray.configs import (
 from vlaad_ray.configs.studies import Gripper
 from vlaad_ray.rollout.fleet import actor_count
 from vlaad_ray.runtime import cli, cluster
-from vlaad_ray.runtime.nodes import fitted
+from vlaad_ray.runtime.nodes import fitted, refuse_hopeless
 from vlaad_ray.runtime.placement import Node, Processes, Share, divide_groups
 from vlaad_ray.train import prepare
 
@@ -99,6 +99,9 @@ class Workshop:
         if not (summary.exists() and not store.read_json(summary)["episodes"]["lost"]):
             if not self._has_time(config):
                 return None
+            if budget.workers or budget.gpus_per_worker:
+                cluster.connect()
+                refuse_hopeless(lambda nodes: training_shares(budget, nodes))
             collect.collect(config)
         return config.out
 
