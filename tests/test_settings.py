@@ -51,11 +51,11 @@ def entries(door):
 
 
 ENTRIES = [entry.config for door in DOORS for entry in entries(door).values() if hasattr(entry, "config")]
-"""Settings of suites, teachers, students and objectives."""
+"""Settings of suites, teachers, students and objectives, those of other test files' plugins among them."""
 CONFIGS = sorted(
     {*ENTRIES, *dict(inspect.getmembers(configs, inspect.isclass)).values()}, key=lambda each: each.__name__
 )
-CONFIGS = [each for each in CONFIGS if dataclasses.is_dataclass(each)]
+CONFIGS = [each for each in CONFIGS if dataclasses.is_dataclass(each) and each.__module__.startswith("vlaad_ray.")]
 PATHS = {name: Path(name) for name in ("data", "out", "checkpoint", "run")} | {"policy": "scripted"}
 TRAIN = TrainConfig(data=Path("data"), out=Path("out"))
 
