@@ -22,7 +22,7 @@ from vlaad_ray.evaluate import stage as evaluate
 from vlaad_ray.quality.measure import audit_episode
 from vlaad_ray.quality.summary import summarise
 from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
-from vlaad_ray.rollout.noise import Bursts, TeacherNoise, random_of
+from vlaad_ray.rollout.noise import ActionNoise, Bursts, TeacherNoise, random_of
 from vlaad_ray.runtime.over_episodes import try_episode
 from vlaad_ray.semantics import smoothness
 from vlaad_ray.teachers.scripted.expert import ScriptedTeacher
@@ -30,6 +30,15 @@ from vlaad_ray.types import ActionChunk, LocalPolicy
 
 EPISODES = 50
 STRONG = TeacherNoiseConfig(flip_rate=0.1, jitter=0.05, stall_rate=0.1)
+
+
+def test_noise_is_weaker_while_the_teacher_works_a_fixture_and_equal_elsewhere():
+    white = {"sigmas": (0.3,), "burst_rate": 0.2}
+    full, weak = (ActionNoise(NoiseConfig(**white, operating_scale=scale), key()) for scale in (1.0, 0.25))
+    action = np.zeros(7, np.float32)
+    for phase in ("approaching", "operating", None, "operating", "grasping"):
+        share = 0.25 if phase == "operating" else 1.0
+        np.testing.assert_allclose(weak.apply(action, phase), share * full.apply(action, phase), rtol=1e-6)
 
 
 class Hand(LineEnv):

@@ -79,6 +79,34 @@ def test_collection_stores_what_the_robot_is_and_is_the_same_from_any_number_of_
     assert [image.shape for image in stored.images["top"]] == [(32, 32, 3)] * len(stored)
 
 
+def test_further_starts_are_tried_until_so_many_episodes_are_kept_and_are_the_same_from_any_number_of_actors(
+    ray_local, tmp_path
+):
+    """From some starts 7 steps are too few."""
+    some = {"placements": 0, "keep": 5, "tries": 4, "budget": 7, "tasks": "0-1"}
+    summary = collect(config(tmp_path / "two", **some))
+    assert summary["episodes"]["failed"] > 0
+    assert [task["kept"] for task in summary["tasks"].values()] == [5, 5]
+    names = hashes(tmp_path / "two")
+    assert {name.split("-")[2][0] for name in names} == {"s", "p"}, "stored init states come first, then placements"
+    collect(config(tmp_path / "one", **some, fleet=FleetConfig(actors=1)))
+    assert hashes(tmp_path / "one") == names
+    again = collect(config(tmp_path / "two", **some))
+    assert (again["new_steps"], again["episodes"]) == (0, {**summary["episodes"], "retried": 0})
+
+
+def test_a_task_that_keeps_too_few_is_given_up_after_its_tries_and_said(ray_local, tmp_path):
+    summary = collect(config(tmp_path, placements=0, keep=2, tries=3, budget=1, tasks="1"))
+    assert summary["tasks"] == {"1": {"kept": 0, "failed": 6}}
+    (warning,) = summary["warnings"]
+    assert warning.startswith("task 1: 0 of 2 episodes kept after 6 tries; raise --tries or --budget")
+
+
+def test_keep_and_placements_are_one_or_the_other(tmp_path):
+    with pytest.raises(UserError, match="leave --placements out"):
+        collect(config(tmp_path, keep=2))
+
+
 def test_the_teacher_is_evaluated_on_held_out_states_and_filmed(ray_local, tmp_path):
     settings = {"suite": "reach", "tasks": "0-1", "init_states": "8-9", "teacher_config": ExpertConfig(0.5)}
     fleet = FleetConfig(actors=2, cpus_per_actor=0.5)

@@ -21,7 +21,7 @@ from vlaad_ray.configs import (
 )
 from vlaad_ray.envs import check_starts, find_suite
 from vlaad_ray.rollout.episode import EpisodeSpec
-from vlaad_ray.rollout.fleet import check_images, run_policy
+from vlaad_ray.rollout.fleet import FleetReport, check_images, run_policy
 from vlaad_ray.rollout.noise import check_teacher_noise
 from vlaad_ray.runtime import cli, places
 from vlaad_ray.runtime.record import begin, files_in, software, write_run_record
@@ -45,34 +45,49 @@ def collect(config: CollectConfig) -> dict[str, Any]:
         cli.console.print(f"[yellow]warning:[/] {warning}")
     done = store.read_outcomes(config.out, Collected)
     stored = store.stored_episodes(config.out)
-    todo = [spec for spec in specs if not _is_done(spec, done, stored)]
     write_run_record(config.out, config)
-    with cli.progress("collect", len(specs)) as advance:
-        for _ in range(len(specs) - len(todo)):
-            advance("already there")
-        report = run_policy(
-            todo,
-            functools.partial(suite.make, config=config.env),
-            teacher,
-            functools.partial(store_episode, config.out, config.keep_failed, facts(config)),
-            config.fleet,
-            config.serving,
-            lambda spec, outcome: advance("kept" if outcome.kept else "failed"),
-        )
-    ended, lost = store.account_for(config.out, Collected, [spec.key.name for spec in specs], report.lost, done)
-    counts = summarise(config, len(specs), list(ended.values()), report.retried, lost, report.steps, report.seconds)
-    summary = {**counts, "policy": teacher.name, "warnings": warnings}
+    ended: dict[str, Collected] = {}
+    reports = []
+    lost: list[str] = []
+    while specs:
+        todo = [spec for spec in specs if not _is_done(spec, done, stored)]
+        with cli.progress("collect" if not reports else "collect more", len(specs)) as advance:
+            for _ in range(len(specs) - len(todo)):
+                advance("already there")
+            report = run_policy(
+                todo,
+                functools.partial(suite.make, config=config.env),
+                teacher,
+                functools.partial(store_episode, config.out, config.keep_failed, facts(config)),
+                config.fleet,
+                config.serving,
+                lambda spec, outcome, advance=advance: advance("kept" if outcome.kept else "failed"),
+            )
+        reports.append(report)
+        names = [spec.key.name for spec in specs]
+        outcomes, lost = store.account_for(config.out, Collected, names, report.lost, done)
+        ended |= outcomes
+        specs = [] if lost else plan_episodes(config, teacher, list(ended.values()))
+    counts = summarise(config, list(ended.values()), lost, reports)
+    summary = {**counts, "policy": teacher.name, "warnings": warnings + short_of(config, counts)}
     store.write_json(config.out / "summary.json", summary)
     if lost:
         raise UserError(
-            f"{len(lost)} of {len(specs)} episodes lost their simulator {config.fleet.max_retries + 1} times "
-            f"(first: {lost[0]}); the others are in {config.out}; rerun the same command to try again"
+            f"{len(lost)} of {counts['episodes']['planned']} episodes lost their simulator "
+            f"{config.fleet.max_retries + 1} times (first: {lost[0]}); the others are in {config.out}; rerun the same "
+            "command to try again"
         )
     return summary
 
 
-def plan_episodes(config: CollectConfig, teacher: LocalPolicy | SharedPolicy) -> list[EpisodeSpec]:
-    """Every episode that the config asks for, in a fixed order. Checks all that can be checked before work starts."""
+def plan_episodes(
+    config: CollectConfig, teacher: LocalPolicy | SharedPolicy, ended: Sequence[Collected] = ()
+) -> list[EpisodeSpec]:
+    """The episodes to run next, in a fixed order, when those of `ended` have run. Checks all that can be checked.
+
+    Without --keep all at first and none then; with it, of each task as many further starts as it lacks kept episodes.
+    What is run depends on no more than what episodes ended with: not on the number of actors, nor on who was first.
+    """
     config = settled(config)
     suite = find_suite(config.suite)
     tasks = parse_range(config.tasks, "--tasks")
@@ -84,10 +99,10 @@ def plan_episodes(config: CollectConfig, teacher: LocalPolicy | SharedPolicy) ->
             f"--init-states: {reserved[0]}-{reserved[-1]} are kept for evaluation ({held_out[0]}-{held_out[-1]}); "
             f"choose from 0-{held_out[0] - 1}, add --placements N for more, or pass --allow-eval-states"
         )
-    inits = [InitState("stored", index) for index in stored]
-    inits += [InitState("placement", index) for index in range(config.placements)]
-    if not tasks or not inits:
-        raise UserError("nothing to collect: give --tasks and --init-states or --placements")
+    if config.keep and config.placements:
+        raise UserError("--keep tries as many placements as it takes; leave --placements out")
+    if not tasks or not (stored or config.placements or config.keep):
+        raise UserError("nothing to collect: give --tasks and --init-states, --placements or --keep")
     check_starts(config.suite, suite, tasks, stored)
     check_teacher_noise(config.teacher_noise, suite.embodiment)
     content = config_hash(
@@ -96,18 +111,33 @@ def plan_episodes(config: CollectConfig, teacher: LocalPolicy | SharedPolicy) ->
         noise=config.noise,
         image_every=config.image_every,
         **teacher.settings,
-        **named_settings(config, "teacher_noise"),
+        **named_settings(config, "teacher_noise", "budget"),
     )
-    return [
-        EpisodeSpec(
-            key=EpisodeKey(config.suite, task, init, teacher.name, config.seed, content),
-            image_every=config.image_every,
-            noise=config.noise,
-            teacher_noise=config.teacher_noise,
-        )
-        for task in tasks
-        for init in inits
-    ]
+
+    def start(number: int) -> InitState:
+        """The stored init states come first, then placements without end."""
+        if number < len(stored):
+            return InitState("stored", stored[number])
+        return InitState("placement", number - len(stored))
+
+    specs = []
+    for task in tasks:
+        mine = [outcome for outcome in ended if outcome.task == task]
+        wanted = len(stored) + config.placements - len(mine)
+        if config.keep:
+            lacking = config.keep - sum(outcome.kept for outcome in mine)
+            wanted = min(lacking, config.tries * config.keep - len(mine))
+        specs += [
+            EpisodeSpec(
+                key=EpisodeKey(config.suite, task, start(len(mine) + number), teacher.name, config.seed, content),
+                image_every=config.image_every,
+                noise=config.noise,
+                teacher_noise=config.teacher_noise,
+                budget=config.budget or None,
+            )
+            for number in range(wanted)
+        ]
+    return specs
 
 
 def settled(config: CollectConfig) -> CollectConfig:
@@ -146,14 +176,21 @@ def _is_done(spec: EpisodeSpec, outcomes: Mapping[str, Collected], stored: Colle
     return not outcome.stored or spec.key.name in stored
 
 
+def short_of(config: CollectConfig, summary: Mapping[str, Any]) -> list[str]:
+    """A warning for each task that has fewer episodes than --keep wanted when its tries were used up."""
+    warnings = [
+        f"task {task}: {counts['kept']} of {config.keep} episodes kept after {sum(counts.values())} tries; raise "
+        "--tries or --budget, or look at its failures (--keep-failed)"
+        for task, counts in summary["tasks"].items()
+        if counts["kept"] < config.keep
+    ]
+    for warning in warnings:
+        cli.console.print(f"[yellow]warning:[/] {warning}")
+    return warnings
+
+
 def summarise(
-    config: CollectConfig,
-    planned: int,
-    ended: Sequence[Collected],
-    retried: int,
-    lost: Sequence[str],
-    steps: int,
-    seconds: float,
+    config: CollectConfig, ended: Sequence[Collected], lost: Sequence[str], reports: Sequence[FleetReport]
 ) -> dict[str, Any]:
     """The collection's summary.json (docs/store.md)."""
     kept = [outcome for outcome in ended if outcome.kept]
@@ -161,14 +198,15 @@ def summarise(
     for outcome in ended:
         counts = per_task.setdefault(str(outcome.task), {"kept": 0, "failed": 0})
         counts["kept" if outcome.kept else "failed"] += 1
+    steps, seconds = sum(report.steps for report in reports), sum(report.seconds for report in reports)
     return {
         "suite": config.suite,
         "teacher": config.teacher,
         "episodes": {
-            "planned": planned,
+            "planned": len(ended) + len(lost),
             "kept": len(kept),
             "failed": len(ended) - len(kept),
-            "retried": retried,
+            "retried": sum(report.retried for report in reports),
             "lost": len(lost),
         },
         "tasks": per_task,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from vlaad_ray.configs.bounds import FILLED, above, at_least, below, between
 from vlaad_ray.configs.errors import UserError
-from vlaad_ray.configs.names import Later, named_settings
+from vlaad_ray.configs.names import Later, Newer, named_settings
 
 T = TypeVar("T")
 TAXONOMIES = (3, 5, 7, 9, 11, 13)
@@ -114,6 +114,9 @@ class NoiseConfig:
     """Chance a step that a burst starts: a constant random push over 4-10 steps."""
     burst_sigma: Annotated[float, at_least(0)] = 0.5
     """Standard deviation of a burst's translation push (0.3 of it on rotations)."""
+    operating_scale: Annotated[Newer[float], between(0, 1)] = 1.0
+    """Share of the noise that is left while the teacher works a drawer, door, knob or plate, where it would slip off.
+    Only teachers that say their phase get less."""
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,12 @@ class CollectConfig:
     """Stored init states to start from; 20-49 are kept for evaluation."""
     placements: Annotated[int, at_least(0)] = 0
     """Fresh random placements a task, beside the stored init states."""
+    keep: Newer[Annotated[int, at_least(0)]] = 0
+    """Episodes to keep of each task: further placements are tried until there are so many; 0: what the starts give."""
+    tries: Newer[Annotated[int, at_least(1)]] = 3
+    """With --keep, a task is given up after this many starts for each episode to keep."""
+    budget: Annotated[Newer[int], at_least(0)] = 0
+    """Steps until success must have been reached; 0: the field's own (280 object, 220 spatial, 300 goal, 520 10)."""
     teacher: str = "scripted"
     """Which teacher acts: scripted, openvla (--checkpoint) or remote (--url)."""
     execute: Annotated[int, at_least(0)] = 0
@@ -239,7 +245,11 @@ class PipelineConfig:
     out: Machine[Location]
     """Run directory: data/, annotations/, train/, eval_teacher/, eval_student/, summary.json, report.html."""
     collect: Annotated[CollectConfig, NO_PREFIX, Elsewhere(("out",))] = CollectConfig(
-        Path(), tasks="0", placements=80, image_every=2, noise=NoiseConfig(sigmas=(0.0, 0.1, 0.2, 0.3), burst_rate=0.02)
+        Path(),
+        tasks="0",
+        placements=80,
+        image_every=2,
+        noise=NoiseConfig((0.0, 0.1, 0.2, 0.3), burst_rate=0.02, operating_scale=0.3),
     )
     annotate: Annotated[AnnotateConfig, NO_PREFIX, Elsewhere(("data", "out", "annotator", "vlm"))] = AnnotateConfig(
         Path(), Path()

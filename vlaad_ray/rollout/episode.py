@@ -65,7 +65,7 @@ def run_episode(env: Env, policy: Policy, spec: EpisodeSpec) -> Episode:
         action = teacher_noise.apply(meant)
         proprio.append(observation.proprio)
         actions.append(action)
-        executed.append(noise.apply(action))
+        executed.append(noise.apply(action, phase))
         phases.append(phase)
         for camera in body.cameras:
             images[camera].append(observation.images[camera] if record else None)

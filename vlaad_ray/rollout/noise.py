@@ -32,8 +32,8 @@ class ActionNoise:
         self._burst = np.zeros(body.action_dim)
         self._burst_left = 0
 
-    def apply(self, action: np.ndarray) -> np.ndarray:
-        """[A] in [-1, 1] -> [A] in [-1, 1]. The gripper command is never touched."""
+    def apply(self, action: np.ndarray, phase: str | None = None) -> np.ndarray:
+        """[A] in [-1, 1] -> [A] in [-1, 1]. The gripper command is never touched. `phase`: the policy's own."""
         random, config = self._random, self._config
         if self._burst_left == 0 and config.burst_rate > 0 and random.random() < config.burst_rate:
             self._burst_left = int(random.integers(4, 11))
@@ -42,6 +42,8 @@ class ActionNoise:
         if self._burst_left > 0:
             self._burst_left -= 1
             push = push + self._burst
+        if phase == "operating":
+            push = config.operating_scale * push
         return np.clip(action + push, -1, 1).astype(np.float32)
 
 

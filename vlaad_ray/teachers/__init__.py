@@ -25,6 +25,8 @@ from vlaad_ray.envs import Env, find_suite
 from vlaad_ray.files import Part, children, local_copy, sha256
 from vlaad_ray.types import LIBERO, BatchPolicy, LocalPolicy, Policy, SharedPolicy, Trained
 
+SCRIPTED_LAW = 2
+"""Raise it when the scripted teacher would act otherwise in the same state, so that its episodes get other names."""
 SAMPLE = 2**20
 """Bytes of each weights file that its fingerprint is taken from, at three places."""
 
@@ -40,7 +42,7 @@ class Teacher:
 def describe_scripted(config: NoSettings, suite: str, execute: int) -> LocalPolicy:
     """The privileged expert. It acts one action at a time, whatever `execute` says."""
     check_arm("scripted", suite)
-    return LocalPolicy("scripted", _make_scripted)
+    return LocalPolicy("scripted", _make_scripted, settings={"law": SCRIPTED_LAW})
 
 
 def _make_scripted(env: Env) -> Policy:
