@@ -10,6 +10,9 @@ export MUJOCO_GL ?= egl
 export RAY_USAGE_STATS_ENABLED := 0
 export PYTHONUNBUFFERED := 1
 
+# Two processes, each with a Ray and a simulator of its own: one alone waits for starting processes half of the time.
+TWO := -n 2 --dist loadgroup --no-loadscope-reorder
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow check lint-fix bench clean
 
@@ -27,7 +30,7 @@ demo: $(READY) ## Teacher to student on real LIBERO: runs/demo/report.html
 	$(RUN) jobs/pipeline.py --out runs/demo
 
 test: $(READY) ## All tests, on real LIBERO and real Ray
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q $(TWO)
 
 test-slow: $(READY) ## What `make test` leaves out: a killed sweep, a study, a submitted annotation, a fresh deployment …
 	$(RUN) -m pytest -q -m slow

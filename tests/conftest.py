@@ -15,6 +15,9 @@ os.environ.setdefault("RAY_DASHBOARD_STARTUP_TIMEOUT_S", "300")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
 # The tests' own Ray, never a cluster that happens to run on this machine.
 os.environ.pop("RAY_ADDRESS", None)
+# Threads of processes side by side wait for each other: Ray's workers have one each, and so do tests beside others.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 # A server's token, if somebody has one set: tests bring their own.
 os.environ.pop("VLAAD_TOKEN", None)
 
@@ -23,6 +26,32 @@ import ray
 import s3_server
 
 from vlaad_ray.runtime import cluster
+
+LONGEST = (
+    "test_vlm",
+    "test_train",
+    "test_rollout",
+    "test_extending",
+    "test_screen",
+    "test_shared_students",
+    "test_evaluate",
+    "test_serving",
+    "test_egl",
+    "test_numbers",
+    "test_libero_env",
+    "test_places",
+)
+"""Files of a minute or more, begun first when several processes share the tests: at the end one would be waited for."""
+STARTS_NODES = ("test_nodes", "test_pipeline", "test_s3")
+"""Files that call `ray start`, one after another: nodes that start side by side take each other's ports."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Deal out whole files to pytest-xdist's processes, the longest first: what a file has made, its tests share."""
+    order = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: 0 if item.path.stem in STARTS_NODES else order.get(item.path.stem, len(order)))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("nodes" if item.path.stem in STARTS_NODES else item.path.stem))
 
 
 @pytest.fixture(scope="session")

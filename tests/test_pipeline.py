@@ -27,7 +27,7 @@ def test_pipeline_leaves_everything_it_promises(tmp_path):
     command = [sys.executable, "jobs/pipeline.py", "--out", str(tmp_path), "--init-states", "0-1", "--placements", "1"]
     command += ["--image-every", "4", "--image-size", "32", "--epochs", "1", "--eval.init-states", "20"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert (done.returncode, done.stderr) == (0, ""), "a library's warnings are none of the user's business"
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["teacher"]["success"]["ever"]["k"] == 1
     assert summary["student"]["success"]["ever"]["n"] == 1

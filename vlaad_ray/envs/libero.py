@@ -11,6 +11,7 @@ import functools
 import io
 import logging
 import os
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -184,15 +185,19 @@ def load_benchmark(suite: str) -> Any:
 
 @functools.cache
 def _import_libero() -> SimpleNamespace:
-    """LIBERO's modules as one namespace, without the warnings that robosuite logs while it is imported."""
+    """LIBERO's modules as one namespace, without what robosuite logs while it is imported.
+
+    LIBERO's own import would have Python show everybody's deprecations from then on: Ray Data's, on the user's screen.
+    """
     tame_robosuite()
     logging.disable(logging.WARNING)
     # robosuite, which draws nothing here, fails unless it finds this digit somewhere in CUDA_VISIBLE_DEVICES.
     chosen = os.environ.pop(egl.CHOICE, None)
     try:
-        from libero.libero import benchmark
-        from libero.libero.envs.env_wrapper import ControlEnv
-        from robosuite.utils.observables import Observable, sensor
+        with warnings.catch_warnings():
+            from libero.libero import benchmark
+            from libero.libero.envs.env_wrapper import ControlEnv
+            from robosuite.utils.observables import Observable, sensor
     finally:
         logging.disable(logging.NOTSET)
         if chosen is not None:
