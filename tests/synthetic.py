@@ -11,7 +11,7 @@ from vlaad_ray import store
 from vlaad_ray.models.student.checkpoint import save_pretrained
 from vlaad_ray.models.student.small import SmallConfig, SmallStudent
 from vlaad_ray.models.student.text import train_tokenizer
-from vlaad_ray.types import CAMERAS, Annotation, Episode, EpisodeKey, InitState
+from vlaad_ray.types import CAMERAS, LIBERO, Annotation, Embodiment, Episode, EpisodeKey, InitState
 
 COLOURS = ("red", "green")
 INSTRUCTIONS = tuple(f"pick up the {colour} cup" for colour in COLOURS)
@@ -72,12 +72,22 @@ def write_dataset(
     return data, annotations
 
 
-def write_student(directory: Path) -> Path:
+def write_student(directory: Path, robot: Embodiment = LIBERO) -> Path:
     """Store a small student whose random weights say something else about every picture -> `directory`."""
     tokenizer = train_tokenizer(INSTRUCTIONS, 16)
     torch.manual_seed(0)
     student = SmallStudent(
-        SmallConfig(image_size=32, width=8, hidden=32, vocabulary=tokenizer.vocabulary, text_length=16)
+        SmallConfig(
+            image_size=32,
+            width=8,
+            hidden=32,
+            vocabulary=tokenizer.vocabulary,
+            text_length=16,
+            cameras=robot.cameras,
+            action_dim=robot.action_dim,
+            proprio_dim=robot.proprio_dim,
+            gripper=robot.gripper,
+        )
     )
     torch.nn.init.normal_(student.head[-1].weight, std=1.0)
     save_pretrained(directory, student, tokenizer, {"render": "fast"})

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from vlaad_ray.methods.vlaad.config import DualPathConfig
 from vlaad_ray.methods.vlaad.learner import Answers
 from vlaad_ray.models.student import checkpoint
 from vlaad_ray.models.student.bins import cross_entropy
+from vlaad_ray.models.student.model import Student
 from vlaad_ray.models.student.preprocess import (
     actions_to_bins,
     bins_to_actions,
@@ -30,7 +32,7 @@ from vlaad_ray.models.student.preprocess import (
 from vlaad_ray.models.student.small import SmallConfig, SmallStudent
 from vlaad_ray.models.student.text import TextTokenizer, train_tokenizer
 from vlaad_ray.train.data import episode_frames, gather
-from vlaad_ray.train.fit import Progress, Setup, fit, learning_rate, make_optimiser
+from vlaad_ray.train.fit import Progress, Setup, fit, learning_rate, loss_weights, make_optimiser, oversampled
 from vlaad_ray.train.prepare import complete
 from vlaad_ray.train.resume import restore, save
 from vlaad_ray.train.survey import NO_PHASE, survey
@@ -202,6 +204,28 @@ def test_without_smoothing_it_is_weighted_cross_entropy_with_rotations_doubled()
     weights = torch.tensor([1.0, 1, 1, 2, 2, 2, 1])
     expected = (each.view(4, 5, 7) * weights).sum() / (4 * 5 * weights.sum())
     assert cross_entropy(logits, targets, SEVEN, 0.0).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_numbers_and_steps_of_a_chunk_weigh_as_asked():
+    """By hand: a loss of 1 at one number of one step, and of 0 elsewhere, is that number's share of all weights."""
+    config = TrainConfig(Path(), Path(), chunk=2, pose_weights=(2.0, 1.0, 4.0), chunk_weights=(1.0, 0.5))
+    weights = loss_weights(config, torch.zeros(1, 2, 7))
+    assert weights.tolist() == [[2, 2, 2, 1, 1, 1, 4], [1, 1, 1, 0.5, 0.5, 0.5, 2]]
+    actions = torch.zeros(1, 2, 7)
+    actions[0, 1, 6] = 1.0
+    student = SimpleNamespace(decode=lambda output: SimpleNamespace(actions=output))
+    loss = Student.imitation_loss(student, torch.zeros(1, 2, 7), actions, weights, 0.0)
+    assert loss.item() == pytest.approx(2 / weights.sum().item())
+
+
+def test_frames_at_which_the_gripper_changes_are_seen_more_often():
+    actions = np.full((6, 3, 7), -1.0, np.float32)
+    actions[2, 1:, 6] = 1.0  # it closes within the chunk
+    actions[4:, :, 6] = 1.0  # closed throughout
+    frames = SimpleNamespace(actions=actions, training=np.array([0, 2, 4, 5]))
+    assert oversampled(frames, 6, 1).tolist() == [0, 2, 4, 5]
+    assert oversampled(frames, 6, 3).tolist() == [0, 2, 4, 5, 2, 2]
+    assert oversampled(frames, None, 3).tolist() == [0, 2, 4, 5]
 
 
 def test_smoothing_prefers_a_near_miss():

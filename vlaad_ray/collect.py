@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -13,16 +13,20 @@ from vlaad_ray import store
 from vlaad_ray.configs import (
     CollectConfig,
     Location,
+    ServingConfig,
     UserError,
     config_hash,
     named_settings,
     parse_range,
     settings_of,
+    what_a_checkpoint_is,
 )
+from vlaad_ray.deploy import loading
 from vlaad_ray.envs import check_starts, find_suite
 from vlaad_ray.rollout.episode import EpisodeSpec
-from vlaad_ray.rollout.fleet import FleetReport, check_images, run_policy
+from vlaad_ray.rollout.fleet import FleetReport, Pupil, check_images, fleet_of
 from vlaad_ray.rollout.noise import check_teacher_noise
+from vlaad_ray.rollout.students import Acting, check_device, on_device, student_policy
 from vlaad_ray.runtime import cli, places
 from vlaad_ray.runtime.record import begin, files_in, software, write_run_record
 from vlaad_ray.teachers import find_teacher
@@ -39,35 +43,33 @@ def collect(config: CollectConfig) -> dict[str, Any]:
     teacher = find_teacher(config.teacher, config.teacher_config, config.suite, config.execute)
     config = settled(config)
     suite = find_suite(config.suite)
-    specs = plan_episodes(config, teacher)
+    pupil = find_pupil(config, teacher)
+    specs = plan_episodes(config, teacher, pupil)
     warnings = check_images(teacher, suite.images(config.env))
+    if pupil is not None:
+        warnings += check_images(pupil.policy, suite.images(config.env))
     for warning in warnings:
         cli.console.print(f"[yellow]warning:[/] {warning}")
     done = store.read_outcomes(config.out, Collected)
     stored = store.stored_episodes(config.out)
     write_run_record(config.out, config)
     ended: dict[str, Collected] = {}
-    reports = []
+    reports: list[FleetReport] = []
     lost: list[str] = []
-    while specs:
-        todo = [spec for spec in specs if not _is_done(spec, done, stored)]
-        with cli.progress("collect" if not reports else "collect more", len(specs)) as advance:
-            for _ in range(len(specs) - len(todo)):
-                advance("already there")
-            report = run_policy(
-                todo,
-                functools.partial(suite.make, config=config.env),
-                teacher,
-                functools.partial(store_episode, config.out, config.keep_failed, facts(config)),
-                config.fleet,
-                config.serving,
-                lambda spec, outcome, advance=advance: advance("kept" if outcome.kept else "failed"),
-            )
-        reports.append(report)
-        names = [spec.key.name for spec in specs]
-        outcomes, lost = store.account_for(config.out, Collected, names, report.lost, done)
-        ended |= outcomes
-        specs = [] if lost else plan_episodes(config, teacher, list(ended.values()))
+    make_env = functools.partial(suite.make, config=config.env)
+    finish = functools.partial(store_episode, config.out, config.keep_failed, facts(config))
+    with fleet_of(make_env, teacher, config.fleet, config.serving, pupil) as fleet:
+        while specs:
+            todo = [spec for spec in specs if not _is_done(spec, done, stored)]
+            with cli.progress("collect" if not reports else "collect more", len(specs)) as advance:
+                for _ in range(len(specs) - len(todo)):
+                    advance("already there")
+                report = fleet.run(todo, finish, functools.partial(_count, advance))
+            reports.append(report)
+            names = [spec.key.name for spec in specs]
+            outcomes, lost = store.account_for(config.out, Collected, names, report.lost, done)
+            ended |= outcomes
+            specs = [] if lost else plan_episodes(config, teacher, pupil, list(ended.values()))
     counts = summarise(config, list(ended.values()), lost, reports)
     summary = {**counts, "policy": teacher.name, "warnings": warnings + short_of(config, counts)}
     store.write_json(config.out / "summary.json", summary)
@@ -80,8 +82,34 @@ def collect(config: CollectConfig) -> dict[str, Any]:
     return summary
 
 
+def _count(advance: Callable[[str], None], _: EpisodeSpec, outcome: Collected) -> None:
+    advance("kept" if outcome.kept else "failed")
+
+
+def find_pupil(config: CollectConfig, teacher: LocalPolicy | SharedPolicy) -> Pupil | None:
+    """The student that --student names, to act before its teacher or beside it."""
+    how = config.dagger
+    if how.student is None:
+        return None
+    if how.mix is not None and isinstance(teacher, LocalPolicy) and teacher.plans:
+        raise UserError(
+            f"--mix: the teacher {config.teacher} plans and must act itself; leave --mix out: it takes over"
+        )
+    if not how.student.is_dir():
+        raise UserError(f"--student: {how.student} is not there; {what_a_checkpoint_is(how.student)}")
+    check_device(how.student_device, "--student-device")
+    serving = ServingConfig(replicas=how.student_replicas if how.student_device == "cuda" else 0)
+    serving = on_device(serving, how.student_device)
+    acting = Acting(device=how.student_device)
+    policy = student_policy(how.student.resolve(), loading.describe(how.student), acting, serving)
+    return Pupil(policy, serving, how, config.budget)
+
+
 def plan_episodes(
-    config: CollectConfig, teacher: LocalPolicy | SharedPolicy, ended: Sequence[Collected] = ()
+    config: CollectConfig,
+    teacher: LocalPolicy | SharedPolicy,
+    pupil: Pupil | None = None,
+    ended: Sequence[Collected] = (),
 ) -> list[EpisodeSpec]:
     """The episodes to run next, in a fixed order, when those of `ended` have run. Checks all that can be checked.
 
@@ -112,7 +140,11 @@ def plan_episodes(
         image_every=config.image_every,
         **teacher.settings,
         **named_settings(config, "teacher_noise", "budget"),
+        **({"student": [pupil.policy.settings, named_settings(pupil.config)]} if pupil else {}),
     )
+    policy = teacher.name
+    if pupil is not None:
+        policy += f"-{'after' if pupil.config.mix is None else 'beside'}-{pupil.policy.name}"
 
     def start(number: int) -> InitState:
         """The stored init states come first, then placements without end."""
@@ -129,7 +161,7 @@ def plan_episodes(
             wanted = min(lacking, config.tries * config.keep - len(mine))
         specs += [
             EpisodeSpec(
-                key=EpisodeKey(config.suite, task, start(len(mine) + number), teacher.name, config.seed, content),
+                key=EpisodeKey(config.suite, task, start(len(mine) + number), policy, config.seed, content),
                 image_every=config.image_every,
                 noise=config.noise,
                 teacher_noise=config.teacher_noise,
@@ -151,8 +183,12 @@ def facts(config: CollectConfig) -> dict[str, Any]:
 
 
 def store_episode(out: Location, keep_failed: bool, extra: dict[str, Any], episode: Episode) -> Collected:
-    """On the actor: keep a good episode, then record that it ended. Good means that the goal outlasts the release."""
-    kept = episode.success_final
+    """On the actor: keep a good episode, then record that it ended.
+
+    Good means that the goal outlasts the release, and that a teacher had a part in it.
+    """
+    taught = len(episode) if episode.taught is None else int(episode.taught.sum())
+    kept = episode.success_final and taught > 0
     if kept or keep_failed:
         store.write_episode(out, episode, {**extra, "kept": kept, **software()})
     outcome = Collected(
@@ -164,6 +200,7 @@ def store_episode(out: Location, keep_failed: bool, extra: dict[str, Any], episo
         success_ever=episode.success_ever,
         success_final=episode.success_final,
         steps=len(episode),
+        taught=taught,
     )
     store.write_outcome(out, episode.key.name, outcome)
     return outcome
@@ -211,6 +248,8 @@ def summarise(
         },
         "tasks": per_task,
         "frames": sum(outcome.steps for outcome in kept),
+        "taught_frames": sum(outcome.taught for outcome in kept),
+        "without_teacher": sum(outcome.success_final and not outcome.taught for outcome in ended),
         "new_steps": steps,
         "seconds": seconds,
         "steps_per_second": steps / seconds if steps else 0.0,

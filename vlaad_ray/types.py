@@ -9,7 +9,7 @@ in an Embodiment; in shapes, A is how many numbers an action has and P how many 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -100,12 +100,19 @@ class ActionChunk:
     """[K] probability that the gripper is to be closed, of a policy that knows it."""
     spread: np.ndarray | None = None
     """[K, 3] standard deviation of each translation, of a policy that knows how sure it is."""
+    taught: bool = True
+    """Whether it may be learnt from; not, where a student acts until its teacher takes over."""
+    targets: np.ndarray | None = None
+    """[K, A] what to learn in place of `actions`, where a teacher is asked and a student acts (DAgger)."""
 
     def first(self, count: int) -> ActionChunk:
         """The next `count` actions of it; all if there are fewer."""
-        closing = None if self.closing is None else self.closing[:count]
-        spread = None if self.spread is None else self.spread[:count]
-        return ActionChunk(self.actions[:count], self.phase, closing, spread)
+        shorter = {
+            name: values[:count]
+            for name in ("actions", "closing", "spread", "targets")
+            if (values := getattr(self, name)) is not None
+        }
+        return replace(self, **shorter)
 
 
 class Policy(Protocol):
@@ -159,6 +166,8 @@ class LocalPolicy:
     settings: Mapping[str, object] = field(default_factory=dict)
     """What else changes its actions: goes into the episodes' config hash."""
     trained: Trained = Trained()
+    plans: bool = False
+    """It works off a plan that it makes at `reset`, from wherever the environment is, and so must act itself."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +212,8 @@ class Episode:
     budget: int
     """Step budget within which `success_step` had to fall."""
     embodiment: Embodiment = LIBERO
+    taught: np.ndarray | None = None
+    """[T] bool: `actions` there are a teacher's, to be learnt from; None: all are. Else they are the student's."""
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -267,3 +278,5 @@ class Collected:
     success_final: bool
     steps: int
     """Control steps of the whole episode."""
+    taught: int = -1
+    """Of these, the teacher's, to be learnt from; -1: nobody counted, all."""

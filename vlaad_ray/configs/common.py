@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from vlaad_ray.configs.bounds import FILLED, above, at_least, below, between
 from vlaad_ray.configs.errors import UserError
+from vlaad_ray.configs.machine import Machine
 from vlaad_ray.configs.names import Later, Newer, named_settings
+from vlaad_ray.configs.places import Location
 
 T = TypeVar("T")
 TAXONOMIES = (3, 5, 7, 9, 11, 13)
@@ -117,6 +119,24 @@ class NoiseConfig:
     operating_scale: Annotated[Newer[float], between(0, 1)] = 1.0
     """Share of the noise that is left while the teacher works a drawer, door, knob or plate, where it would slip off.
     Only teachers that say their phase get less."""
+
+
+@dataclass(frozen=True)
+class DaggerConfig:
+    """Let a student act and record what its teacher says, from states that the student really reaches (DAgger)."""
+
+    student: Machine[Location | None] = None
+    """Checkpoint directory or export of the student that acts first; none: the teacher acts alone."""
+    mix: Annotated[Newer[float | None], between(0, 1)] = None
+    """Share of answers that are the student's; the teacher is asked at every answer and what it says is recorded. None:
+    the student acts until the teacher takes over for good, as a teacher must that plans (scripted)."""
+    takeover_within: Annotated[Newer[int], at_least(0)] = 0
+    """The teacher takes over at a random step up to this one; 0: half of the step budget."""
+    rest_steps: Annotated[Newer[int], at_least(0)] = 25
+    """The teacher also takes over when the student's arm has rested for so many steps; 0: not for that."""
+    student_device: Newer[Literal["cpu", "cuda"]] = "cpu"
+    """Where the student computes: a copy in each simulator's process, or (cuda) --student-replicas on a GPU each."""
+    student_replicas: Machine[Annotated[int, at_least(1)]] = 1
 
 
 @dataclass(frozen=True)

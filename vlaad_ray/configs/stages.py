@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from vlaad_ray.configs.bounds import NO_PREFIX, Elsewhere, Flat, above, at_least, below
+from vlaad_ray.configs.bounds import FILLED, NO_PREFIX, Elsewhere, Flat, above, at_least, below
 from vlaad_ray.configs.common import (
     WAIT_FOR_NODES_S,
     ActuationConfig,
+    DaggerConfig,
     EnvConfig,
     FleetConfig,
     NoiseConfig,
@@ -61,6 +62,7 @@ class CollectConfig:
     """Store failed episodes too (marked; training leaves them out)."""
     allow_eval_states: bool = False
     """Permit collecting from the init states kept for evaluation."""
+    dagger: Newer[Flat[DaggerConfig]] = DaggerConfig()
     noise: NoiseConfig = NoiseConfig()
     teacher_config: Flat[Any] = NoSettings()
     serving: Machine[Flat[ServingConfig]] = ServingConfig()
@@ -126,6 +128,12 @@ class TrainConfig:
     lr: Annotated[float, above(0)] = 1e-3
     """Peak learning rate: short warm-up, then cosine to nearly zero."""
     weight_decay: Annotated[float, at_least(0)] = 1e-2
+    pose_weights: Newer[Annotated[tuple[float, float, float], at_least(0), FILLED]] = (1.0, 2.0, 1.0)
+    """How much translations, rotations and gripper weigh in the loss. The paper doubles rotations."""
+    chunk_weights: Newer[Annotated[tuple[float, ...], at_least(0)]] = ()
+    """How much each of the K actions of a chunk weighs; none: all alike. Those that nobody executes may weigh less."""
+    gripper_oversampling: Newer[Annotated[int, at_least(1)]] = 1
+    """How often an epoch sees a frame in whose chunk the gripper's command changes."""
     target_sigma: Annotated[float, at_least(0)] = 1.5
     """Gaussian smoothing of the target bins, in bins; 0: plain cross-entropy."""
     proprio_noise: Annotated[float, at_least(0)] = 0.02
@@ -244,7 +252,7 @@ class PipelineConfig:
 
     out: Machine[Location]
     """Run directory: data/, annotations/, train/, eval_teacher/, eval_student/, summary.json, report.html."""
-    collect: Annotated[CollectConfig, NO_PREFIX, Elsewhere(("out",))] = CollectConfig(
+    collect: Annotated[CollectConfig, NO_PREFIX, Elsewhere(("out", "dagger"))] = CollectConfig(
         Path(),
         tasks="0",
         placements=80,

@@ -13,7 +13,6 @@ from rich.table import Table
 from vlaad_ray import files, store
 from vlaad_ray.configs import (
     EvalConfig,
-    ServingConfig,
     UserError,
     config_hash,
     location,
@@ -24,12 +23,13 @@ from vlaad_ray.configs import (
 from vlaad_ray.envs import check_starts, find_suite
 from vlaad_ray.evaluate.metrics import find_metrics
 from vlaad_ray.evaluate.outcomes import compare, read_results, summarise
-from vlaad_ray.evaluate.policies import find_policy, on_device
+from vlaad_ray.evaluate.policies import find_policy
 from vlaad_ray.evaluate.videos import choose, file_name, store_video
 from vlaad_ray.rollout.episode import EpisodeSpec
-from vlaad_ray.rollout.fleet import FleetReport, check_images, run_policy
+from vlaad_ray.rollout.fleet import Fleet, FleetReport, check_images, fleet_of
 from vlaad_ray.rollout.noise import check_teacher_noise
 from vlaad_ray.rollout.outcome import store_outcome
+from vlaad_ray.rollout.students import on_device
 from vlaad_ray.runtime import cli, places
 from vlaad_ray.runtime.record import begin, files_in, software, write_run_record
 from vlaad_ray.stats import format_success
@@ -60,10 +60,23 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     for warning in warnings:
         cli.console.print(f"[yellow]warning:[/] {warning}")
     write_run_record(config.out, config)
+    make_env = functools.partial(suite.make, config=config.env)
+    with fleet_of(make_env, policy, config.fleet, serving) as fleet:
+        return evaluated(config, fleet, policy, specs, baseline, warnings)
+
+
+def evaluated(
+    config: EvalConfig,
+    fleet: Fleet,
+    policy: LocalPolicy | SharedPolicy,
+    specs: Sequence[EpisodeSpec],
+    baseline: Sequence[Outcome] | None,
+    warnings: list[str],
+) -> dict[str, Any]:
+    """Run what is missing of the episodes, film some of them; return (and write) the summary."""
     there = store.read_outcomes(config.out, Outcome)
     todo = [spec for spec in specs if spec.key.name not in there]
-    make_env = functools.partial(suite.make, config=config.env)
-    finish = functools.partial(store_outcome, config.out, find_metrics(suite.metrics))
+    finish = functools.partial(store_outcome, config.out, find_metrics(find_suite(config.suite).metrics))
     with cli.progress(f"evaluate {policy.name}", len(specs)) as advance:
         for _ in range(len(specs) - len(todo)):
             advance("already there")
@@ -73,7 +86,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
             ended.append(outcome.success_ever)
             advance(f"success {sum(ended)}/{len(ended)}")
 
-        report = run_policy(todo, make_env, policy, finish, config.fleet, serving, on_outcome)
+        report = fleet.run(todo, finish, on_outcome)
     results, lost = store.account_for(config.out, Outcome, [spec.key.name for spec in specs], report.lost, there)
     if lost:
         raise UserError(
@@ -86,7 +99,7 @@ def evaluate(config: EvalConfig) -> dict[str, Any]:
     filmed = choose(specs, results, config.videos)
     summary |= {**software(), "episodes": list(results), "videos": paths_of(config, filmed)}
     store.write_json(config.out / "summary.json", summary)  # before the videos, which are no part of the results
-    for name, trouble in film(config, filmed, policy, serving).items():
+    for name, trouble in film(config, fleet, filmed).items():
         warnings.append(f"no video of {name}: {trouble}")
         cli.console.print(f"[yellow]warning:[/] {escape(warnings[-1])}")
     summary["videos"] = paths_of(config, filmed)
@@ -122,18 +135,15 @@ def cost(report: FleetReport) -> dict[str, Any]:
     }
 
 
-def film(
-    config: EvalConfig, specs: Sequence[EpisodeSpec], policy: LocalPolicy | SharedPolicy, serving: ServingConfig
-) -> dict[str, str]:
+def film(config: EvalConfig, fleet: Fleet, specs: Sequence[EpisodeSpec]) -> dict[str, str]:
     """Run the chosen episodes that have no video yet once more, for their pictures. Failures: name -> why."""
     there = {path.name for path in files.children(config.out / "videos", ".mp4")}
     todo = [spec for spec in specs if file_name(spec) not in there]
     if not todo:
         return {}
-    make_env = functools.partial(find_suite(config.suite).make, config=config.env)
     finish = functools.partial(store_video, config.out / "videos")
     with cli.progress("videos", len(todo)) as advance:
-        report = run_policy(todo, make_env, policy, finish, config.fleet, serving, lambda *_: advance(""))
+        report = fleet.run(todo, finish, lambda *_: advance(""))
     failed = {name: trouble for name, trouble in report.outcomes.items() if trouble is not None}
     return failed | dict.fromkeys(report.lost, "its simulator was lost too often")
 

@@ -39,6 +39,8 @@ class Batch:
     """The method's own: of texts [B] int64, rows of `texts`; of numbers [B, …]."""
     texts: Tensor | None = None
     """[all texts of the data, L] token ids."""
+    weights: Tensor | None = None
+    """[A] or [K, A] how much each number of a chunk weighs in the loss; None: as `dimension_weights` has it."""
 
     def said(self, column: str) -> Tensor:
         """[B, L] token ids of a column of texts."""
@@ -120,15 +122,17 @@ class Method:
 
 def action_loss(student: Student, output: Tensor, batch: Batch, smoothing: float) -> Tensor:
     """How far an output is from the batch's actions -> scalar."""
-    return student.imitation_loss(output, batch.actions, dimension_weights(batch.actions), smoothing)
+    weights = dimension_weights(batch.actions) if batch.weights is None else batch.weights
+    return student.imitation_loss(output, batch.actions, weights, smoothing)
 
 
-POSE_AND_GRIPPER = (1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 1.0)
+POSE_AND_GRIPPER = (1.0, 2.0, 1.0)
 """Of translations, rotations, gripper: rotations doubled (VLA-AD, arXiv 2605.16241)."""
 
 
-def dimension_weights(actions: Tensor) -> Tensor:
+def dimension_weights(actions: Tensor, weights: tuple[float, float, float] = POSE_AND_GRIPPER) -> Tensor:
     """[A] weights of the numbers of `actions` [..., A]; all alike unless they are a pose and a gripper."""
     count = actions.shape[-1]
-    weights = POSE_AND_GRIPPER if count == len(POSE_AND_GRIPPER) else (1.0,) * count
-    return torch.tensor(weights, device=actions.device)
+    translation, rotation, gripper = weights
+    pose_and_gripper = (*[translation] * 3, *[rotation] * 3, gripper)
+    return torch.tensor(pose_and_gripper if count == len(pose_and_gripper) else (1.0,) * count, device=actions.device)

@@ -8,8 +8,9 @@ import numpy as np
 
 from vlaad_ray.configs import NoiseConfig, TeacherNoiseConfig
 from vlaad_ray.envs import Env
+from vlaad_ray.rollout.dagger import Guided
 from vlaad_ray.rollout.noise import ActionNoise, TeacherNoise
-from vlaad_ray.types import Embodiment, Episode, EpisodeKey, Observation, Policy
+from vlaad_ray.types import ActionChunk, Embodiment, Episode, EpisodeKey, Observation, Policy
 
 RELEASE_STEPS = 40
 """After the goal is first true, the policy may act this much longer to let go and retreat."""
@@ -38,9 +39,14 @@ def run_episode(env: Env, policy: Policy, spec: EpisodeSpec) -> Episode:
     "Ever": the goal was true after some step within the budget. "Final": it still is once the gripper has let go,
     for which the policy gets RELEASE_STEPS more; if it does not open the gripper by itself, we do. Without a gripper
     there is nothing to let go of: the episode ends when the goal is reached, and both are the same.
+
+    Where a student acts until `policy`, its teacher, takes over (rollout.dagger), the budget counts from there, and
+    there is noise only on what the teacher does.
     """
     body = env.embodiment
     env.reset(spec.key.init, spec.key.seed)
+    if isinstance(policy, Guided):
+        policy.begin(spec.key.name)
     policy.reset(env.instruction)
     teacher_noise, noise = TeacherNoise(spec.teacher_noise, spec.key, body), ActionNoise(spec.noise, spec.key, body)
     budget = spec.budget or env.budget
@@ -49,8 +55,9 @@ def run_episode(env: Env, policy: Policy, spec: EpisodeSpec) -> Episode:
     executed: list[np.ndarray] = []
     phases: list[str | None] = []
     images: dict[str, list[np.ndarray | None]] = {camera: [] for camera in body.cameras}
-    chunk: list[np.ndarray] = []
-    phase: str | None = None
+    taught: list[bool] = []
+    chunk: list[tuple[np.ndarray, np.ndarray]] = []
+    answer = ActionChunk(np.zeros((0, body.action_dim)))
     success_step: int | None = None
     open_for = 0
 
@@ -60,13 +67,21 @@ def run_episode(env: Env, policy: Policy, spec: EpisodeSpec) -> Episode:
         check_observation(observation, body)
         if not chunk:
             answer = policy.infer(observation)
-            chunk, phase = [check_action(action, body) for action in answer.actions], answer.phase
-        meant = chunk.pop(0)
-        action = teacher_noise.apply(meant)
+            targets = answer.actions if answer.targets is None else answer.targets
+            chunk = [
+                (check_action(action, body), check_action(target, body))
+                for action, target in zip(answer.actions, targets, strict=True)
+            ]
+            if answer.taught and not any(taught):
+                budget += len(actions)
+        meant, target = chunk.pop(0)
+        action = teacher_noise.apply(target) if answer.taught else target
         proprio.append(observation.proprio)
         actions.append(action)
-        executed.append(noise.apply(action, phase))
-        phases.append(phase)
+        teacher_acts = answer.taught and answer.targets is None
+        executed.append(noise.apply(action, answer.phase) if teacher_acts else meant)
+        phases.append(answer.phase)
+        taught.append(answer.taught)
         for camera in body.cameras:
             images[camera].append(observation.images[camera] if record else None)
         env.step(executed[-1])
@@ -89,6 +104,7 @@ def run_episode(env: Env, policy: Policy, spec: EpisodeSpec) -> Episode:
         success_final=final,
         budget=budget,
         embodiment=body,
+        taught=None if all(taught) else np.array(taught),
     )
 
 

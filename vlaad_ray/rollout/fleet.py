@@ -6,17 +6,20 @@ they do with a finished episode; both are plain functions here.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from vlaad_ray.configs import FleetConfig, ServingConfig, UserError
+from vlaad_ray.configs import DaggerConfig, FleetConfig, ServingConfig, UserError
 from vlaad_ray.envs import Env, SimulatorError
+from vlaad_ray.rollout.dagger import guided
 from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
 from vlaad_ray.rollout.replicas import PolicyUnavailable, placed, processes
 from vlaad_ray.runtime import cluster
@@ -49,8 +52,8 @@ class FleetReport:
 class EpisodeWorker:
     """Runs episodes one after another, keeping the simulator of the last task."""
 
-    def __init__(self, make_env: MakeTask, make_policy: MakePolicy, finish: Finish):
-        self._make_env, self._make_policy, self._finish = make_env, make_policy, finish
+    def __init__(self, make_env: MakeTask, make_policy: MakePolicy):
+        self._make_env, self._make_policy = make_env, make_policy
         self._task: int | None = None
         self._env: Env | None = None
         self._policy: Policy | None = None
@@ -58,7 +61,7 @@ class EpisodeWorker:
     def ready(self) -> None:
         """Returns once the actor has its resources and its process runs."""
 
-    def run(self, spec: EpisodeSpec) -> tuple[Any, int]:
+    def run(self, spec: EpisodeSpec, finish: Finish) -> tuple[Any, int]:
         """What `finish` returned, and how many control steps the episode has."""
         if self._task != spec.key.task:
             if self._env is not None:
@@ -67,7 +70,7 @@ class EpisodeWorker:
             self._policy = self._make_policy(self._env)
         assert self._env is not None and self._policy is not None
         episode = run_episode(self._env, self._policy, spec)
-        return self._finish(episode), len(episode)
+        return finish(episode), len(episode)
 
 
 @dataclass(eq=False)
@@ -83,21 +86,42 @@ class _Seat:
     since: float = 0.0
 
 
-def run_policy(
-    specs: Sequence[EpisodeSpec],
+@dataclass(frozen=True)
+class Pupil:
+    """A student that acts before its teacher, or beside it (rollout.dagger)."""
+
+    policy: LocalPolicy | SharedPolicy
+    serving: ServingConfig
+    config: DaggerConfig
+    budget: int
+    """Of an episode; 0: the suite's own."""
+
+
+@contextmanager
+def fleet_of(
     make_env: MakeTask,
     policy: LocalPolicy | SharedPolicy,
-    finish: Finish,
     config: FleetConfig,
     serving: ServingConfig,
-    on_outcome: Callable[[EpisodeSpec, Any], None],
-) -> FleetReport:
-    """`run_fleet` with the policy where it belongs: in every simulator's process, or in replicas for all of them."""
-    if not specs:
-        return FleetReport({}, retried=0, lost=(), steps=0, seconds=0.0)
-    replicas = processes(serving) if isinstance(policy, SharedPolicy) else None
-    with placed(policy, serving, wait_for_nodes_s=config.wait_for_nodes_s) as make_policy:
-        return run_fleet(specs, make_env, make_policy, finish, config, on_outcome, replicas)
+    pupil: Pupil | None = None,
+) -> Iterator[Fleet]:
+    """A fleet with the policy where it belongs: in every simulator's process, or in replicas for all of them.
+
+    `pupil`: a student whom the policy teaches in the same episodes.
+    """
+    policies = [(policy, serving)] + ([(pupil.policy, pupil.serving)] if pupil is not None else [])
+    replicas = [processes(serving) for policy, serving in policies if isinstance(policy, SharedPolicy)]
+    with ExitStack() as placement:
+
+        def make_policy() -> MakePolicy:
+            wait = config.wait_for_nodes_s
+            make, *others = [placement.enter_context(placed(*each, wait_for_nodes_s=wait)) for each in policies]
+            if pupil is None:
+                return make
+            return functools.partial(guided, make, others[0], pupil.config, pupil.budget)
+
+        with Fleet(make_env, make_policy, config, replicas) as fleet:
+            yield fleet
 
 
 def check_images(policy: LocalPolicy | SharedPolicy, shown: Trained) -> list[str]:
@@ -113,50 +137,104 @@ def check_images(policy: LocalPolicy | SharedPolicy, shown: Trained) -> list[str
     return []
 
 
-def run_fleet(
-    specs: Sequence[EpisodeSpec],
-    make_env: MakeTask,
-    make_policy: MakePolicy,
-    finish: Finish,
-    config: FleetConfig,
-    on_outcome: Callable[[EpisodeSpec, Any], None],
-    replicas: Processes | None = None,
-) -> FleetReport:
-    """Run every episode of a suite once, in any order, over `config.actors` actors, beside the `replicas` they ask.
+class Fleet:
+    """Actors, hired for the first episodes and kept for further ones until the `with` block ends."""
 
-    An actor keeps to one task while that has episodes left (building a simulator takes seconds), then helps with the
-    task that has most left. A simulator that dies, diverges, gets stuck or loses its teacher is replaced and its
-    episode retried. Any other exception is a bug or a wrong setting and stops the run.
-    """
-    if not specs:
-        return FleetReport({}, retried=0, lost=(), steps=0, seconds=0.0)
-    cluster.connect()
-    start = time.monotonic()
-    queues: dict[int, deque[EpisodeSpec]] = defaultdict(deque)
-    for spec in specs:
-        queues[spec.key.task].append(spec)
-    tries: dict[str, int] = defaultdict(int)
-    outcomes: dict[str, Any] = {}
-    lost: list[str] = []
-    retried = steps = 0
+    def __init__(
+        self,
+        make_env: MakeTask,
+        make_policy: Callable[[], MakePolicy],
+        config: FleetConfig,
+        replicas: Sequence[Processes] = (),
+    ):
+        """`make_policy`: called for a first episode. `replicas`: what policies compute in, beside the actors."""
+        self._make_env, self._place, self._config, self._replicas = make_env, make_policy, config, replicas
+        self._make_policy: MakePolicy | None = None
+        self._seats: list[_Seat] = []
+        self._worker: Any = ray.remote(EpisodeWorker).options(
+            num_cpus=config.cpus_per_actor, num_gpus=config.gpus_per_actor, max_restarts=0
+        )
 
-    remote_worker = ray.remote(EpisodeWorker).options(
-        num_cpus=config.cpus_per_actor, num_gpus=config.gpus_per_actor, max_restarts=0
-    )
+    def __enter__(self) -> Fleet:
+        return self
 
-    def hire(stillborn: int = 0) -> _Seat:
-        actor: Any = remote_worker.remote(make_env, make_policy, finish)
+    def __exit__(self, *_: object) -> None:
+        for seat in self._seats:
+            ray.kill(seat.actor)
+
+    def run(
+        self, specs: Sequence[EpisodeSpec], finish: Finish, on_outcome: Callable[[EpisodeSpec, Any], None]
+    ) -> FleetReport:
+        """Run every episode once, in any order.
+
+        An actor keeps to one task while that has episodes left (building a simulator takes seconds), then helps with
+        the task that has most left. A simulator that dies, diverges, gets stuck or loses its teacher is replaced and
+        its episode retried. Any other exception is a bug or a wrong setting and stops the run.
+        """
+        if not specs:
+            return FleetReport({}, retried=0, lost=(), steps=0, seconds=0.0)
+        cluster.connect()
+        start = time.monotonic()
+        if self._make_policy is None:
+            self._make_policy = self._place()
+        work = _Work(specs, ray.put(finish), self._config)
+        wanted = min(actor_count(self._config, self._replicas), len(specs))
+        self._seats += [self._hire() for _ in range(wanted - len(self._seats))]
+        while work.left or any(seat.spec for seat in self._seats):
+            self._deal_out(work)
+            pending = {seat.reference: seat for seat in self._seats if seat.reference is not None}
+            ready, _ = ray.wait(list(pending), timeout=1.0)
+            for reference in ready:
+                seat = pending[reference]
+                if (ended := self._collect(seat, reference, work)) is not None:
+                    spec, (work.outcomes[spec.key.name], length) = ended
+                    work.steps += length
+                    on_outcome(spec, work.outcomes[spec.key.name])
+            for seat in list(self._seats):
+                if seat.spec is not None and time.monotonic() - seat.since > self._config.episode_timeout_s:
+                    self._give_up(seat, seat.spec, f"stuck for over {self._config.episode_timeout_s:.0f} s", work)
+        return FleetReport(work.outcomes, work.retried, tuple(work.lost), work.steps, time.monotonic() - start)
+
+    def _deal_out(self, work: _Work) -> None:
+        for seat in self._seats:
+            if seat.reference is None and (task := _choose_task(seat, self._seats, work.queues)) is not None:
+                seat.spec, seat.task, seat.since = work.queues[task].popleft(), task, time.monotonic()
+                seat.reference = seat.actor.run.remote(seat.spec, work.finish)
+
+    def _collect(self, seat: _Seat, reference: Any, work: _Work) -> tuple[EpisodeSpec, tuple[Any, int]] | None:
+        """What an actor answers: the episode that it ended with; None when it has come up, or another replaced it."""
+        spec = seat.spec
+        seat.spec = seat.reference = None
+        try:
+            answer = ray.get(reference)
+        except RayActorError as error:
+            if error.actor_init_failed:  # by an exception: a bug
+                raise
+            if spec is None:
+                self._hire_again(seat, cluster.cause_of_death(error), work)
+            else:
+                self._give_up(seat, spec, cluster.cause_of_death(error), work)
+            return None
+        except RayTaskError as error:
+            if spec is None or not isinstance(error.cause, SimulatorError | PolicyUnavailable):
+                raise error.cause from error
+            self._give_up(seat, spec, str(error.cause), work)
+            return None
+        seat.stillborn = 0
+        return None if spec is None else (spec, answer)
+
+    def _hire(self, stillborn: int = 0) -> _Seat:
+        actor = self._worker.remote(self._make_env, self._make_policy)
         return _Seat(actor, actor.ready.remote(), stillborn)
 
-    def hire_again(seat: _Seat, why: str) -> None:
+    def _hire_again(self, seat: _Seat, why: str, work: _Work) -> None:
         """Put a new actor into the place of one that died before it was up, unless that is what they all do there."""
-        nonlocal retried
-        seats.remove(seat)
-        if seat.stillborn < config.max_retries:
+        self._seats.remove(seat)
+        if seat.stillborn < self._config.max_retries:
             console.print(f"simulator replaced while starting: {why}")
-            retried += 1
-            seats.append(hire(seat.stillborn + 1))
-        elif seats:
+            work.retried += 1
+            self._seats.append(self._hire(seat.stillborn + 1))
+        elif self._seats:
             console.print(f"one simulator less: {seat.stillborn + 1} in a row died while starting: {why}")
         else:
             raise UserError(
@@ -164,62 +242,56 @@ def run_fleet(
                 "mend that (memory, the node) and rerun the same command"
             )
 
-    def give_up(seat: _Seat, spec: EpisodeSpec, why: str) -> None:
+    def _give_up(self, seat: _Seat, spec: EpisodeSpec, why: str, work: _Work) -> None:
         """Put a new actor into the seat and queue its episode again, unless it has had its tries."""
-        nonlocal retried
         console.print(f"simulator replaced while running {spec.key.name}: {why}")
         ray.kill(seat.actor)
-        seats[seats.index(seat)] = hire()
-        tries[spec.key.name] += 1
-        if tries[spec.key.name] > config.max_retries:
-            lost.append(spec.key.name)
+        self._seats[self._seats.index(seat)] = self._hire()
+        work.try_again(spec)
+
+
+class _Work:
+    """The episodes of one run, and what became of them."""
+
+    def __init__(self, specs: Sequence[EpisodeSpec], finish: Any, config: FleetConfig):
+        """`finish`: Ray's reference to a Finish."""
+        self.finish, self._max_retries = finish, config.max_retries
+        self.queues: dict[int, deque[EpisodeSpec]] = defaultdict(deque)
+        for spec in specs:
+            self.queues[spec.key.task].append(spec)
+        self._tries: dict[str, int] = defaultdict(int)
+        self.outcomes: dict[str, Any] = {}
+        self.lost: list[str] = []
+        self.retried = self.steps = 0
+
+    @property
+    def left(self) -> bool:
+        return any(self.queues.values())
+
+    def try_again(self, spec: EpisodeSpec) -> None:
+        self._tries[spec.key.name] += 1
+        if self._tries[spec.key.name] > self._max_retries:
+            self.lost.append(spec.key.name)
         else:
-            retried += 1
-            queues[spec.key.task].append(spec)
-
-    seats = [hire() for _ in range(min(actor_count(config, replicas), len(specs)))]
-    while any(queues.values()) or any(seat.spec for seat in seats):
-        for seat in seats:
-            if seat.reference is None and (task := _choose_task(seat, seats, queues)) is not None:
-                next_spec = queues[task].popleft()
-                seat.spec, seat.task, seat.since = next_spec, task, time.monotonic()
-                seat.reference = seat.actor.run.remote(next_spec)
-        pending = {seat.reference: seat for seat in seats if seat.reference is not None}
-        ready, _ = ray.wait(list(pending), timeout=1.0)
-        for reference in ready:
-            seat = pending[reference]
-            ended = seat.spec
-            seat.spec = seat.reference = None
-            try:
-                answer = ray.get(reference)
-            except RayActorError as error:
-                if error.actor_init_failed:  # by an exception: a bug
-                    raise
-                if ended is None:
-                    hire_again(seat, cluster.cause_of_death(error))
-                else:
-                    give_up(seat, ended, cluster.cause_of_death(error))
-                continue
-            except RayTaskError as error:
-                if ended is None or not isinstance(error.cause, SimulatorError | PolicyUnavailable):
-                    raise error.cause from error
-                give_up(seat, ended, str(error.cause))
-                continue
-            seat.stillborn = 0
-            if ended is not None:
-                outcomes[ended.key.name], length = answer
-                steps += length
-                on_outcome(ended, outcomes[ended.key.name])
-        for seat in list(seats):
-            if seat.spec is not None and time.monotonic() - seat.since > config.episode_timeout_s:
-                give_up(seat, seat.spec, f"stuck for over {config.episode_timeout_s:.0f} s")
-    for seat in seats:
-        ray.kill(seat.actor)
-    return FleetReport(outcomes, retried, tuple(lost), steps, time.monotonic() - start)
+            self.retried += 1
+            self.queues[spec.key.task].append(spec)
 
 
-def actor_count(config: FleetConfig, replicas: Processes | None = None) -> int:
-    """How many actors there will be, beside the teacher's `replicas`.
+def run_fleet(
+    specs: Sequence[EpisodeSpec],
+    make_env: MakeTask,
+    make_policy: MakePolicy,
+    finish: Finish,
+    config: FleetConfig,
+    on_outcome: Callable[[EpisodeSpec, Any], None],
+) -> FleetReport:
+    """Run every episode of a suite once, by a fleet for them alone, each actor with a policy of its own."""
+    with Fleet(make_env, lambda: make_policy, config) as fleet:
+        return fleet.run(specs, finish, on_outcome)
+
+
+def actor_count(config: FleetConfig, replicas: Sequence[Processes] = ()) -> int:
+    """How many actors there will be, beside the policies' `replicas`.
 
     Waits for nodes, or raises UserError, when not one fits (runtime.nodes).
     """
@@ -227,15 +299,14 @@ def actor_count(config: FleetConfig, replicas: Processes | None = None) -> int:
     return fitted(lambda nodes: count_actors(config, nodes, replicas), one, config.wait_for_nodes_s)
 
 
-def count_actors(config: FleetConfig, nodes: Sequence[Node], replicas: Processes | None = None) -> int:
+def count_actors(config: FleetConfig, nodes: Sequence[Node], replicas: Sequence[Processes] = ()) -> int:
     """As many as configured (those that don't fit yet wait for others to end), or as the nodes hold. Raises NoRoom."""
     wanted = Processes("actor", config.actors, config.cpus_per_actor, config.gpus_per_actor)
     check(wanted)
-    if replicas is not None:
-        left = without(nodes, replicas)
-        if total_room(nodes, wanted) and not total_room(left, wanted):
-            raise NoRoom("the teacher's replicas leave no room for an actor", "lower --replicas or --cpus-per-replica")
-        nodes = left
+    left = functools.reduce(without, replicas, nodes)
+    if total_room(nodes, wanted) and not total_room(left, wanted):
+        raise NoRoom("the policy's replicas leave no room for an actor", "lower --replicas or --cpus-per-replica")
+    nodes = left
     held = divide(nodes, replace(wanted, count=min(config.actors, 1))).count
     return config.actors or held
 

@@ -29,10 +29,15 @@ from vlaad_ray.store.parquet import (
 from vlaad_ray.types import LIBERO, Embodiment, Episode, EpisodeKey, InitState
 
 JPEG_QUALITY = 95
+TAUGHT = "taught"
+"""The column that only episodes have in which a student acts."""
 
 
-def episode_schema(embodiment: Embodiment) -> pa.Schema:
-    """Columns of an episode's table: a row a control step, a column a camera."""
+def episode_schema(embodiment: Embodiment, student_acts: bool = False) -> pa.Schema:
+    """Columns of an episode's table: a row a control step, a column a camera.
+
+    `student_acts`: with a column that tells the steps whose action is the teacher's from those of a student.
+    """
     return pa.schema(
         [
             ("episode", pa.dictionary(pa.int32(), pa.string())),
@@ -44,6 +49,7 @@ def episode_schema(embodiment: Embodiment) -> pa.Schema:
             ("action", pa.list_(pa.float32(), embodiment.action_dim)),
             ("executed", pa.list_(pa.float32(), embodiment.action_dim)),
             ("teacher_phase", pa.string()),
+            *([(TAUGHT, pa.bool_())] if student_acts else []),
             *((camera, pa.binary()) for camera in embodiment.cameras),
         ]
     )
@@ -99,6 +105,7 @@ def write_episode(root: Location, episode: Episode, extra: Mapping[str, Any]) ->
         "action": fixed_size(episode.actions),
         "executed": fixed_size(episode.executed),
         "teacher_phase": pa.array(list(episode.phases), pa.string()),
+        **({} if episode.taught is None else {TAUGHT: pa.array(episode.taught, pa.bool_())}),
         **images,
     }
     footer = {
@@ -115,7 +122,7 @@ def write_episode(root: Location, episode: Episode, extra: Mapping[str, Any]) ->
         "content_hash": content_hash(columns),
         **extra,
     }
-    table = pa.table(columns, schema=episode_schema(episode.embodiment))
+    table = pa.table(columns, schema=episode_schema(episode.embodiment, episode.taught is not None))
     return write_table(root / "episodes" / f"{episode.key.name}.parquet", table, footer)
 
 
@@ -125,7 +132,7 @@ def copy_with_actions(path: Location, root: Location, actions: np.ndarray, extra
     Everything else stays as it is, pictures byte for byte; the content hash is that of the copy.
     """
     with opened_table(path, "episode") as (footer, file):
-        schema = episode_schema(read_embodiment(footer))
+        schema = episode_schema(read_embodiment(footer), TAUGHT in file.schema_arrow.names)
         table = file.read(columns=schema.names).cast(schema)
     proprio = matrix(table, "proprio") if "proprio" in schema.names else np.zeros((table.num_rows, 0), np.float32)
     if (trouble := unusable(proprio, actions, matrix(table, "executed"))) is not None:
@@ -203,7 +210,9 @@ def survey_episode(path: Location, wanted: Callable[[Mapping[str, Any]], bool]) 
 
 def _episode(path: Location, footer: dict[str, Any], file: pq.ParquetFile, cameras: Sequence[str]) -> Episode:
     felt = read_embodiment(footer).proprio_dim > 0
-    table = file.read(columns=[*["proprio"] * felt, "action", "executed", "teacher_phase", *cameras])
+    mixed = TAUGHT in file.schema_arrow.names
+    columns = [*["proprio"] * felt, "action", "executed", "teacher_phase", *[TAUGHT] * mixed, *cameras]
+    table = file.read(columns=columns)
     if table.num_rows != footer["steps"]:
         raise corrupt(path, f"{table.num_rows} rows where its footer says {footer['steps']}")
     proprio = matrix(table, "proprio") if felt else np.zeros((table.num_rows, 0), np.float32)
@@ -222,6 +231,7 @@ def _episode(path: Location, footer: dict[str, Any], file: pq.ParquetFile, camer
         success_final=footer["success_final"],
         budget=footer["budget"],
         embodiment=read_embodiment(footer),
+        taught=table[TAUGHT].to_numpy() if mixed else None,
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from typing import Any, TypeVar
 
 from vlaad_ray.configs import Location, UserError
@@ -62,10 +62,11 @@ def read_outcome(path: Location, kind: type[Ended]) -> Ended:
     """Raises UserError for a file that is no outcome of this kind."""
     content = read_json(path)
     known = {field.name for field in fields(kind)} - {"metrics"}
-    if not isinstance(content, dict) or (missing := known - content.keys()):
+    needed = {field.name for field in fields(kind) if field.default is MISSING} & known
+    if not isinstance(content, dict) or (missing := needed - content.keys()):
         lack = f"has no {min(missing)!r}" if isinstance(content, dict) else "is no record of an episode"
         raise UserError(f"{path} {lack}; delete it and rerun the job that writes it")
-    given: dict[str, Any] = {name: content[name] for name in known}
+    given: dict[str, Any] = {name: content[name] for name in known & content.keys()}
     if kind is Outcome:
         given["metrics"] = {name: value for name, value in content.items() if name not in known}
     return kind(**given)

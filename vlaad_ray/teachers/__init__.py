@@ -42,7 +42,7 @@ class Teacher:
 def describe_scripted(config: NoSettings, suite: str, execute: int) -> LocalPolicy:
     """The privileged expert. It acts one action at a time, whatever `execute` says."""
     check_arm("scripted", suite)
-    return LocalPolicy("scripted", _make_scripted, settings={"law": SCRIPTED_LAW})
+    return LocalPolicy("scripted", _make_scripted, settings={"law": SCRIPTED_LAW}, plans=True)
 
 
 def _make_scripted(env: Env) -> Policy:

@@ -64,9 +64,12 @@ def _numbers(values: Sequence[str] | np.ndarray, texts: Mapping[str, int]) -> np
 
 
 def episode_pictures(episode: Episode, config: StudentConfig) -> dict[str, np.ndarray]:
-    """An episode -> `images` [F, C, S, S, 3] uint8 as the student sees them, and their `steps` [F] int32."""
+    """An episode -> `images` [F, C, S, S, 3] uint8 as the student sees them, and their `steps` [F] int32.
+
+    Steps at which a student acted without its teacher are left out.
+    """
     steps, pictures = [], []
-    for step in range(len(episode)):
+    for step in range(len(episode)) if episode.taught is None else np.flatnonzero(episode.taught).tolist():
         images = {name: image for name, seen in episode.images.items() if (image := seen[step]) is not None}
         if images.keys() >= set(config.cameras):
             steps.append(step)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vlaad_ray.configs import TrainConfig, UserError
-from vlaad_ray.methods.method import Answers, Batch, Learner, Method
+from vlaad_ray.methods.method import Answers, Batch, Learner, Method, dimension_weights
 from vlaad_ray.models.student.preprocess import random_shift
 from vlaad_ray.train.data import Frames
 
@@ -90,8 +90,9 @@ def fit(
     """
     config, worker, frames = setup.config, setup.worker, setup.frames
     batch_size = max(1, config.batch_size // worker.size)
+    seen = oversampled(frames, setup.learner.student.config.gripper, config.gripper_oversampling)
     # Every worker must take the same number of steps; their shares of the data differ by some frames.
-    steps = max(1, int(_gathered(worker, len(frames.training)).min()) // batch_size)
+    steps = max(1, int(_gathered(worker, len(seen)).min()) // batch_size)
     began = clock() - progress.seconds
     limit = config.max_minutes * 60 if config.max_minutes else math.inf
 
@@ -103,7 +104,7 @@ def fit(
         start = time.monotonic()
         rng = np.random.default_rng([config.seed, progress.epoch, worker.rank])
         torch.manual_seed(int(rng.integers(2**31)))
-        order = np.resize(rng.permutation(frames.training), (steps, batch_size))
+        order = np.resize(rng.permutation(seen), (steps, batch_size))
         tally = setup.tally()
         setup.learner.train()
         for rows in order:
@@ -144,6 +145,23 @@ def fit(
             }
         )
         on_epoch(progress)
+
+
+def oversampled(frames: Frames, gripper: int | None, times: int) -> np.ndarray:
+    """Indices of the training frames, those in whose chunk the gripper's command changes `times` times."""
+    if times == 1 or gripper is None:
+        return frames.training
+    commands = frames.actions[frames.training][:, :, gripper] > 0
+    changing = frames.training[(commands != commands[:, :1]).any(1)]
+    return np.concatenate([frames.training, *[changing] * (times - 1)])
+
+
+def loss_weights(config: TrainConfig, actions: Tensor) -> Tensor:
+    """[A] or [K, A] how much each number of a chunk weighs, of `actions` [B, K, A]."""
+    numbers = dimension_weights(actions, config.pose_weights)
+    if not config.chunk_weights:
+        return numbers
+    return torch.tensor(config.chunk_weights, device=actions.device)[:, None] * numbers
 
 
 def _check_finite(config: TrainConfig, progress: Progress, **numbers: float) -> None:
@@ -190,14 +208,16 @@ def _forward(
     if augment is not None:
         images = random_shift(images, augment)
         proprio = proprio + config.proprio_noise * setup.learner.student.proprio_std * torch.randn_like(proprio)
+    actions = on_device(frames.actions)
     batch = Batch(
         images=torch.from_numpy(images).to(device),
         proprio=proprio,
         instruction=setup.texts[on_device(frames.instruction)],
-        actions=on_device(frames.actions),
+        actions=actions,
         phase=on_device(frames.phase),
         columns={name: on_device(values) for name, values in frames.own.items()},
         texts=setup.texts,
+        weights=loss_weights(config, actions),
     )
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         answers = method.forward(config.method, model, batch)

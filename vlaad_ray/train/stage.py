@@ -84,6 +84,8 @@ def check(config: TrainConfig) -> None:
         raise UserError(
             f"--objective {config.objective} needs --annotations DIR (or train without them: --objective bc)"
         )
+    if config.chunk_weights and len(config.chunk_weights) != config.chunk:
+        raise UserError(f"--chunk-weights: {len(config.chunk_weights)} for the {config.chunk} actions of --chunk")
     preset.check(config.network, config.image_size)
     find_trackers(config.trackers)
 

@@ -64,9 +64,9 @@ def smoothed_targets(bins: int, sigma: float, device: torch.device) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, target_bins: Tensor, weights: Tensor, sigma: float) -> Tensor:
-    """logits [B, K, A, N], target_bins [B, K, A], weights [A] -> scalar, in nats.
+    """logits [B, K, A, N], target_bins [B, K, A], weights [A] or [K, A] -> scalar, in nats.
 
-    sum_k sum_j w_j CE(logits[k, j], target[k, j]) / (K sum_j w_j): a uniform guess costs log(N) whatever K is.
+    sum_k sum_j w_kj CE(logits[k, j], target[k, j]) / sum_k sum_j w_kj: a uniform guess costs log(N) whatever K is.
     """
     logits = logits.to(torch.float32)
     targets = smoothed_targets(logits.shape[-1], sigma, logits.device)[target_bins]

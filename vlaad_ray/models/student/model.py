@@ -113,7 +113,7 @@ class Student(nn.Module, ABC):
         return features.flatten(1)
 
     def imitation_loss(self, output: Tensor, actions: Tensor, weights: Tensor, smoothing: float) -> Tensor:
-        """How far the output is from `actions` [B, K, A] -> scalar: a mean, its A numbers weighted by `weights` [A].
+        """How far the output is from `actions` [B, K, A] -> scalar: a mean, weighted by `weights` [A] or [K, A].
 
         `smoothing`: TrainConfig.target_sigma, for an output over bins. Here: the absolute error of the actions.
         """

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vlaad_ray.teachers.scripted.geometry import HeightMap, Scene, closing_along
-from vlaad_ray.teachers.scripted.grasping import Grasp, grasp, let_go, plan_grasps
+from vlaad_ray.teachers.scripted.grasping import SIDE_FUNNEL, Grasp, grasp, let_go, plan_grasps
 from vlaad_ray.teachers.scripted.motion import CLOSED, OPEN, Motion, open_hand, reach, travel
 
 SLIP = 0.03
@@ -40,8 +40,18 @@ class Placement:
 
 
 def pick_and_place(scene: Scene, name: str, placement: Placement) -> Motion:
-    """Grasp an object, bring it to its place and let go, with a new grasp whenever one fails."""
+    """Grasp an object, bring it to its place and let go, with a new grasp whenever one fails.
+
+    What is in the hand already, as when the expert takes over from a student, stays there.
+    """
     failed: list[np.ndarray] = []
+    if scene.fingers_touching(scene.bodies(name)) == 2:
+        upright, _ = closing_along(scene.hand_rotation[:2, 0])
+        here = Grasp(0.0, scene.hand, upright, 0.0, SIDE_FUNNEL)
+        if (yield from carry(scene, name, placement, placement.rotation(here))):
+            yield from open_hand(scene, scene.hand, scene.hand_rotation, "placing", scene.bodies(name))
+            return True
+        yield from let_go(scene, name)
     for attempt in range(ATTEMPTS):
         plans = plan_grasps(scene, name, shift(scene, name, placement), placement.closing)
         # The best once more from where it lies now; only then elsewhere on the object.
