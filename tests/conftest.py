@@ -46,6 +46,7 @@ STARTS_NODES = ("test_nodes", "test_pipeline", "test_s3")
 """Files that call `ray start`, one after another: nodes that start side by side take each other's ports."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Deal out whole files to pytest-xdist's processes, the longest first: what a file has made, its tests share."""
     order = {name: rank for rank, name in enumerate(LONGEST)}
