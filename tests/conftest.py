@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before any test module imports MuJoCo, Ray or torch: each reads its variable once. Ray's workers inherit them.
 os.environ.setdefault("MUJOCO_GL", "egl")
@@ -24,6 +25,7 @@ os.environ.pop("VLAAD_TOKEN", None)
 import pytest
 import ray
 import s3_server
+from xdist.scheduler import LoadFileScheduling
 
 from vlaad_ray.runtime import cluster
 
@@ -47,11 +49,20 @@ STARTS_NODES = ("test_nodes", "test_pipeline", "test_s3")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Deal out whole files to pytest-xdist's processes, the longest first: what a file has made, its tests share."""
     order = {name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: 0 if item.path.stem in STARTS_NODES else order.get(item.path.stem, len(order)))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("nodes" if item.path.stem in STARTS_NODES else item.path.stem))
+
+
+class WholeFiles(LoadFileScheduling):
+    """Deals out whole files, in their order: what a file has made, its tests share."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        name = Path(nodeid.partition("::")[0]).stem
+        return "nodes" if name in STARTS_NODES else name
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> WholeFiles:
+    return WholeFiles(config, log)
 
 
 @pytest.fixture(scope="session")
