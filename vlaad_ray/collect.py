@@ -35,6 +35,9 @@ from vlaad_ray.types import Collected, Episode, EpisodeKey, InitState, LocalPoli
 CONTENT_VERSION = 2
 """Raise it when the same settings would give other episodes, so that old ones are not taken for them."""
 
+MIN_NEED = 0.1
+"""Of what a task that always fails needs, what one needs that never does."""
+
 
 def collect(config: CollectConfig) -> dict[str, Any]:
     """Complete the dataset that `config` describes; return (and write) its summary."""
@@ -152,13 +155,14 @@ def plan_episodes(
             return InitState("stored", stored[number])
         return InitState("placement", number - len(stored))
 
+    keep = keep_of(config, tasks)
     specs = []
     for task in tasks:
         mine = [outcome for outcome in ended if outcome.task == task]
         wanted = len(stored) + config.placements - len(mine)
         if config.keep:
-            lacking = config.keep - sum(outcome.kept for outcome in mine)
-            wanted = min(lacking, config.tries * config.keep - len(mine))
+            lacking = keep[task] - sum(outcome.kept for outcome in mine)
+            wanted = min(lacking, config.tries * keep[task] - len(mine))
         specs += [
             EpisodeSpec(
                 key=EpisodeKey(config.suite, task, start(len(mine) + number), policy, config.seed, content),
@@ -170,6 +174,28 @@ def plan_episodes(
             for number in range(wanted)
         ]
     return specs
+
+
+def keep_of(config: CollectConfig, tasks: Sequence[int]) -> dict[int, int]:
+    """Task -> episodes to keep: --keep each, or shared out by how often a task failed in the evaluation --need.
+
+    A task that never failed there still gets some: MIN_NEED of one that always did.
+    """
+    if config.need is None:
+        return dict.fromkeys(tasks, config.keep)
+    if not config.keep:
+        raise UserError("--need shares out the episodes of --keep; give it, too")
+    failed: dict[int, list[bool]] = {}
+    for outcome in store.read_evaluation(config.need).values():
+        if outcome.suite == config.suite:
+            failed.setdefault(outcome.task, []).append(not outcome.success_ever)
+    if missing := sorted(set(tasks) - failed.keys()):
+        raise UserError(
+            f"--need {config.need}: no finished evaluation of {config.suite} task {missing[0]}; evaluate it"
+        )
+    weights = {task: MIN_NEED + sum(failed[task]) / len(failed[task]) for task in tasks}
+    share = config.keep * len(tasks) / sum(weights.values())
+    return {task: max(1, round(share * weight)) for task, weight in weights.items()}
 
 
 def settled(config: CollectConfig) -> CollectConfig:
@@ -215,11 +241,12 @@ def _is_done(spec: EpisodeSpec, outcomes: Mapping[str, Collected], stored: Colle
 
 def short_of(config: CollectConfig, summary: Mapping[str, Any]) -> list[str]:
     """A warning for each task that has fewer episodes than --keep wanted when its tries were used up."""
+    keep = keep_of(config, [int(task) for task in summary["tasks"]])
     warnings = [
-        f"task {task}: {counts['kept']} of {config.keep} episodes kept after {sum(counts.values())} tries; raise "
+        f"task {task}: {counts['kept']} of {keep[int(task)]} episodes kept after {sum(counts.values())} tries; raise "
         "--tries or --budget, or look at its failures (--keep-failed)"
         for task, counts in summary["tasks"].items()
-        if counts["kept"] < config.keep
+        if counts["kept"] < keep[int(task)]
     ]
     for warning in warnings:
         cli.console.print(f"[yellow]warning:[/] {warning}")

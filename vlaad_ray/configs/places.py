@@ -84,6 +84,9 @@ def places_of(config: Any, hidden: Sequence[str] = ()) -> Iterator[tuple[str, Pa
             continue
         if isinstance(value, Path | UPath):
             yield name, value
+        elif isinstance(value, tuple):
+            places = [each for each in value if isinstance(each, Path | UPath)]
+            yield from ((f"{name} {number}", place) for number, place in enumerate(places, start=1))
         elif dataclasses.is_dataclass(value):
             yield from places_of(value, elsewhere(hint))
 

@@ -48,6 +48,8 @@ class CollectConfig:
     """Episodes to keep of each task: further placements are tried until there are so many; 0: what the starts give."""
     tries: Newer[Annotated[int, at_least(1)]] = 3
     """With --keep, a task is given up after this many starts for each episode to keep."""
+    need: Newer[Location | None] = None
+    """With --keep, an evaluation's --out: tasks get episodes by how often they failed there, --keep on average."""
     budget: Annotated[Newer[int], at_least(0)] = 0
     """Steps until success must have been reached; 0: the field's own (280 object, 220 spatial, 300 goal, 520 10)."""
     teacher: str = "scripted"
@@ -103,6 +105,13 @@ class TrainConfig:
     """Run directory: metrics.jsonl, summary.json, config.json and checkpoint/ (shared by all nodes on a cluster)."""
     annotations: Machine[Location | None] = None
     """Annotation directory, as jobs/annotate.py wrote it. bc needs none."""
+    more_data: Machine[tuple[Location, ...]] = ()
+    """Further datasets to train on together with the first, as rounds of DAgger are."""
+    more_annotations: Machine[tuple[Location, ...]] = ()
+    """Their annotation directories, in the same order."""
+    start_from: Machine[Location | None] = None
+    """Checkpoint of a student of the same kind, whose weights training starts from; none: from random weights, or those
+    of the preset's backbone."""
     student: str = "small"
     """Preset of the network (docs/students.md): small from scratch on CPU, vlaad_158m from CLIP ViT-B/16 with LoRA, or
     a plugin's. Some have flags of their own: --student vlaad_158m --help."""
@@ -252,7 +261,16 @@ class PipelineConfig:
 
     out: Machine[Location]
     """Run directory: data/, annotations/, train/, eval_teacher/, eval_student/, summary.json, report.html."""
-    collect: Annotated[CollectConfig, NO_PREFIX, Elsewhere(("out", "dagger"))] = CollectConfig(
+    rounds: Newer[Annotated[int, at_least(0)]] = 0
+    """Rounds of DAgger after the first training, each in OUT/round1/ …: the student acts until the teacher takes over,
+    and training goes on with what the teacher did."""
+    round_keep: Newer[Annotated[int, at_least(1)]] = 20
+    """Episodes that a round keeps of each task, on average: tasks get them by how often the student fails."""
+    round_epochs: Newer[Annotated[int, at_least(1)]] = 5
+    """Epochs of a round's training, over all data so far, from the last weights."""
+    round_placements: Newer[Annotated[int, at_least(1)]] = 10
+    """Fresh placements a task on which the student is looked at before a round; no test state is among them."""
+    collect: Annotated[CollectConfig, NO_PREFIX, Elsewhere(("out", "dagger", "need"))] = CollectConfig(
         Path(),
         tasks="0",
         placements=80,
@@ -265,7 +283,19 @@ class PipelineConfig:
     train: Annotated[
         TrainConfig,
         NO_PREFIX,
-        Elsewhere(("data", "out", "annotations", "seed", "image_size", "wait_for_nodes_s")),
+        Elsewhere(
+            (
+                "data",
+                "out",
+                "annotations",
+                "more_data",
+                "more_annotations",
+                "start_from",
+                "seed",
+                "image_size",
+                "wait_for_nodes_s",
+            )
+        ),
     ] = TrainConfig(Path(), Path(), epochs=45, max_minutes=14.0)
     evaluate: Annotated[
         EvalConfig,

@@ -12,7 +12,7 @@ from vlaad_ray import plugins
 from vlaad_ray.configs import Location, TrainConfig, UserError, settings_of
 from vlaad_ray.methods import METHODS
 from vlaad_ray.methods.method import Learner, Method
-from vlaad_ray.models.student import STUDENTS, presets
+from vlaad_ray.models.student import STUDENTS, checkpoint, presets
 from vlaad_ray.models.student.model import StudentConfig
 from vlaad_ray.models.student.presets import Preset, Wish
 from vlaad_ray.models.student.text import TextTokenizer
@@ -36,6 +36,9 @@ def complete(config: TrainConfig) -> TrainConfig:
         data=config.data.resolve(),
         out=config.out.resolve(),
         annotations=config.annotations.resolve() if config.annotations and method.annotated else None,
+        more_data=tuple(place.resolve() for place in config.more_data),
+        more_annotations=tuple(place.resolve() for place in config.more_annotations if method.annotated),
+        start_from=config.start_from.resolve() if config.start_from else None,
         frame_cache=config.frame_cache.resolve() if config.frame_cache else None,
         network=preset.absolute(network),
         method=settings_of(f"objective {config.objective}", method.config, config.method),
@@ -45,7 +48,10 @@ def complete(config: TrainConfig) -> TrainConfig:
 def reads(config: TrainConfig) -> dict[str, Location | None]:
     """Flag -> the directory that training reads there. `config` is complete."""
     network = find_preset(config.student).reads(config.network)
-    return {"--data": config.data, "--annotations": config.annotations, **network}
+    more = {f"--more-data {number}": place for number, place in enumerate(config.more_data, start=1)}
+    notes = {f"--more-annotations {number}": place for number, place in enumerate(config.more_annotations, start=1)}
+    own = {"--data": config.data, "--annotations": config.annotations, "--start-from": config.start_from}
+    return {**own, **more, **notes, **network}
 
 
 def with_values(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
@@ -71,6 +77,8 @@ def design(config: TrainConfig, facts: Survey, folder: Location) -> tuple[TrainC
     `folder`: the run's. Raises UserError where the settings, the data and pretrained weights disagree.
     """
     preset, robot = find_preset(config.student), facts.embodiment
+    if config.start_from is not None:
+        return config, *_design_of(config, config.start_from, preset, facts)
     wish = Wish(facts.texts, config.image_size, config.seed, folder)
     settings, student, tokenizer = presets.design(preset, config.network, wish)
     if unknown := set(config.cameras) - set(robot.cameras):
@@ -87,10 +95,37 @@ def design(config: TrainConfig, facts: Survey, folder: Location) -> tuple[TrainC
     return replace(config, network=settings), student, tokenizer
 
 
+def _design_of(
+    config: TrainConfig, start: Location, preset: Preset, facts: Survey
+) -> tuple[StudentConfig, TextTokenizer]:
+    """Those of the checkpoint to start from. Raises UserError where it is another kind of student."""
+    before = checkpoint.from_pretrained(start)
+    mine, robot = before.student.config, facts.embodiment
+    wanted = {
+        "architecture": (mine.architecture, preset.architecture),
+        "chunk": (mine.chunk, config.chunk),
+        "image_size": (mine.image_size, config.image_size or mine.image_size),
+        "cameras": (mine.cameras, config.cameras or mine.cameras),
+        "robot": (
+            (mine.action_dim, mine.proprio_dim, mine.gripper),
+            (robot.action_dim, robot.proprio_dim, robot.gripper),
+        ),
+    }
+    for name, (has, asked) in wanted.items():
+        if has != asked:
+            raise UserError(f"--start-from {start}: its {name} is {has}, not {asked}; start from another, or from none")
+    return mine, before.tokenizer
+
+
 def make_learner(
     config: TrainConfig, facts: Survey, student_config: StudentConfig, preset: Preset, method: Method
 ) -> Learner:
     """What is trained, as it is before the first step: the same wherever it is made."""
+    if config.start_from is not None:
+        torch.manual_seed(config.seed)  # for adapters, and what a method draws beside the student
+        before = checkpoint.from_pretrained(config.start_from).student
+        preset.adapt(before, config.network)
+        return method.learner(config.method, before, facts.phases)
     student = presets.make(preset, config.network, student_config, config.seed)
     student.proprio_mean.copy_(torch.tensor(facts.proprio_mean))
     student.proprio_std.copy_(torch.tensor(facts.proprio_std))

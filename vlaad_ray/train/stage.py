@@ -44,7 +44,8 @@ def train(config: TrainConfig, callbacks: Sequence[UserCallback] = ()) -> dict[s
     begin(config.out, config, prepare.reads(config), REPLACED)
     check(config)
     began = time.monotonic()
-    facts = survey(config.data, config.annotations, config.validation_fraction, method)
+    more = zip(config.more_data, config.more_annotations or (None,) * len(config.more_data), strict=True)
+    facts = survey(config.data, config.annotations, config.validation_fraction, method, list(more))
     identity = run_identity(config, facts)
     if (config.out / "summary.json").exists():
         refuse_other_run(config.out, identity)
@@ -84,6 +85,11 @@ def check(config: TrainConfig) -> None:
         raise UserError(
             f"--objective {config.objective} needs --annotations DIR (or train without them: --objective bc)"
         )
+    if len(config.more_annotations) != (len(config.more_data) if config.annotations else 0):
+        raise UserError(
+            f"--more-annotations: {len(config.more_annotations)} for {len(config.more_data)} of --more-data; each "
+            "dataset has its own, or none has"
+        )
     if config.chunk_weights and len(config.chunk_weights) != config.chunk:
         raise UserError(f"--chunk-weights: {len(config.chunk_weights)} for the {config.chunk} actions of --chunk")
     preset.check(config.network, config.image_size)
@@ -98,6 +104,8 @@ def run_identity(config: TrainConfig, facts: Survey) -> dict[str, Any]:
     settings = content(config)
     own = {**settings.pop("network"), **settings.pop("method")}
     identity = prepare.find_preset(config.student).identity(config.network)
+    if config.start_from is not None:
+        identity = {**identity, "start_from": checkpoint.checkpoint_name(config.start_from)}
     return {**settings, **own, **identity, "data_fingerprint": facts.fingerprint}
 
 
@@ -111,6 +119,7 @@ def training_record(config: TrainConfig, facts: Survey) -> dict[str, Any]:
         **settings["method"],
         **settings["network"],
         **prepare.find_preset(config.student).identity(config.network),
+        **({"started_from": checkpoint.checkpoint_name(config.start_from)} if config.start_from else {}),
         "software": software(),
     }
 

@@ -70,12 +70,21 @@ class Survey:
         return sum(source.frames(cameras) for source in self.sources)
 
 
-def survey(data: Location, annotations: Location | None, validation_fraction: float, method: Method = BC) -> Survey:
+def survey(
+    data: Location,
+    annotations: Location | None,
+    validation_fraction: float,
+    method: Method = BC,
+    more: Sequence[tuple[Location, Location | None]] = (),
+) -> Survey:
     """Read everything but images, each file once. Only episodes that succeeded count; all are annotated, or none.
 
-    `method`: whose columns are trained on. Raises UserError for data that cannot be trained on.
+    `method`: whose columns are trained on. `more`: further datasets with their annotations; an episode that several
+    have counts once. Raises UserError for data that cannot be trained on.
     """
-    paths = store.list_episodes(data)
+    datasets = [(data, annotations), *more]
+    listed = {place: {path.stem: path for path in store.list_episodes(place)} for place, _ in datasets}
+    paths = list({stem: path for found in reversed(listed.values()) for stem, path in found.items()}.values())
     look = functools.partial(store.survey_episode, wanted=_is_success)
     seen = dict(zip(paths, in_parallel(look, paths), strict=True))
     successes = {path: footer for path, (footer, found) in seen.items() if found is not None}
@@ -83,7 +92,11 @@ def survey(data: Location, annotations: Location | None, validation_fraction: fl
     if not successes:
         raise UserError(f"{data} holds no successful episode ({len(seen)} failed ones); collect more")
     embodiment = _embodiment(data, successes)
-    labels = _annotations_of(successes, annotations) if annotations else {}
+    labels: dict[Location, Location] = {}
+    for place, notes in datasets:
+        if notes:
+            mine = set(listed[place].values())
+            labels |= _annotations_of([path for path in successes if path in mine], notes)
     held_out = _held_out(successes, validation_fraction)
     # Ordered by hash, so that tasks are mixed and every worker's share holds all of them.
     order = sorted(successes, key=lambda path: _hash(path.stem))
@@ -127,7 +140,7 @@ def survey(data: Location, annotations: Location | None, validation_fraction: fl
         proprio_mean=stacked.mean(0),
         proprio_std=np.maximum(stacked.std(0), MIN_PROPRIO_STD),
         fingerprint=digest.hexdigest()[:16],
-        provenance=_provenance(data, annotations, successes, origins),
+        provenance=_provenance(datasets, successes, origins),
     )
 
 
@@ -167,8 +180,7 @@ def _held_out(episodes: Mapping[Location, Mapping[str, Any]], fraction: float) -
 
 
 def _provenance(
-    data: Location,
-    annotations: Location | None,
+    datasets: Sequence[tuple[Location, Location | None]],
     episodes: Mapping[Location, Mapping[str, Any]],
     origins: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
@@ -177,7 +189,7 @@ def _provenance(
         key = store.read_key(footer["key"])
         init_states[key.suite][str(key.task)].add(key.init.label)
     record: dict[str, Any] = {
-        "data": data.name,
+        "data": " + ".join(data.name for data, _ in datasets),
         "episodes": len(episodes),
         "init_states": {
             suite: {task: sorted(states) for task, states in tasks.items()} for suite, tasks in init_states.items()
@@ -186,8 +198,8 @@ def _provenance(
         "render": "+".join(sorted({str(footer["render"]) for footer in episodes.values()})),
         "image_orientation": "upright",
     }
-    if annotations:
-        record["annotations"] = annotations.name
+    if origins:
+        record["annotations"] = " + ".join(notes.name for _, notes in datasets if notes)
         # A VLM goes by its model and revision.
         record["annotators"] = sorted({str(origin.get("model") or origin["annotator"]) for origin in origins})
         record["taxonomies"] = sorted({int(origin["taxonomy"]) for origin in origins})
