@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 import synthetic
 from fakes import LineEnv, ScriptedLine, key
 from plugins import reach
@@ -126,11 +127,20 @@ def test_a_round_is_the_same_from_any_number_of_actors_and_names_the_student(ray
 
 
 def test_a_round_killed_in_the_middle_loses_and_doubles_nothing(ray_local, student, tmp_path):
-    flags = ["--plugin", "reach", "--plugin", "reach_expert", "--suite", "reach", "--teacher", "reach_expert"]
+    flags = [
+        "--plugin",
+        "plugins.reach",
+        "--plugin",
+        "plugins.reach_expert",
+        "--suite",
+        "reach",
+        "--teacher",
+        "reach_expert",
+    ]
     flags += ["--tasks", "0-1", "--init-states", "0-7", "--actors", "1", "--student", str(student)]
-    path = os.pathsep.join([str(ROOT / "tests" / "plugins"), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "jobs/collect.py", *flags, "--out"]
-    running = subprocess.Popen([*command, str(tmp_path / "killed")], cwd=ROOT, env={**os.environ, "PYTHONPATH": path})
+    here = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    running = subprocess.Popen([*command, str(tmp_path / "killed")], cwd=ROOT, env=here)
     while not list((tmp_path / "killed").glob("outcomes/*.json")):
         assert running.poll() is None
     running.kill()

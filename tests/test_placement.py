@@ -149,9 +149,9 @@ def test_as_many_simulators_as_fit_node_by_node(fleet, nodes, count):
 
 def test_replicas_that_take_every_cpu_leave_no_simulator_waiting_for_ever():
     one = Processes("replica", 1, 1.0)
-    assert count_actors(FleetConfig(), [node(2)], one) == 1
-    with pytest.raises(NoRoom, match="the teacher's replicas leave no room for an actor; lower --replicas"):
-        count_actors(FleetConfig(), [node(2)], Processes("replica", 2, 1.0))
+    assert count_actors(FleetConfig(), [node(2)], [one]) == 1
+    with pytest.raises(NoRoom, match="the policy's replicas leave no room for an actor; lower --replicas"):
+        count_actors(FleetConfig(), [node(2)], [Processes("replica", 2, 1.0)])
 
 
 def test_replicas_stand_on_gpu_nodes_only_for_gpus():

@@ -82,8 +82,8 @@ def test_collection_stores_what_the_robot_is_and_is_the_same_from_any_number_of_
 def test_further_starts_are_tried_until_so_many_episodes_are_kept_and_are_the_same_from_any_number_of_actors(
     ray_local, tmp_path
 ):
-    """From some starts 7 steps are too few."""
-    some = {"placements": 0, "keep": 5, "tries": 4, "budget": 7, "tasks": "0-1"}
+    """From some starts 9 steps are too few."""
+    some = {"placements": 0, "keep": 5, "tries": 4, "budget": 9, "tasks": "0-1"}
     summary = collect(config(tmp_path / "two", **some))
     assert summary["episodes"]["failed"] > 0
     assert [task["kept"] for task in summary["tasks"].values()] == [5, 5]
