@@ -25,6 +25,7 @@ from vlaad_ray.evaluate import stage as evaluate
 from vlaad_ray.models.student.checkpoint import save_pretrained
 from vlaad_ray.models.student.small import SmallConfig, SmallStudent
 from vlaad_ray.models.student.text import train_tokenizer
+from vlaad_ray.rollout.dagger import Guided
 from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
 from vlaad_ray.serving import protocol
 from vlaad_ray.teachers import find_teacher
@@ -73,6 +74,17 @@ def test_an_episode_over_the_network_is_the_same_as_without():
         there = run_episode(fakes.LineEnv(), client(server), EpisodeSpec(fakes.key()))
     assert there.success_ever
     np.testing.assert_array_equal(there.actions, here.actions)
+
+
+def test_a_served_teacher_is_recorded_while_a_student_acts():
+    student = fakes.ScriptedLine([[0.2, 0, 0, 0, 0, 0, -1]] * 2)
+    with server_of() as server:
+        both = Guided(client(server), student, mix=1.0, latest=1, rest_steps=0)
+        made = run_episode(fakes.LineEnv(), both, EpisodeSpec(fakes.key(), budget=6))
+    taught = run_episode(fakes.LineEnv(), Local(), EpisodeSpec(fakes.key()))
+    np.testing.assert_allclose(made.executed[:, 0], 0.2)
+    np.testing.assert_allclose(made.actions[0], taught.actions[0], err_msg="what the teacher says at the start")
+    assert (made.actions[:, 0] != made.executed[:, 0]).any()
 
 
 def test_the_served_policy_sees_upright_images_of_224_pixels_and_the_instruction():

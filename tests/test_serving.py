@@ -9,9 +9,22 @@ import fakes
 import numpy as np
 import pytest
 import ray
+import synthetic
 import torch
 
-from vlaad_ray.configs import EnvConfig, EvalConfig, FleetConfig, NoSettings, OpenVlaConfig, ServingConfig, UserError
+from vlaad_ray import store
+from vlaad_ray.collect import collect
+from vlaad_ray.configs import (
+    CollectConfig,
+    DaggerConfig,
+    EnvConfig,
+    EvalConfig,
+    FleetConfig,
+    NoSettings,
+    OpenVlaConfig,
+    ServingConfig,
+    UserError,
+)
 from vlaad_ray.envs.libero_suites import images
 from vlaad_ray.evaluate import stage as evaluate
 from vlaad_ray.rollout import replicas
@@ -202,6 +215,30 @@ def test_openvla_acts_in_real_libero_through_a_replica(ray_local, tmp_path, open
     assert summary["success"]["ever"]["n"] == 2
     assert summary["policy"] == f"openvla-{fingerprint(openvla_checkpoint)}"
     assert summary["warnings"] == []
+
+
+def test_openvla_teaches_a_student_that_acts_beside_it(ray_local, tmp_path, openvla_checkpoint):
+    """Both are asked at every answer; what OpenVLA says is recorded, though the student acts."""
+    config = CollectConfig(
+        tmp_path / "data",
+        tasks="0",
+        init_states="0",
+        budget=4,
+        keep_failed=True,
+        teacher="openvla",
+        teacher_config=OpenVlaConfig(checkpoint=openvla_checkpoint, dtype="fp32"),
+        dagger=DaggerConfig(synthetic.write_student(tmp_path / "student"), mix=1.0),
+        serving=LIGHT,
+        env=EnvConfig(render="exact", image_size=256),
+        fleet=FleetConfig(actors=1),
+    )
+    summary = collect(config)
+    assert summary["episodes"]["failed"] == 1
+    (path,) = store.list_episodes(tmp_path / "data")
+    episode = store.read_episode(path, images=False)
+    assert f"-openvla-{fingerprint(openvla_checkpoint)}-beside-student-" in path.name
+    assert len(episode) == 4 and episode.taught is None
+    assert (episode.executed != episode.actions).any(axis=1).all(), "the student acts, the teacher is recorded"
 
 
 def test_fine_tunes_of_one_architecture_have_other_fingerprints(tmp_path):
