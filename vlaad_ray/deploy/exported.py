@@ -20,7 +20,7 @@ from vlaad_ray.configs import Location, UserError
 from vlaad_ray.deploy import decoding
 from vlaad_ray.deploy.backends import Precision, find_runtime, module
 from vlaad_ray.deploy.backends.graphs import PARTS, GraphBackend
-from vlaad_ray.files import read_bytes, sha256
+from vlaad_ray.files import read_json, sha256
 from vlaad_ray.models.student import bins
 from vlaad_ray.models.student.model import Decoded
 from vlaad_ray.types import LIBERO
@@ -95,12 +95,7 @@ def read_manifest(directory: Location) -> Manifest:
     """export.json, checked for format and version. Cheap: no graph is read."""
     path = directory / MANIFEST
     again = "export the checkpoint again (jobs/export.py)"
-    try:
-        content = json.loads(read_bytes(path))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; pass a directory that jobs/export.py wrote") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); {again}") from None
+    content = read_json(path, "pass a directory that jobs/export.py wrote", again)
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
         raise UserError(f"{path} is not a {FORMAT}; pass a directory that jobs/export.py wrote")
     if (version := content.pop("schema_version", None)) != SCHEMA_VERSION:

@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 from vlaad_ray.configs import UserError
 from vlaad_ray.models.openvla.model import OpenVlaConfig, OpenVlaModel
 from vlaad_ray.models.openvla.preprocess import Normalisation
-from vlaad_ray.models.openvla.settings import check_sizes, parse_config, parse_normalisation, read_json
+from vlaad_ray.models.openvla.settings import check_sizes, parse_config, parse_normalisation, read_object
 
 CONFIG, STATISTICS, PREPROCESSOR = "config.json", "dataset_statistics.json", "preprocessor_config.json"
 TOKENIZER, INDEX, WEIGHTS = "tokenizer.json", "model.safetensors.index.json", "model.safetensors"
@@ -75,15 +75,15 @@ def read_checkpoint(directory: Path) -> OpenVlaCheckpoint:
             f"{directory} holds {_first(of_oft)}: an OpenVLA-OFT checkpoint, which decodes otherwise; "
             "use an OpenVLA one, or serve this one through its own server"
         )
-    raw = read_json(directory / CONFIG)
+    raw = read_object(directory / CONFIG)
     source = directory / (STATISTICS if (directory / STATISTICS).is_file() else CONFIG)
-    statistics = read_json(source) if source.name == STATISTICS else raw.get("norm_stats")
+    statistics = read_object(source) if source.name == STATISTICS else raw.get("norm_stats")
     if not isinstance(statistics, dict) or not statistics:
         raise UserError(
             f"{directory} has no action statistics: neither {STATISTICS} nor norm_stats in {CONFIG}; "
             "copy the file from where the checkpoint was trained"
         )
-    config, preprocessor = parse_config(raw, directory / CONFIG), read_json(directory / PREPROCESSOR)
+    config, preprocessor = parse_config(raw, directory / CONFIG), read_object(directory / PREPROCESSOR)
     check_sizes(preprocessor, config.image_size, str(directory / PREPROCESSOR))
     weights = weight_files(directory)
     check_all_is_read(directory, weights)
@@ -122,7 +122,7 @@ def load_model(checkpoint: OpenVlaCheckpoint, device: torch.device, dtype: torch
 def weight_files(directory: Path) -> list[Path]:
     """The safetensors files of a checkpoint, all of them there."""
     if (directory / INDEX).is_file():
-        index = read_json(directory / INDEX).get("weight_map")
+        index = read_object(directory / INDEX).get("weight_map")
         if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
             raise UserError(f"{directory / INDEX} has no weight_map; copy the checkpoint again")
         names = sorted(set(index.values()))

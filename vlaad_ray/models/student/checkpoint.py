@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from vlaad_ray import plugins
 from vlaad_ray.configs import Location, UserError, what_a_checkpoint_is
-from vlaad_ray.files import local_copy, read_bytes, sha256
+from vlaad_ray.files import local_copy, read_json, sha256
 from vlaad_ray.models.student import STUDENTS
 from vlaad_ray.models.student.model import Student
 from vlaad_ray.models.student.presets import Preset
@@ -111,15 +111,11 @@ def checkpoint_name(directory: Location) -> str:
 def read_config(directory: Location) -> dict[str, Any]:
     """config.json of a checkpoint, checked for format and version. Cheap: reads no weights."""
     path = directory / CONFIG
-    try:
-        config = json.loads(read_bytes(path))
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            f"{path} does not exist; pass a student checkpoint, as jobs/train.py writes it to OUT/checkpoint: "
-            f"{what_a_checkpoint_is(directory)}"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); copy the checkpoint again") from None
+    config = read_json(
+        path,
+        f"pass a student checkpoint, as jobs/train.py writes it to OUT/checkpoint: {what_a_checkpoint_is(directory)}",
+        "copy the checkpoint again",
+    )
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise UserError(f"{path} is not a {FORMAT} checkpoint; pass the directory that jobs/train.py wrote")
     if config["schema_version"] not in READABLE:
