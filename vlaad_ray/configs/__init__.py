@@ -36,6 +36,8 @@ from vlaad_ray.configs.deploy import (
 )
 from vlaad_ray.configs.errors import (
     UserError,
+    users_errors,
+    with_packages,
     writing,
 )
 from vlaad_ray.configs.machine import (
@@ -53,6 +55,9 @@ from vlaad_ray.configs.places import (
     Location,
     location,
     places_of,
+)
+from vlaad_ray.configs.records import (
+    read_record,
 )
 from vlaad_ray.configs.stages import (
     AnnotateConfig,
@@ -139,7 +144,10 @@ __all__ = [
     "named_settings",
     "parse_range",
     "places_of",
+    "read_record",
     "settings_of",
+    "users_errors",
     "what_a_checkpoint_is",
+    "with_packages",
     "writing",
 ]
