@@ -26,9 +26,11 @@ from vlaad_ray.configs import UserError
 from vlaad_ray.models.openvla.model import OpenVlaConfig, OpenVlaModel
 from vlaad_ray.models.openvla.preprocess import Normalisation
 from vlaad_ray.models.openvla.settings import check_sizes, parse_config, parse_normalisation, read_object
+from vlaad_ray.models.tokenizer import read_tokenizer
 
 CONFIG, STATISTICS, PREPROCESSOR = "config.json", "dataset_statistics.json", "preprocessor_config.json"
 TOKENIZER, INDEX, WEIGHTS = "tokenizer.json", "model.safetensors.index.json", "model.safetensors"
+MAKE_TOKENIZER = "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
 SHOWN = 3
 """Names that an error lists."""
 OFT_NAMES = ("action_head", "lora_adapter", "noisy_action_projector", "proprio_projector", "vision_backbone")
@@ -90,7 +92,9 @@ def read_checkpoint(directory: Path) -> OpenVlaCheckpoint:
     return OpenVlaCheckpoint(
         directory,
         config,
-        _read_tokenizer(directory / TOKENIZER),
+        read_tokenizer(
+            directory / TOKENIZER, f"copy it too (where there is only tokenizer.model: {MAKE_TOKENIZER} writes it)"
+        ),
         parse_normalisation(preprocessor, str(directory / PREPROCESSOR)),
         statistics,
         source,
@@ -193,18 +197,6 @@ def check_tensors(model: OpenVlaModel, files: Sequence[Path], directory: Path) -
 
 def _tensor_names(shard: safe_open) -> list[str]:
     return [name for name in shard.keys() if not DERIVED.fullmatch(name)]  # noqa: SIM118 (not a mapping)
-
-
-def _read_tokenizer(path: Path) -> Tokenizer:
-    if not path.is_file():
-        raise UserError(
-            f"{path} is missing; copy it too (where there is only tokenizer.model: AutoTokenizer.from_pretrained(...)"
-            ".save_pretrained(...) writes it)"
-        )
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises no narrower one
-        raise UserError(f"{path} is not a tokenizer ({error}); copy the checkpoint again") from None
 
 
 def _first(names: list[str]) -> str:
