@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 
 from vlaad_ray.configs import FleetConfig, ServingConfig, UserError
 from vlaad_ray.envs import Env, SimulatorError
@@ -191,7 +191,7 @@ def run_fleet(
             ended = seat.spec
             seat.spec = seat.reference = None
             try:
-                answer = ray.get(reference)
+                answer = cluster.get(reference)
             except RayActorError as error:
                 if error.actor_init_failed:  # by an exception: a bug
                     raise
@@ -200,10 +200,10 @@ def run_fleet(
                 else:
                     give_up(seat, ended, cluster.cause_of_death(error))
                 continue
-            except RayTaskError as error:
-                if ended is None or not isinstance(error.cause, SimulatorError | PolicyUnavailable):
-                    raise error.cause from error
-                give_up(seat, ended, str(error.cause))
+            except (SimulatorError, PolicyUnavailable) as error:
+                if ended is None:
+                    raise
+                give_up(seat, ended, str(error))
                 continue
             seat.stillborn = 0
             if ended is not None:

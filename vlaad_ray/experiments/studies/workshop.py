@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
 
 from vlaad_ray import annotate, collect, evaluate, store, train
 from vlaad_ray.annotate.rules import rules_hash
@@ -256,10 +255,7 @@ def _wait_for_one(running: dict[ray.ObjectRef[Any], Piece]) -> str:
     """Name of the next that is done, which is then taken out. Raises what it has raised."""
     (done,), _ = ray.wait(list(running), num_returns=1)
     piece = running.pop(done)
-    try:
-        ray.get(done)
-    except RayTaskError as error:
-        raise error.cause from None
+    cluster.get(done)
     return piece.out.name
 
 
