@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -21,18 +22,28 @@ from vlaad_ray.configs import (
 )
 from vlaad_ray.envs import check_starts, find_suite
 from vlaad_ray.rollout.episode import EpisodeSpec
-from vlaad_ray.rollout.fleet import check_images, run_policy
+from vlaad_ray.rollout.fleet import FleetReport, check_images, run_policy
 from vlaad_ray.rollout.noise import check_teacher_noise
 from vlaad_ray.runtime import cli, places
 from vlaad_ray.runtime.record import begin, files_in, software, write_run_record
 from vlaad_ray.teachers import find_teacher
-from vlaad_ray.types import Collected, Episode, EpisodeKey, InitState, LocalPolicy, SharedPolicy
+from vlaad_ray.types import (
+    Collected,
+    CollectSummary,
+    Episode,
+    EpisodeCounts,
+    EpisodeKey,
+    InitState,
+    LocalPolicy,
+    SharedPolicy,
+    TaskCounts,
+)
 
 CONTENT_VERSION = 2
 """Raise it when the same settings would give other episodes, so that old ones are not taken for them."""
 
 
-def collect(config: CollectConfig) -> dict[str, Any]:
+def collect(config: CollectConfig) -> CollectSummary:
     """Complete the dataset that `config` describes; return (and write) its summary."""
     begin(config.out, config, files_in(config.teacher_config))
     places.check(config)
@@ -60,9 +71,8 @@ def collect(config: CollectConfig) -> dict[str, Any]:
             lambda spec, outcome: advance("kept" if outcome.kept else "failed"),
         )
     ended, lost = store.account_for(config.out, Collected, [spec.key.name for spec in specs], report.lost, done)
-    counts = summarise(config, len(specs), list(ended.values()), report.retried, lost, report.steps, report.seconds)
-    summary = {**counts, "policy": teacher.name, "warnings": warnings}
-    store.write_json(config.out / "summary.json", summary)
+    summary = summarise(config, teacher.name, len(specs), list(ended.values()), lost, report, warnings)
+    store.write_summary(config.out, summary)
     if lost:
         raise UserError(
             f"{len(lost)} of {len(specs)} episodes lost their simulator {config.fleet.max_retries + 1} times "
@@ -148,41 +158,33 @@ def _is_done(spec: EpisodeSpec, outcomes: Mapping[str, Collected], stored: Colle
 
 def summarise(
     config: CollectConfig,
+    policy: str,
     planned: int,
     ended: Sequence[Collected],
-    retried: int,
     lost: Sequence[str],
-    steps: int,
-    seconds: float,
-) -> dict[str, Any]:
-    """The collection's summary.json (docs/store.md)."""
-    kept = [outcome for outcome in ended if outcome.kept]
-    per_task: dict[str, dict[str, int]] = {}
-    for outcome in ended:
-        counts = per_task.setdefault(str(outcome.task), {"kept": 0, "failed": 0})
-        counts["kept" if outcome.kept else "failed"] += 1
-    return {
-        "suite": config.suite,
-        "teacher": config.teacher,
-        "episodes": {
-            "planned": planned,
-            "kept": len(kept),
-            "failed": len(ended) - len(kept),
-            "retried": retried,
-            "lost": len(lost),
-        },
-        "tasks": per_task,
-        "frames": sum(outcome.steps for outcome in kept),
-        "new_steps": steps,
-        "seconds": seconds,
-        "steps_per_second": steps / seconds if steps else 0.0,
-        "lost": list(lost),
+    report: FleetReport,
+    warnings: Sequence[str],
+) -> CollectSummary:
+    """`policy`: the teacher's full name. `ended`: outcomes of all planned episodes but the lost ones."""
+    kept = Counter(str(outcome.task) for outcome in ended if outcome.kept)
+    failed = Counter(str(outcome.task) for outcome in ended if not outcome.kept)
+    tasks = dict.fromkeys(str(outcome.task) for outcome in ended)
+    return CollectSummary(
+        suite=config.suite,
+        teacher=config.teacher,
+        episodes=EpisodeCounts(planned, kept.total(), failed.total(), report.retried, len(lost)),
+        tasks={task: TaskCounts(kept[task], failed[task]) for task in tasks},
+        frames=sum(outcome.steps for outcome in ended if outcome.kept),
+        new_steps=report.steps,
+        seconds=report.seconds,
+        steps_per_second=report.steps / report.seconds if report.steps else 0.0,
+        lost=tuple(lost),
+        policy=policy,
+        warnings=tuple(warnings),
         **software(),
-    }
-
-
-def show(summary: dict[str, Any]) -> Table:
-    return cli.key_value_table(
-        f"Collected {summary['suite']} with {summary['teacher']}",
-        {**summary["episodes"], "frames": summary["frames"], "steps per second": summary["steps_per_second"]},
     )
+
+
+def show(summary: CollectSummary) -> Table:
+    counts = {**vars(summary.episodes), "frames": summary.frames, "steps per second": summary.steps_per_second}
+    return cli.key_value_table(f"Collected {summary.suite} with {summary.teacher}", counts)

@@ -292,7 +292,7 @@ def _says(name: str) -> str:
     return cleandoc(COMMANDS[name].load.__doc__ or "")
 
 
-def _stage(run: Callable[[Any], dict[str, Any]], show: Callable[[Any], Any]) -> Run:
+def _stage(run: Callable[[Any], Any], show: Callable[[Any], Any]) -> Run:
     from vlaad_ray.runtime import cli
 
     return functools.partial(cli.run_stage, stage=run, show=show)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.table import Table
 
@@ -15,6 +15,8 @@ from vlaad_ray.runtime import cli, places
 from vlaad_ray.runtime.record import begin, software, write_run_record
 from vlaad_ray.stats import format_success
 from vlaad_ray.train.workers import refuse_hopeless_workers
+
+Summary = TypeVar("Summary")
 
 
 def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
@@ -27,7 +29,7 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
     seconds_path = out / "seconds.json"
     seconds: dict[str, float] = store.read_json(seconds_path) if seconds_path.exists() else {}
 
-    def timed(name: str, stage: Callable[[Any], dict[str, Any]], stage_config: Any) -> dict[str, Any]:
+    def timed(name: str, stage: Callable[[Any], Summary], stage_config: Any) -> Summary:
         cli.console.rule(name)
         start = time.monotonic()
         summary = stage(stage_config)

@@ -31,9 +31,10 @@ class HasOut(Protocol):
 
 
 Config = TypeVar("Config", bound=HasOut)
+Summary = TypeVar("Summary")
 
 
-def run_stage(config: Config, stage: Callable[[Config], dict[str, Any]], show: Callable[[Any], Table]) -> None:
+def run_stage(config: Config, stage: Callable[[Config], Summary], show: Callable[[Summary], Table]) -> None:
     """Run a stage and show its summary."""
     summary = stage(config)
     console.print(show(summary))

@@ -45,6 +45,7 @@ from vlaad_ray.runtime import cli, cluster
 from vlaad_ray.runtime.nodes import fitted, refuse_hopeless
 from vlaad_ray.runtime.placement import Node, Processes, Share, divide_groups
 from vlaad_ray.train import prepare
+from vlaad_ray.types import CollectSummary, TrainSummary
 
 ONCE_OF_ALL = {
     "alpha": 1.0,
@@ -57,7 +58,7 @@ ONCE_OF_ALL = {
 """Settings that all trainings had before objectives and students had their own: names of students hold them still."""
 
 Piece = CollectConfig | TrainConfig | EvalConfig
-Trained = tuple[Location, dict[str, Any]]
+Trained = tuple[Location, TrainSummary]
 """A student: run directory, summary of its training."""
 AS_IT_SAYS = ActuationConfig(gripper_dwell=0, gripper_memory=0, nudge_after=0)
 
@@ -94,8 +95,8 @@ class Workshop:
         )
         name = _named(f"{suite}-{budget.teacher}-flips{flip_rate:g}", config)
         config = dataclasses.replace(config, out=budget.out / "data" / name)
-        summary = config.out / "summary.json"
-        if not (summary.exists() and not store.read_json(summary)["episodes"]["lost"]):
+        collected = store.read_summary(config.out, CollectSummary)
+        if collected is None or collected.episodes.lost:
             if not self._has_time(config):
                 return None
             if budget.workers or budget.gpus_per_worker:
@@ -165,7 +166,7 @@ class Workshop:
         )
         share: dict[str, Any] = {"workers": held.count, "cpus_per_worker": int(held.cpus)}
         self._side_by_side(train.train, [dataclasses.replace(config, **share) for config in configs], concurrent)
-        return [_read(config) if _is_done(config) else None for config in configs]
+        return [_read(config) for config in configs]
 
     def evaluation(
         self, policy: str | Location, suite: str, flip_rate: float = 0.0, gripper: Gripper = "steady", videos: int = 0
@@ -263,9 +264,12 @@ def _is_done(piece: Piece) -> bool:
     return (piece.out / "summary.json").exists()
 
 
-def _read(config: TrainConfig) -> Trained:
-    summary = store.read_json(config.out / "summary.json")
-    if not summary["validation"]:
+def _read(config: TrainConfig) -> Trained | None:
+    """None: there was no time for it."""
+    summary = store.read_summary(config.out, TrainSummary)
+    if summary is None:
+        return None
+    if not summary.validation:
         raise UserError(
             f"{config.data.name}: no episode is held out to measure accuracy on; collect more of each task "
             "(--init-states, --placements) or raise --validation-fraction"
