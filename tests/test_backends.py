@@ -220,7 +220,7 @@ def cut(path: Path) -> None:
         (lambda path: (path / "export.json").write_text("[]"), "is not a vlaad_ray export"),
         (lambda path: edit(path, schema_version=99), "schema version 99"),
         (lambda path: edit(path, backend="abacus"), "'abacus'"),
-        (lambda path: edit(path, interface={}), "lacks an entry"),
+        (lambda path: edit(path, interface={}), "interface has no 'image_size'"),
     ],
 )
 def test_a_broken_export_is_refused_by_name(graphs, tmp_path, spoil, message):

@@ -38,7 +38,7 @@ from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
 from vlaad_ray.rollout.noise import ActionNoise, TeacherNoise
 from vlaad_ray.serving import protocol
 from vlaad_ray.teachers import find_teacher
-from vlaad_ray.types import ActionChunk, InitState
+from vlaad_ray.types import ActionChunk, EpisodeCounts, InitState
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,7 +70,7 @@ def episode(env=None, policy=None, **spec):
 
 def test_collection_stores_what_the_robot_is_and_is_the_same_from_any_number_of_actors(ray_local, tmp_path):
     summary = collect(config(tmp_path / "two"))
-    assert summary["episodes"] == {"planned": 12, "kept": 12, "failed": 0, "retried": 0, "lost": 0}
+    assert summary.episodes == EpisodeCounts(planned=12, kept=12, failed=0, retried=0, lost=0)
     collect(config(tmp_path / "one", fleet=FleetConfig(actors=1)))
     assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
     stored = store.read_episode(store.list_episodes(tmp_path / "two")[0])

@@ -24,7 +24,17 @@ from vlaad_ray.report import charts, page, write_report
 from vlaad_ray.rollout.outcome import store_outcome
 from vlaad_ray.runtime.record import write_run_record
 from vlaad_ray.semantics.phases import PHASES
-from vlaad_ray.types import Episode, EpisodeKey, InitState, Outcome
+from vlaad_ray.types import (
+    CollectSummary,
+    Episode,
+    EpisodeCounts,
+    EpisodeKey,
+    InitState,
+    Outcome,
+    SplitCounts,
+    TaskCounts,
+    TrainSummary,
+)
 
 STEPS = 60
 INSTRUCTION = "pick up the <b>alphabet soup</b> & place it in the basket"
@@ -95,10 +105,18 @@ def write_run(run: Path) -> Path:
         store.write_annotation(run / "annotations", annotation, {"annotator": "rules"})
         counted.append({"skipped": False, **records.count(episode, annotation, 9)})
     store.write_json(run / "annotations" / "summary.json", records.summarise(counted, annotate_config))
-    collected = {"planned": 4, "kept": 3, "failed": 1, "retried": 0, "lost": 0}
-    store.write_json(
-        run / "data" / "summary.json", {"episodes": collected, "frames": 3 * STEPS, "steps_per_second": 31.5}
+    collected = CollectSummary(
+        suite="libero_object",
+        teacher="scripted",
+        episodes=EpisodeCounts(planned=4, kept=3, failed=1, retried=0, lost=0),
+        tasks={"0": TaskCounts(kept=3, failed=1)},
+        frames=3 * STEPS,
+        new_steps=4 * STEPS,
+        seconds=7.6,
+        steps_per_second=31.5,
+        lost=(),
     )
+    store.write_summary(run / "data", collected)
     lines = []
     for epoch in range(1, 5):
         metrics = {
@@ -111,8 +129,19 @@ def write_run(run: Path) -> Path:
         lines.append(json.dumps({"epoch": epoch, "train": metrics, "validation": metrics, "a_later_key": None}))
     (run / "train").mkdir()
     (run / "train" / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    trained = {"episodes": {"train": 3, "validation": 0}, "epochs": 4, "steps": 80}
-    store.write_json(run / "train" / "summary.json", {**trained, "objective": "dual_path", "samples_per_second": 600.0})
+    trained = TrainSummary(
+        checkpoint=str(run / "train" / "checkpoint"),
+        objective="dual_path",
+        episodes=SplitCounts(train=3, validation=0),
+        epochs=4,
+        steps=80,
+        train={},
+        validation={},
+        samples_per_second=600.0,
+        training_seconds=8.0,
+        seconds=9.0,
+    )
+    store.write_summary(run / "train", trained)
     write_evaluation(run, "eval_teacher", "scripted", [True] * 20, None)
     write_evaluation(run, "eval_student", "student-12345678", [True] * 18 + [False] * 2, run / "eval_teacher")
     store.write_json(run / "summary.json", {"seconds": {"collect": 240.0, "train": 480.0}})

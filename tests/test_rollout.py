@@ -19,6 +19,7 @@ from vlaad_ray.rollout.fleet import run_fleet
 from vlaad_ray.rollout.outcome import store_outcome
 from vlaad_ray.teachers import find_teacher
 from vlaad_ray.teachers.scripted.expert import ScriptedTeacher
+from vlaad_ray.types import EpisodeCounts
 
 for module in (fakes, sys.modules[__name__]):  # Ray's workers don't have this folder on their path
     ray.cloudpickle.register_pickle_by_value(module)
@@ -55,7 +56,7 @@ def dataset(ray_local, tmp_path_factory):
     """What two actors collect in one go."""
     out = tmp_path_factory.mktemp("two-actors")
     summary = collect(small_config(out))
-    assert summary["episodes"] == {"planned": 6, "kept": 6, "failed": 0, "retried": 0, "lost": 0}
+    assert summary.episodes == EpisodeCounts(planned=6, kept=6, failed=0, retried=0, lost=0)
     return out
 
 
@@ -67,7 +68,7 @@ def test_content_does_not_depend_on_the_number_of_actors(dataset, ray_local, tmp
 def test_running_again_repeats_nothing(dataset):
     before = {path: path.stat().st_mtime_ns for path in store.list_episodes(dataset)}
     summary = collect(small_config(dataset))
-    assert summary["new_steps"] == 0
+    assert summary.new_steps == 0
     assert {path: path.stat().st_mtime_ns for path in store.list_episodes(dataset)} == before
 
 

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
 
+from vlaad_ray import store
 from vlaad_ray.configs import TrainConfig, UserError
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.methods.vlaad.config import BothConfig
@@ -31,7 +32,7 @@ from vlaad_ray.models.student.vlaad_158m import Vlaad158mConfig
 from vlaad_ray.train import workers
 from vlaad_ray.train.stage import train
 from vlaad_ray.train.trackers import find_trackers
-from vlaad_ray.types import Observation
+from vlaad_ray.types import Observation, TrainSummary
 
 EPISODES, HELD_OUT, STEPS = 40, 8, 30
 
@@ -69,10 +70,10 @@ def finished(ray_local: None, dataset: tuple[Path, Path], tmp_path_factory: pyte
 def test_the_student_learns_where_the_named_cup_is(finished):
     """On held-out episodes: the position by the picture and the instruction together, the gripper by proprioception."""
     _, summary = finished
-    near = summary["validation"]["near_by_dimension"]
+    near = summary.validation["near_by_dimension"]
     assert near[0] > 0.6, "position of the named cup"
     assert near[6] > 0.95, "gripper"
-    assert summary["validation"]["frames"] == HELD_OUT * STEPS
+    assert summary.validation["frames"] == HELD_OUT * STEPS
 
 
 def test_a_run_leaves_metrics_config_and_a_checkpoint_that_knows_its_origin(finished):
@@ -85,14 +86,14 @@ def test_a_run_leaves_metrics_config_and_a_checkpoint_that_knows_its_origin(fini
     assert training["render"] == "fast"
     assert training["init_states"]["libero_object"]["1"][:2] == ["s0001", "s0003"]
     assert (training["annotators"], training["taxonomies"]) == (["rules"], [9])
-    assert json.loads((settings.out / "summary.json").read_text()) == json.loads(json.dumps(summary))
+    assert store.read_summary(settings.out, TrainSummary) == summary
     assert (settings.out / "config.json").exists()
 
 
 def test_a_finished_run_is_shown_again_not_repeated(finished):
     settings, summary = finished
     before = (settings.out / "checkpoint" / "model.safetensors").stat().st_mtime_ns
-    assert train(settings) == json.loads(json.dumps(summary))
+    assert train(settings) == summary
     assert (settings.out / "checkpoint" / "model.safetensors").stat().st_mtime_ns == before
 
 
@@ -106,8 +107,8 @@ def test_two_workers_share_the_frames_and_count_all_of_them(ray_local, dataset, 
     """Each frame must be trained on by one worker, and validation counted over both."""
     summary = train(config(dataset, tmp_path / "out", workers=2, objective="bc", epochs=1, trackers=("tensorboard",)))
     assert len(list((tmp_path / "out" / "tensorboard").iterdir())) == 1, "one worker logs"
-    assert summary["validation"]["frames"] == pytest.approx(HELD_OUT * STEPS, abs=1)  # equal shares drop an odd one
-    assert summary["train"]["frames"] >= (EPISODES - HELD_OUT) * STEPS * 0.8
+    assert summary.validation["frames"] == pytest.approx(HELD_OUT * STEPS, abs=1)  # equal shares drop an odd one
+    assert summary.train["frames"] >= (EPISODES - HELD_OUT) * STEPS * 0.8
 
 
 @pytest.mark.slow
@@ -120,7 +121,7 @@ def test_a_clip_student_goes_from_a_clip_checkpoint_to_a_policy(ray_local, tmp_p
     changes |= {"image_size": 0, "cameras": ("agentview", "wrist"), "chunk": 5, "precision": "bf16", "batch_size": 8}
     settings = config(data, tmp_path / "out", **changes, epochs=1)
     summary = train(settings)
-    assert summary["train"]["loss_phase"] > 0 and summary["train"]["loss_direction"] > 0
+    assert summary.train["loss_phase"] > 0 and summary.train["loss_direction"] > 0
     record = read_config(settings.out / "checkpoint")
     assert record["architecture"] == "clip"
     assert record["training"]["backbone"] == fingerprint(tmp_path / "clip")

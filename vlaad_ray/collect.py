@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -30,7 +31,17 @@ from vlaad_ray.rollout.students import Acting, check_device, on_device, student_
 from vlaad_ray.runtime import cli, places
 from vlaad_ray.runtime.record import begin, files_in, software, write_run_record
 from vlaad_ray.teachers import find_teacher
-from vlaad_ray.types import Collected, Episode, EpisodeKey, InitState, LocalPolicy, SharedPolicy
+from vlaad_ray.types import (
+    Collected,
+    CollectSummary,
+    Episode,
+    EpisodeCounts,
+    EpisodeKey,
+    InitState,
+    LocalPolicy,
+    SharedPolicy,
+    TaskCounts,
+)
 
 CONTENT_VERSION = 2
 """Raise it when the same settings would give other episodes, so that old ones are not taken for them."""
@@ -39,7 +50,7 @@ MIN_NEED = 0.1
 """Of what a task that always fails needs, what one needs that never does."""
 
 
-def collect(config: CollectConfig) -> dict[str, Any]:
+def collect(config: CollectConfig) -> CollectSummary:
     """Complete the dataset that `config` describes; return (and write) its summary."""
     begin(config.out, config, files_in(config.teacher_config))
     places.check(config)
@@ -73,12 +84,12 @@ def collect(config: CollectConfig) -> dict[str, Any]:
             outcomes, lost = store.account_for(config.out, Collected, names, report.lost, done)
             ended |= outcomes
             specs = [] if lost else plan_episodes(config, teacher, pupil, list(ended.values()))
-    counts = summarise(config, list(ended.values()), lost, reports)
-    summary = {**counts, "policy": teacher.name, "warnings": warnings + short_of(config, counts)}
-    store.write_json(config.out / "summary.json", summary)
+    warnings += short_of(config, list(ended.values()))
+    summary = summarise(config, teacher.name, list(ended.values()), lost, reports, warnings)
+    store.write_summary(config.out, summary)
     if lost:
         raise UserError(
-            f"{len(lost)} of {counts['episodes']['planned']} episodes lost their simulator "
+            f"{len(lost)} of {summary.episodes.planned} episodes lost their simulator "
             f"{config.fleet.max_retries + 1} times (first: {lost[0]}); the others are in {config.out}; rerun the same "
             "command to try again"
         )
@@ -239,54 +250,53 @@ def _is_done(spec: EpisodeSpec, outcomes: Mapping[str, Collected], stored: Colle
     return not outcome.stored or spec.key.name in stored
 
 
-def short_of(config: CollectConfig, summary: Mapping[str, Any]) -> list[str]:
+def short_of(config: CollectConfig, ended: Sequence[Collected]) -> list[str]:
     """A warning for each task that has fewer episodes than --keep wanted when its tries were used up."""
-    keep = keep_of(config, [int(task) for task in summary["tasks"]])
-    warnings = [
-        f"task {task}: {counts['kept']} of {keep[int(task)]} episodes kept after {sum(counts.values())} tries; raise "
-        "--tries or --budget, or look at its failures (--keep-failed)"
-        for task, counts in summary["tasks"].items()
-        if counts["kept"] < keep[int(task)]
-    ]
+    warnings = []
+    for task, wanted in keep_of(config, parse_range(config.tasks)).items():
+        mine = [outcome.kept for outcome in ended if outcome.task == task]
+        if sum(mine) < wanted:
+            warnings.append(
+                f"task {task}: {sum(mine)} of {wanted} episodes kept after {len(mine)} tries; raise --tries or "
+                "--budget, or look at its failures (--keep-failed)"
+            )
     for warning in warnings:
         cli.console.print(f"[yellow]warning:[/] {warning}")
     return warnings
 
 
 def summarise(
-    config: CollectConfig, ended: Sequence[Collected], lost: Sequence[str], reports: Sequence[FleetReport]
-) -> dict[str, Any]:
-    """The collection's summary.json (docs/store.md)."""
-    kept = [outcome for outcome in ended if outcome.kept]
-    per_task: dict[str, dict[str, int]] = {}
-    for outcome in ended:
-        counts = per_task.setdefault(str(outcome.task), {"kept": 0, "failed": 0})
-        counts["kept" if outcome.kept else "failed"] += 1
+    config: CollectConfig,
+    policy: str,
+    ended: Sequence[Collected],
+    lost: Sequence[str],
+    reports: Sequence[FleetReport],
+    warnings: Sequence[str],
+) -> CollectSummary:
+    """`policy`: the teacher's full name. `ended`: outcomes of all planned episodes but the lost ones."""
+    kept = Counter(str(outcome.task) for outcome in ended if outcome.kept)
+    failed = Counter(str(outcome.task) for outcome in ended if not outcome.kept)
+    tasks = dict.fromkeys(str(outcome.task) for outcome in ended)
     steps, seconds = sum(report.steps for report in reports), sum(report.seconds for report in reports)
-    return {
-        "suite": config.suite,
-        "teacher": config.teacher,
-        "episodes": {
-            "planned": len(ended) + len(lost),
-            "kept": len(kept),
-            "failed": len(ended) - len(kept),
-            "retried": sum(report.retried for report in reports),
-            "lost": len(lost),
-        },
-        "tasks": per_task,
-        "frames": sum(outcome.steps for outcome in kept),
-        "taught_frames": sum(outcome.taught for outcome in kept),
-        "without_teacher": sum(outcome.success_final and not outcome.taught for outcome in ended),
-        "new_steps": steps,
-        "seconds": seconds,
-        "steps_per_second": steps / seconds if steps else 0.0,
-        "lost": list(lost),
+    retried, planned = sum(report.retried for report in reports), len(ended) + len(lost)
+    return CollectSummary(
+        suite=config.suite,
+        teacher=config.teacher,
+        episodes=EpisodeCounts(planned, kept.total(), failed.total(), retried, len(lost)),
+        tasks={task: TaskCounts(kept[task], failed[task]) for task in tasks},
+        frames=sum(outcome.steps for outcome in ended if outcome.kept),
+        taught_frames=sum(outcome.taught for outcome in ended if outcome.kept),
+        without_teacher=sum(outcome.success_final and not outcome.taught for outcome in ended),
+        new_steps=steps,
+        seconds=seconds,
+        steps_per_second=steps / seconds if steps else 0.0,
+        lost=tuple(lost),
+        policy=policy,
+        warnings=tuple(warnings),
         **software(),
-    }
-
-
-def show(summary: dict[str, Any]) -> Table:
-    return cli.key_value_table(
-        f"Collected {summary['suite']} with {summary['teacher']}",
-        {**summary["episodes"], "frames": summary["frames"], "steps per second": summary["steps_per_second"]},
     )
+
+
+def show(summary: CollectSummary) -> Table:
+    counts = {**vars(summary.episodes), "frames": summary.frames, "steps per second": summary.steps_per_second}
+    return cli.key_value_table(f"Collected {summary.suite} with {summary.teacher}", counts)

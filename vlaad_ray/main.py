@@ -17,7 +17,7 @@ from typing import Any
 import tyro
 
 from vlaad_ray import __version__, configs
-from vlaad_ray.configs import UserError, check_bounds
+from vlaad_ray.configs import UserError, check_bounds, users_errors, with_packages
 from vlaad_ray.runtime import doors
 
 Run = Callable[[Any], None]
@@ -256,17 +256,14 @@ def main(name: str | None = None, args: Sequence[str] | None = None) -> None:
             print(overview())
             return
         name = words.pop(0)
-    try:
+    with users_errors():
         if name not in COMMANDS:
             raise UserError(f"{name!r} is no command; choose one of {', '.join(COMMANDS)}")
         config = parse(name, words)
         check_bounds(config)
-        _load(name)(config)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        command = COMMANDS[name]
+        run = with_packages(command.load, f"vlaad {name}", f"vlaad-ray[{command.extra}]")
+        run(config)
 
 
 def overview() -> str:
@@ -295,21 +292,7 @@ def _says(name: str) -> str:
     return cleandoc(COMMANDS[name].load.__doc__ or "")
 
 
-def _load(name: str) -> Run:
-    """Raises UserError where a package is missing that an extra brings."""
-    command = COMMANDS[name]
-    try:
-        return command.load()
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "vlaad_ray":
-            raise
-        raise UserError(
-            f"vlaad {name} needs the package {error.name.partition('.')[0]}, which is not installed; "
-            f"type: pip install 'vlaad-ray[{command.extra}]'"
-        ) from None
-
-
-def _stage(run: Callable[[Any], dict[str, Any]], show: Callable[[Any], Any]) -> Run:
+def _stage(run: Callable[[Any], Any], show: Callable[[Any], Any]) -> Run:
     from vlaad_ray.runtime import cli
 
     return functools.partial(cli.run_stage, stage=run, show=show)

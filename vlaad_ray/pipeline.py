@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from rich.table import Table
 
@@ -18,8 +18,13 @@ from vlaad_ray.train.workers import refuse_hopeless_workers
 
 LOOK_SEED = 1_000_000
 """Added to the seed for the placements that a student is looked at on between rounds."""
-Timed = Callable[[str, Callable[[Any], dict[str, Any]], Any], dict[str, Any]]
-"""(name, stage, its config) -> its summary; what it took is written down."""
+Summary = TypeVar("Summary")
+
+
+class Timed(Protocol):
+    """(name, stage, its config) -> the stage's summary; what it took is written down."""
+
+    def __call__(self, name: str, stage: Callable[[Any], Summary], stage_config: Any, /) -> Summary: ...
 
 
 def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
@@ -32,7 +37,7 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
     seconds_path = out / "seconds.json"
     seconds: dict[str, float] = store.read_json(seconds_path) if seconds_path.exists() else {}
 
-    def timed(name: str, stage: Callable[[Any], dict[str, Any]], stage_config: Any) -> dict[str, Any]:
+    def timed(name: str, stage: Callable[[Any], Summary], stage_config: Any) -> Summary:
         cli.console.rule(name)
         start = time.monotonic()
         summary = stage(stage_config)
@@ -139,9 +144,9 @@ def run_round(
     timed(f"round {number}: train", train.train, taught)
     record = {
         "success_before": seen["success"],
-        "kept": {task: counts["kept"] for task, counts in collected["tasks"].items()},
-        "taught_frames": collected["taught_frames"],
-        "without_teacher": collected["without_teacher"],
+        "kept": {task: counts.kept for task, counts in collected.tasks.items()},
+        "taught_frames": collected.taught_frames,
+        "without_teacher": collected.without_teacher,
     }
     return taught, record
 

@@ -280,3 +280,90 @@ class Collected:
     """Control steps of the whole episode."""
     taught: int = -1
     """Of these, the teacher's, to be learnt from; -1: nobody counted, all."""
+
+
+@dataclass(frozen=True)
+class EpisodeCounts:
+    """What became of the episodes that a collection planned."""
+
+    planned: int
+    kept: int
+    """The goal outlasts the release."""
+    failed: int
+    retried: int
+    """Times that a simulator died, diverged, got stuck or lost its teacher and was replaced."""
+    lost: int
+    """Those that had it happen more often than --max-retries allows."""
+
+
+@dataclass(frozen=True)
+class TaskCounts:
+    """Episodes of one task that ended."""
+
+    kept: int
+    failed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectSummary:
+    """A collection's summary.json."""
+
+    suite: str
+    teacher: str
+    """--teacher; `policy` is its full name."""
+    episodes: EpisodeCounts
+    tasks: Mapping[str, TaskCounts]
+    """Number of a task, as text, -> its episodes."""
+    frames: int
+    """Control steps of the episodes kept."""
+    taught_frames: int = 0
+    """Of these, the teacher's, to be learnt from."""
+    without_teacher: int = 0
+    """Episodes that a student ended well before its teacher took over."""
+    new_steps: int
+    """Control steps simulated by the last run of the job."""
+    seconds: float
+    """That run's, without preparations."""
+    steps_per_second: float
+    """0 where nothing was left to simulate."""
+    lost: tuple[str, ...]
+    """Names of the lost episodes."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    python: str = ""
+    git_revision: str | None = None
+    policy: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    """Episodes trained on, and held out."""
+
+    train: int
+    validation: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSummary:
+    """A training's summary.json."""
+
+    checkpoint: str
+    """Where the student is."""
+    student: str = "small"
+    """Preset; older trainings knew but one."""
+    objective: str
+    method: Mapping[str, Any] = field(default_factory=dict)
+    """The objective's own settings."""
+    episodes: SplitCounts
+    epochs: int
+    steps: int
+    train: Mapping[str, Any]
+    """The last epoch's metrics by name; the method chooses which."""
+    validation: Mapping[str, Any]
+    """The same of held-out episodes; empty where there are none."""
+    samples_per_second: float
+    """Median over the epochs."""
+    training_seconds: float
+    """In epochs, over all runs that continued this one."""
+    seconds: float
+    """The last run's, preparations included."""

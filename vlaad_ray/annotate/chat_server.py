@@ -109,12 +109,12 @@ def check(config: VlmConfig, model: str) -> None:
         raise UserError(f"--server: {url} answers {error.code} {error.reason}{hint}") from None
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise UserError(f"--server: {url} does not answer like an OpenAI-compatible server: {error!r}") from None
-    try:
-        known = [str(entry["id"]) for entry in json.loads(sent)["data"]]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    listed = replies.decoded(sent).get("data")
+    if not isinstance(listed, list) or not all(isinstance(entry, dict) and "id" in entry for entry in listed):
         said = replies.first_words(sent) or "nothing"
         raise UserError(
             f"--server: {url} does not answer like an OpenAI-compatible server, with a list of models; it says: {said}"
-        ) from None
+        )
+    known = [str(entry["id"]) for entry in listed]
     if model not in known:
         raise UserError(f"--model: the server at {config.server} does not know {model!r}; it has {', '.join(known)}")

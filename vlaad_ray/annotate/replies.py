@@ -37,11 +37,8 @@ class Reply:
 def read(status: int, body: bytes) -> Reply:
     """All that a server sent in reply to a chat completion, whatever it is."""
     sent = body.decode("utf-8-sig", "replace")
-    try:
-        reply = json.loads(sent)
-    except (ValueError, RecursionError):  # HTML of a proxy, an empty body, half a document
-        reply = None
-    choice = _first(reply.get("choices")) if isinstance(reply, dict) else {}
+    reply = decoded(sent)
+    choice = _first(reply.get("choices"))
     message = choice.get("message")
     if status >= 400 or not isinstance(message, dict) or choice.get("error"):
         return failure(sent or f"nothing, with HTTP status {status}", "server error")
@@ -61,6 +58,15 @@ def read(status: int, body: bytes) -> Reply:
     if not text:
         return Reply(first_words(json.dumps(message)), "no text", finish, **tokens)
     return Reply(text, "", finish, **tokens)
+
+
+def decoded(sent: str) -> dict[str, Any]:
+    """The JSON object that a server sent; without entries, where it sent something else."""
+    try:
+        reply = json.loads(sent)
+    except (ValueError, RecursionError):  # HTML of a proxy, an empty body, half a document
+        return {}
+    return reply if isinstance(reply, dict) else {}
 
 
 def failure(error: str, problem: str) -> Reply:

@@ -37,6 +37,8 @@ from vlaad_ray.configs.deploy import (
 )
 from vlaad_ray.configs.errors import (
     UserError,
+    users_errors,
+    with_packages,
     writing,
 )
 from vlaad_ray.configs.machine import (
@@ -54,6 +56,9 @@ from vlaad_ray.configs.places import (
     Location,
     location,
     places_of,
+)
+from vlaad_ray.configs.records import (
+    read_record,
 )
 from vlaad_ray.configs.stages import (
     AnnotateConfig,
@@ -141,7 +146,10 @@ __all__ = [
     "named_settings",
     "parse_range",
     "places_of",
+    "read_record",
     "settings_of",
+    "users_errors",
     "what_a_checkpoint_is",
+    "with_packages",
     "writing",
 ]

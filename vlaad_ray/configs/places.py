@@ -16,7 +16,7 @@ import tyro
 from upath import UPath
 
 from vlaad_ray.configs.bounds import elsewhere, hints
-from vlaad_ray.configs.errors import UserError
+from vlaad_ray.configs.errors import UserError, with_packages
 
 SCHEMES: dict[str, str] = {
     "s3": "vlaad-ray[s3]",
@@ -69,10 +69,7 @@ def _check_installed(scheme: str, text: str) -> None:
     from fsspec.registry import known_implementations
 
     module = known_implementations[scheme]["class"].rpartition(".")[0]
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(f"{text} needs {error.name}; type: pip install '{SCHEMES[scheme]}'") from None
+    with_packages(lambda: importlib.import_module(module), text, SCHEMES[scheme])
 
 
 def places_of(config: Any, hidden: Sequence[str] = ()) -> Iterator[tuple[str, Path | UPath]]:

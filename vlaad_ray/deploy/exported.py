@@ -10,17 +10,17 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from vlaad_ray.configs import Location, UserError
+from vlaad_ray.configs import Location, UserError, read_record
 from vlaad_ray.deploy import decoding
 from vlaad_ray.deploy.backends import Precision, find_runtime, module
 from vlaad_ray.deploy.backends.graphs import PARTS, GraphBackend
-from vlaad_ray.files import read_bytes, sha256
+from vlaad_ray.files import read_json, sha256
 from vlaad_ray.models.student import bins
 from vlaad_ray.models.student.model import Decoded
 from vlaad_ray.types import LIBERO
@@ -45,12 +45,6 @@ class Interface:
     proprio_dim: int = LIBERO.proprio_dim
     gripper: int | None = LIBERO.gripper
     """Its place in an action; None: there is none."""
-
-
-def read_interface(content: Mapping[str, Any]) -> Interface:
-    """From a student's config, or what an export keeps of it. Raises KeyError or TypeError where a field is missing."""
-    found = {each.name: content[each.name] for each in fields(Interface) if each.name in content}
-    return Interface(**{**found, "cameras": tuple(content["cameras"])})
 
 
 @dataclass(frozen=True)
@@ -95,24 +89,13 @@ def read_manifest(directory: Location) -> Manifest:
     """export.json, checked for format and version. Cheap: no graph is read."""
     path = directory / MANIFEST
     again = "export the checkpoint again (jobs/export.py)"
-    try:
-        content = json.loads(read_bytes(path))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; pass a directory that jobs/export.py wrote") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); {again}") from None
+    content = read_json(path, "pass a directory that jobs/export.py wrote", again)
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
         raise UserError(f"{path} is not a {FORMAT}; pass a directory that jobs/export.py wrote")
     if (version := content.pop("schema_version", None)) != SCHEMA_VERSION:
         raise UserError(f"{path} has schema version {version}, this vlaad_ray reads {SCHEMA_VERSION}; {again}")
-    try:
-        manifest = Manifest(**{**content, "interface": read_interface(content["interface"])})
-    except (TypeError, KeyError) as error:
-        raise UserError(f"{path} lacks an entry or has one too many ({error}); {again}") from None
-    try:
-        find_runtime(manifest.backend)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    manifest = read_record(Manifest, content, str(path), again)
+    find_runtime(manifest.backend)
     return manifest
 
 

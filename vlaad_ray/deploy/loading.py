@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vlaad_ray.configs import Location, UserError
+from vlaad_ray.configs import Location, UserError, read_record
 from vlaad_ray.deploy import exported
 from vlaad_ray.deploy.backends import Backend, Precision
 from vlaad_ray.deploy.backends.pytorch import Dtype, TorchBackend
@@ -90,7 +90,7 @@ def in_torch(pretrained: Pretrained, device: str = "cpu", dtype: Dtype = "fp32")
 
 
 def interface(pretrained: Pretrained) -> Interface:
-    return exported.read_interface(asdict(pretrained.student.config))
+    return read_record(Interface, asdict(pretrained.student.config), "the student", "train again")
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,7 @@ def describe(directory: Location) -> Description:
         manifest = exported.read_manifest(directory)
         return Description(manifest.name, manifest.interface, manifest.training)
     config = read_config(directory)
-    try:
-        known = exported.read_interface(config["student"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{directory}/config.json: 'student' lacks {error}; copy the checkpoint again") from None
+    known = read_record(
+        Interface, config.get("student"), f"{directory}/config.json: 'student'", "copy the checkpoint again"
+    )
     return Description(checkpoint_name(directory), known, config["training"])

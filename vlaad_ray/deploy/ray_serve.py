@@ -12,8 +12,9 @@ from __future__ import annotations
 import shlex
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from http import HTTPStatus
 
 import tyro
@@ -98,17 +99,17 @@ class StudentReplica:
         await connection.accept()
         shaping = shape(self._execute, self._config.ensemble, self._config.actuation)
         session = Session(connection.client, self._batcher, self._policy.cameras, shaping, self._counts)
-        try:
-            await connection.send_bytes(self._metadata)
+
+        async def messages() -> AsyncIterator[str | bytes]:
             while (message := await connection.receive())["type"] == "websocket.receive":
                 text = message.get("text")
-                reply = await session.reply(message["bytes"] if text is None else text)
-                await (connection.send_text(reply) if isinstance(reply, str) else connection.send_bytes(reply))
-                session.sent()
-        except WebSocketDisconnect:
-            pass  # the client has gone; others go on
-        finally:
-            session.close()
+                yield message["bytes"] if text is None else text
+
+        async def send(reply: str | bytes) -> None:
+            await (connection.send_text(reply) if isinstance(reply, str) else connection.send_bytes(reply))
+
+        with closing(session), suppress(WebSocketDisconnect):  # the client has gone; others go on
+            await session.converse(self._metadata, messages(), send)
 
 
 def deployment(config: ServeClusterConfig) -> serve.Application:

@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any
@@ -24,7 +25,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from vlaad_ray import __version__
-from vlaad_ray.configs import ServeConfig, ServedStudentConfig, ServerConfig, UserError, check_bounds
+from vlaad_ray.configs import ServeConfig, ServedStudentConfig, ServerConfig, UserError, check_bounds, users_errors
 from vlaad_ray.deploy import access, metrics
 from vlaad_ray.deploy.loading import describe
 from vlaad_ray.deploy.metrics import Counts
@@ -140,15 +141,8 @@ class PolicyServer:
     async def _converse(self, connection: ServerConnection) -> None:
         shaping = shape(self._execute, self._config.ensemble, self._config.actuation)
         session = Session(connection.remote_address, self._batcher, self._policy.cameras, shaping, self.counts)
-        try:
-            await connection.send(self._metadata)
-            async for message in connection:
-                await connection.send(await session.reply(message))
-                session.sent()
-        except ConnectionClosed:
-            pass  # the client has gone; others go on
-        finally:
-            session.close()
+        with closing(session), suppress(ConnectionClosed):  # the client has gone; others go on
+            await session.converse(self._metadata, aiter(connection), connection.send)
 
 
 def served_student(student: ServedStudentConfig, device: str) -> StudentPolicy:
@@ -188,10 +182,5 @@ if __name__ == "__main__":
     if "--version" in sys.argv:
         print(f"vlaad-ray {__version__}")
         sys.exit(0)
-    try:
+    with users_errors():
         run(tyro.cli(ServeConfig))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)

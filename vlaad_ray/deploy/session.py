@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +17,8 @@ from vlaad_ray.serving.batcher import BAD_OBSERVATION, Batcher
 from vlaad_ray.types import ACTION_DIM, BatchPolicy
 
 log = logging.getLogger(__name__)
+
+Send = Callable[[str | bytes], Awaitable[None]]
 
 
 class ServablePolicy(BatchPolicy, Protocol):
@@ -45,15 +47,14 @@ class Session:
             if isinstance(message, str):
                 raise protocol.MessageError("expected a binary message, got text")
             observation = protocol.unpack_observation(protocol.unpack(message), self._cameras)
+            chunk = await self._batcher.infer(self._client, observation)
+            check_actions(chunk.actions)
         except protocol.MessageError as error:
             if not self._refused:  # once a client, so that nobody can flood the log
                 log.warning("refused a message of %s: %s", self._name, error)
             self._refused += 1
             self._counts.refused += 1
             return str(error)
-        try:
-            chunk = await self._batcher.infer(self._client, observation)
-            check_actions(chunk.actions)
         except BAD_OBSERVATION as error:
             log.error("could not answer %s: %s", self._name, error)
             self._counts.failed += 1
@@ -69,9 +70,13 @@ class Session:
             timing["prev_total_ms"] = 1000 * self._previous
         return protocol.pack({protocol.ACTIONS: actions, "server_timing": timing})
 
-    def sent(self) -> None:
-        """The reply is on its way: so long the whole took, which the next answer will tell, as openpi's does."""
-        self._previous = time.monotonic() - self._began
+    async def converse(self, metadata: bytes, messages: AsyncIterator[str | bytes], send: Send) -> None:
+        """Send the `metadata`, then answer every message until the client goes."""
+        await send(metadata)
+        async for message in messages:
+            await send(await self.reply(message))
+            # So long the whole took: the next answer tells it, as openpi's does.
+            self._previous = time.monotonic() - self._began
 
     def close(self) -> None:
         """The client has gone."""

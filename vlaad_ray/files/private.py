@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -13,12 +14,11 @@ def private_folder() -> Path:
     What is kept there may be code: a folder that somebody else might write to is passed over for a new one.
     """
     folder = Path(tempfile.gettempdir()) / f"vlaad_ray-{os.getuid()}"
-    try:
+    with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    except FileExistsError:
-        facts = folder.lstat()
-        if facts.st_uid != os.getuid() or facts.st_mode != 0o040700:
-            return Path(tempfile.mkdtemp(prefix="vlaad_ray-"))
+    facts = folder.lstat()
+    if facts.st_uid != os.getuid() or facts.st_mode != 0o040700:
+        return Path(tempfile.mkdtemp(prefix="vlaad_ray-"))
     return folder
 
 

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,12 @@ def children(folder: Location, ending: str) -> list[Location]:
 
     A folder that isn't there is an empty one.
     """
-    try:
-        with asking(folder):
-            if isinstance(folder, Path):
-                names = os.listdir(folder)
-            else:
-                names = [path.rpartition("/")[2] for path in folder.fs.ls(folder.path, detail=False)]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    names: list[str] = []
+    with suppress(FileNotFoundError, NotADirectoryError), asking(folder):
+        if isinstance(folder, Path):
+            names = os.listdir(folder)
+        else:
+            names = [path.rpartition("/")[2] for path in folder.fs.ls(folder.path, detail=False)]
     return [folder / name for name in sorted(names) if name.endswith(ending) and not name.startswith(".")]
 
 
@@ -48,13 +46,25 @@ def read_bytes(place: Location) -> bytes:
         return bytes(place.fs.cat_file(place.path, **ONE_REQUEST.get(place.protocol, {})))
 
 
-def read_json(place: Location) -> Any:
+def read_json(
+    place: Location,
+    absent: str = "run the job that writes it first",
+    broken: str = "delete it and rerun the job that writes it",
+) -> Any:
+    """What a JSON file holds. `absent`, `broken`: what the UserError says to do where there is none, or half of one."""
     try:
-        return json.loads(read_bytes(place))
-    except FileNotFoundError:
-        raise UserError(f"{place} does not exist; run the job that writes it first") from None
+        content = read_bytes(place)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{place} does not exist; {absent}") from None
+    return parse_json(content, str(place), broken)
+
+
+def parse_json(content: bytes | str, source: str, remedy: str) -> Any:
+    """Raises UserError, naming the `source` and the `remedy`, for what is not JSON."""
+    try:
+        return json.loads(content)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{place} is not valid JSON ({error}); delete it and rerun the job that writes it") from None
+        raise UserError(f"{source} is not valid JSON ({error}); {remedy}") from None
 
 
 @contextmanager
@@ -87,11 +97,9 @@ def local_copy(place: Location, without: str = "") -> Iterator[Path]:
         try:
             yield folder / (place.name or BUCKET)
         finally:
-            try:
+            with suppress(BlockingIOError):  # others still use it
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
-            except BlockingIOError:
-                pass  # others still use it
 
 
 def _download(place: UPath, objects: list[str], folder: Path) -> None:

@@ -3,14 +3,11 @@
 import sys
 from pathlib import Path
 
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import users_errors
 from vlaad_ray.report import write_report
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m vlaad_ray.report RUN")
-    try:
+    with users_errors():
         print(write_report(Path(sys.argv[1])))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from vlaad_ray import store
 from vlaad_ray.configs import Location
 from vlaad_ray.report import answers, charts, page
 from vlaad_ray.report.charts import PHASE_COLOURS, SERIES_COLOURS, Series
 from vlaad_ray.report.records import EVALUATIONS, metrics, summary
+from vlaad_ray.types import CollectSummary, TrainSummary
 
 ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 SPLITS = {"train": False, "validation": True}
@@ -20,21 +22,21 @@ SPLITS = {"train": False, "validation": True}
 def counts(run: Location) -> str:
     title = "Counts"
     source = "`data/summary.json`, `annotations/summary.json`, `train/summary.json`"
-    collected = summary(run / "data" / "summary.json", "episodes", "frames", "steps_per_second")
+    collected = store.read_summary(run / "data", CollectSummary)
     annotated = summary(run / "annotations" / "summary.json", "episodes", "frames", "segments", "annotator", "taxonomy")
-    trained = summary(run / "train" / "summary.json", "episodes", "epochs", "steps", "objective", "samples_per_second")
+    trained = store.read_summary(run / "train", TrainSummary)
     rows = []
     if collected:
-        episodes = ", ".join(f"{number} {name}" for name, number in collected["episodes"].items())
-        speed = f", {collected['steps_per_second']:.1f} steps/s" if collected["steps_per_second"] else ""
-        rows.append(["episodes", f"{escape(episodes)}; {collected['frames']:,} frames kept{speed}"])
+        episodes = ", ".join(f"{number} {name}" for name, number in vars(collected.episodes).items())
+        speed = f", {collected.steps_per_second:.1f} steps/s" if collected.steps_per_second else ""
+        rows.append(["episodes", f"{episodes}; {collected.frames:,} frames kept{speed}"])
     if annotated:
         labels = f"{annotated['frames']:,} frames in {annotated['segments']:,} segments"
         rows.append(["annotations", f"{labels}, by {escape(annotated['annotator'])}, {annotated['taxonomy']} phases"])
     if trained:
-        split = ", ".join(f"{number} {name}" for name, number in trained["episodes"].items())
-        work = f"{trained['epochs']} epochs, {trained['steps']:,} steps, {trained['samples_per_second']:.0f} samples/s"
-        rows.append(["training", f"{escape(trained['objective'])}: {work}; episodes: {escape(split)}"])
+        split = ", ".join(f"{number} {name}" for name, number in vars(trained.episodes).items())
+        work = f"{trained.epochs} epochs, {trained.steps:,} steps, {trained.samples_per_second:.0f} samples/s"
+        rows.append(["training", f"{escape(trained.objective)}: {work}; episodes: {split}"])
     body = page.table(["", ""], rows, css="described") if rows else page.not_run("jobs/collect.py")
     return page.section(title, source, body)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from vlaad_ray import files, store
@@ -33,10 +32,7 @@ def metrics(path: Location) -> list[dict[str, Any]]:
     """One record an epoch from metrics.jsonl. UserError names the line that is not a record."""
     records = []
     for number, text in enumerate(files.read_bytes(path).decode().splitlines(), start=1):
-        try:
-            record = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number} is not JSON ({error}); rerun jobs/train.py") from None
+        record = files.parse_json(text, f"{path}, line {number}", "rerun jobs/train.py")
         if not isinstance(record, dict) or not {"epoch", "train", "validation"} <= record.keys():
             raise UserError(f"{path}, line {number} lacks epoch, train or validation; rerun jobs/train.py")
         records.append(record)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 
 from vlaad_ray.configs import DaggerConfig, FleetConfig, ServingConfig, UserError
 from vlaad_ray.envs import Env, SimulatorError
@@ -206,7 +206,7 @@ class Fleet:
         spec = seat.spec
         seat.spec = seat.reference = None
         try:
-            answer = ray.get(reference)
+            answer = cluster.get(reference)
         except RayActorError as error:
             if error.actor_init_failed:  # by an exception: a bug
                 raise
@@ -215,10 +215,10 @@ class Fleet:
             else:
                 self._give_up(seat, spec, cluster.cause_of_death(error), work)
             return None
-        except RayTaskError as error:
-            if spec is None or not isinstance(error.cause, SimulatorError | PolicyUnavailable):
-                raise error.cause from error
-            self._give_up(seat, spec, str(error.cause), work)
+        except (SimulatorError, PolicyUnavailable) as error:
+            if spec is None:
+                raise
+            self._give_up(seat, spec, str(error), work)
             return None
         seat.stillborn = 0
         return None if spec is None else (spec, answer)

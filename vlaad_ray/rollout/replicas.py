@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from vlaad_ray.configs import WAIT_FOR_NODES_S, ServingConfig, UserError, check_bounds
 from vlaad_ray.runtime import cluster
@@ -137,15 +137,8 @@ class ServedPolicy:
 
     def infer(self, observation: Observation) -> ActionChunk:
         """Raises PolicyUnavailable when the replica died over the request, UserError when it is dead for good."""
-        try:
-            prepared = question(self._prepare(observation))
-            chunk = unpack(ray.get(self._replica.infer.remote(self._client, prepared)))
-        except RayTaskError as error:
-            raise error.cause from None
-        except ActorUnavailableError as error:
-            raise PolicyUnavailable(str(error).splitlines()[0]) from error
-        except ActorDiedError as error:
-            raise dead(error) from error
+        prepared = question(self._prepare(observation))
+        chunk = unpack(answered(self._replica.infer.remote(self._client, prepared)))
         if self._execute is None:
             return chunk
         if len(chunk.actions) < self._execute:
@@ -192,20 +185,23 @@ def placed(
 
 def wait_until_loaded(replicas: list[Any]) -> bool:
     """Whether the policy needs images. Raises what loading raised."""
+    loading = [replica.ready.remote() for replica in replicas]
+    return all([answered(reference) for reference in loading])  # they say the same
+
+
+def answered(reference: Any) -> Any:
+    """What a replica's method returns. Raises what it raised; PolicyUnavailable when the replica died over it and Ray
+    brings it back, UserError when it is past its restarts.
+    """
     try:
-        return bool(ray.get([replica.ready.remote() for replica in replicas])[0])
-    except RayTaskError as error:
-        raise error.cause from None
+        return cluster.get(reference)
+    except ActorUnavailableError as error:
+        raise PolicyUnavailable(str(error).splitlines()[0]) from error
     except ActorDiedError as error:
-        raise dead(error) from error
-
-
-def dead(error: ActorDiedError) -> UserError:
-    """What to say when a replica is past its restarts."""
-    return UserError(
-        f"a replica of the policy died more than {MAX_RESTARTS} times ({str(error).splitlines()[0]}); its log is in "
-        "Ray's session directory; if memory ran out, lower --max-batch; then rerun the same command"
-    )
+        raise UserError(
+            f"a replica of the policy died more than {MAX_RESTARTS} times ({str(error).splitlines()[0]}); its log is "
+            "in Ray's session directory; if memory ran out, lower --max-batch; then rerun the same command"
+        ) from error
 
 
 def join(replicas: list[Any], needs_images: bool, policy: SharedPolicy, _: Any) -> Policy:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
@@ -21,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from vlaad_ray.configs import Location, UserError
+from vlaad_ray.configs import Location
 
 console = Console(highlight=False)
 
@@ -32,24 +31,14 @@ class HasOut(Protocol):
 
 
 Config = TypeVar("Config", bound=HasOut)
+Summary = TypeVar("Summary")
 
 
-def run_stage(config: Config, stage: Callable[[Config], dict[str, Any]], show: Callable[[Any], Table]) -> None:
+def run_stage(config: Config, stage: Callable[[Config], Summary], show: Callable[[Summary], Table]) -> None:
     """Run a stage and show its summary."""
-    with users_errors():
-        summary = stage(config)
+    summary = stage(config)
     console.print(show(summary))
     console.print(f"Results: {config.out / 'summary.json'}", soft_wrap=True)
-
-
-@contextmanager
-def users_errors() -> Iterator[None]:
-    """A user's error prints as one line and exits with status 2."""
-    try:
-        yield
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def key_value_table(title: str, rows: dict[str, Any]) -> Table:

@@ -8,12 +8,12 @@ import random
 import re
 import secrets
 import socket
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import ray
 from ray._private.services import canonicalize_bootstrap_address
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
 from vlaad_ray.configs import UserError
 from vlaad_ray.files.private import home, writable
@@ -24,6 +24,7 @@ ANSWER_S = 5.0
 """Longest that a cluster may take to answer at all. Ray itself tries for over a minute."""
 ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"
 """A call that Ray's control service (GCS) has, and no other that speaks its protocol."""
+Result = TypeVar("Result")
 SUBMIT = "submit the job instead: ray job submit --working-dir . -- python jobs/…"
 
 
@@ -120,24 +121,31 @@ def check_address(address: str) -> None:
 def _answer(place: str) -> grpc.StatusCode:
     """What Ray's control service, if that is what listens there, says to being asked without a token."""
     with grpc.insecure_channel(place) as channel:
-        try:
-            channel.unary_unary(ALIVE)(b"", timeout=ANSWER_S)
-        except grpc.RpcError as error:
-            return error.code()
-    return grpc.StatusCode.OK
+        return channel.unary_unary(ALIVE).future(b"", timeout=ANSWER_S).code()
 
 
 def free_port(ports: range) -> int:
     """One of `ports` by chance that nobody listens on. Raises OSError when all are taken."""
     for port in random.sample(ports, len(ports)):
         with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
     raise OSError(f"ports {ports[0]} to {ports[-1]} are all taken; Ray's dashboard needs one")
+
+
+def get(reference: ray.ObjectRef[Result]) -> Result:
+    """What a task or an actor's method returns. What it raises is raised as it was, not as a page of Ray's on it."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        raise cause(error) from error
+
+
+def cause(error: BaseException) -> BaseException:
+    """What the user's code has raised, without Ray's wrappings, one for each task that it passed through."""
+    while isinstance(error, RayTaskError):
+        error = error.cause
+    return error
 
 
 def cause_of_death(error: RayActorError) -> str:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import tyro
 
 from vlaad_ray import plugins
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import UserError, with_packages
 from vlaad_ray.configs.bounds import NO_PREFIX, elsewhere
 
 
@@ -137,15 +137,8 @@ def _settings_type(door: Door, chosen: str) -> type[Any] | None:
 
 def _entries(door: Door) -> dict[str, Any]:
     module, _, variable = door.entries.partition(":")
-    try:
-        entries: dict[str, Any] = getattr(importlib.import_module(module), variable)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "vlaad_ray":
-            raise
-        raise UserError(
-            f"--{door.name} needs the package {error.name}, which is not installed; "
-            f"type: pip install 'vlaad-ray[{door.extra}]'"
-        ) from None
+    loaded = with_packages(lambda: importlib.import_module(module), f"--{door.name}", f"vlaad-ray[{door.extra}]")
+    entries: dict[str, Any] = getattr(loaded, variable)
     return entries
 
 

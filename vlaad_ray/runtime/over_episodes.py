@@ -12,7 +12,7 @@ from ray.exceptions import RayTaskError
 
 from vlaad_ray import store
 from vlaad_ray.configs import Location, UserError, location
-from vlaad_ray.runtime import cli
+from vlaad_ray.runtime import cli, cluster
 from vlaad_ray.types import Episode
 
 Work = Callable[[Location, Episode, dict[str, Any]], dict[str, Any]]
@@ -36,10 +36,7 @@ def rows_of(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
     try:
         yield from dataset.iter_rows()
     except RayTaskError as error:
-        cause: object = error
-        while isinstance(cause, RayTaskError):
-            cause = cause.cause
-        if isinstance(cause, UserError):
+        if isinstance(cause := cluster.cause(error), UserError):
             raise UserError(str(cause).splitlines()[0]) from None  # Ray Data adds lines on how to retry
         raise
 

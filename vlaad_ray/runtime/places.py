@@ -85,11 +85,9 @@ def _ask_nodes(written: Mapping[str, Location], read: Mapping[str, Location]) ->
         ]
         for number, (node, answer) in enumerate(zip(nodes, answers, strict=True)):
             who = f"node {node['NodeManagerAddress']}"
-            try:
-                problem = ray.get(answer, timeout=ANSWER_S)
-            except ray.exceptions.GetTimeoutError:
-                raise UserError(f"{who} did not look at its places within {ANSWER_S:.0f} s; see `ray status`") from None
-            if problem:
+            if not ray.wait([answer], timeout=ANSWER_S)[0]:
+                raise UserError(f"{who} did not look at its places within {ANSWER_S:.0f} s; see `ray status`")
+            if problem := cluster.get(answer):
                 raise UserError(f"{problem.replace('NODE', who)}; {REMEDY}")
             for name, place in written.items():
                 if not (place / f"{mark}-{number}").exists():

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -18,7 +18,7 @@ from typing import Any
 
 from vlaad_ray import store
 from vlaad_ray.configs import Location, UserError, check_bounds, location, places_of
-from vlaad_ray.files import children, reach, read_bytes
+from vlaad_ray.files import children, reach
 from vlaad_ray.runtime import doors
 
 PACKAGES = (
@@ -95,12 +95,9 @@ def holds(directory: Location, stage: str, beside: Sequence[str] = ()) -> str | 
     for pattern, (words, stages) in TRACES.items():
         if stage not in stages and pattern not in beside and _any(directory, pattern):
             return f"{words} ({pattern})"
-    try:
-        stored = json.loads(read_bytes(directory / RECORD))
-    except (FileNotFoundError, IsADirectoryError):
+    if not (directory / RECORD).is_file():
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        stored = None
+    stored = store.read_json(directory / RECORD, broken="delete it, or choose another directory")
     made_by = stored.get("stage") if isinstance(stored, dict) else None
     return None if made_by == stage else f"a {RECORD} of {made_by or 'something else'}"
 
@@ -174,13 +171,12 @@ def software() -> dict[str, Any]:
 def git_revision() -> str | None:
     """Commit of the checkout this package runs from, marked "+changes" when files differ; None outside git."""
     folder = Path(__file__).parent
-    try:
-        described = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (FileNotFoundError, subprocess.CalledProcessError):
+    if shutil.which("git") is None:
         return None
-    return described.stdout.strip()
+    described = subprocess.run(
+        ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip() or None

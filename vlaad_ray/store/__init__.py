@@ -49,6 +49,7 @@ from vlaad_ray.store.episodes import (
     write_episode,
 )
 from vlaad_ray.store.outcomes import account_for, read_evaluation, read_outcomes, write_outcome
+from vlaad_ray.store.summaries import read_summary, write_summary
 
 __all__ = [
     "ANSWER_SCHEMA",
@@ -77,6 +78,7 @@ __all__ = [
     "read_metadata",
     "read_outcomes",
     "read_pictures",
+    "read_summary",
     "replacing",
     "stored_episodes",
     "survey_episode",
@@ -87,4 +89,5 @@ __all__ = [
     "write_episode",
     "write_json",
     "write_outcome",
+    "write_summary",
 ]

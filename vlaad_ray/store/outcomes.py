@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, fields
-from typing import Any, TypeVar
+from dataclasses import asdict, fields
+from typing import TypeVar
 
-from vlaad_ray.configs import Location, UserError
+from vlaad_ray.configs import Location, UserError, read_record
 from vlaad_ray.files import children, in_parallel, read_json, write_json
 from vlaad_ray.types import Collected, Outcome
 
@@ -61,15 +61,10 @@ def account_for(
 def read_outcome(path: Location, kind: type[Ended]) -> Ended:
     """Raises UserError for a file that is no outcome of this kind."""
     content = read_json(path)
-    known = {field.name for field in fields(kind)} - {"metrics"}
-    needed = {field.name for field in fields(kind) if field.default is MISSING} & known
-    if not isinstance(content, dict) or (missing := needed - content.keys()):
-        lack = f"has no {min(missing)!r}" if isinstance(content, dict) else "is no record of an episode"
-        raise UserError(f"{path} {lack}; delete it and rerun the job that writes it")
-    given: dict[str, Any] = {name: content[name] for name in known & content.keys()}
-    if kind is Outcome:
-        given["metrics"] = {name: value for name, value in content.items() if name not in known}
-    return kind(**given)
+    if kind is Outcome and isinstance(content, dict):
+        own = {field.name for field in fields(kind)}
+        content["metrics"] = {name: value for name, value in content.items() if name not in own}
+    return read_record(kind, content, str(path), "delete it and rerun the job that writes it")
 
 
 def read_evaluation(root: Location) -> dict[str, Outcome]:

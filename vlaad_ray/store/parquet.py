@@ -59,16 +59,15 @@ def read_table(path: Location, kind: str, columns: Sequence[str]) -> pa.Table:
 
 @contextmanager
 def _reading(path: Location) -> Iterator[None]:
-    try:
-        with asking(path):
-            try:
-                yield
-            except (FileNotFoundError, PermissionError):
-                raise
-            except (pa.ArrowInvalid, OSError) as error:
-                raise corrupt(path, str(error)) from None
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
+    with asking(path):
+        try:
+            yield
+        except FileNotFoundError:
+            raise UserError(f"{path} does not exist") from None
+        except PermissionError:
+            raise
+        except (pa.ArrowInvalid, OSError) as error:
+            raise corrupt(path, str(error)) from None
 
 
 def _tail(path: UPath) -> bytes:

@@ -165,13 +165,11 @@ class RemoteTeacher:
                     additional_headers=self._headers,
                 )
                 connection = self._open.enter_context(opening)
-                self.metadata = protocol.unpack_of_server(_binary(connection.recv(left)))
+                self.metadata = self._unpack(connection.recv(left))
                 self._used = False
                 return connection
             except InvalidURI:
                 raise UserError(f"--url: {config.url!r} is not a websocket address, like ws://host:8000") from None
-            except protocol.MessageError as error:
-                raise UserError(f"{config.url} does not speak openpi's protocol: {error}") from None
             except (OSError, ConnectionClosed, InvalidHandshake) as error:
                 if isinstance(error, ConnectionClosed):
                     _refuse_if_too_big(error, config.url)
@@ -185,15 +183,21 @@ class RemoteTeacher:
             time.sleep(pause)
             pause = min(2 * pause, longest)
 
+    def _unpack(self, message: str | bytes) -> dict[str, Any]:
+        """Raises UserError for anything but a map in openpi's form."""
+        try:
+            if isinstance(message, str):
+                raise protocol.MessageError(f"it sent text first: {reason(message)}")
+            return protocol.unpack_of_server(message)
+        except protocol.MessageError as error:
+            raise UserError(f"{self._config.url} does not speak openpi's protocol: {error}") from None
+
     def _chunk(self, reply: str | bytes) -> ActionChunk:
         """The first actions of an answer."""
         url = self._config.url
         if isinstance(reply, str):
             raise UserError(f"{url} could not answer: {reason(reply)}")
-        try:
-            actions = protocol.unpack_of_server(reply).get(protocol.ACTIONS)
-        except protocol.MessageError as error:
-            raise UserError(f"{url} does not speak openpi's protocol: {error}") from None
+        actions = self._unpack(reply).get(protocol.ACTIONS)
         if not isinstance(actions, np.ndarray) or actions.ndim != 2 or actions.shape[1] != self._body.action_dim:
             got = protocol.describe(actions)
             wanted = f"[K, {self._body.action_dim}]"
@@ -209,12 +213,6 @@ def _token(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"--token-file: {path} does not exist; give the file that holds the server's token")
     return path.read_text().strip()
-
-
-def _binary(message: str | bytes) -> bytes:
-    if isinstance(message, str):
-        raise protocol.MessageError(f"it sent text first: {reason(message)}")
-    return message
 
 
 def _refuse_if_too_big(error: ConnectionClosed, url: str) -> None:

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from vlaad_ray.configs import TAXONOMIES, Flat, check_bounds, settings_of
+from vlaad_ray.configs import TAXONOMIES, Flat, check_bounds, settings_of, users_errors
 from vlaad_ray.methods import METHODS
 from vlaad_ray.runtime import doors
-from vlaad_ray.runtime.cli import console, key_value_table, users_errors
+from vlaad_ray.runtime.cli import console, key_value_table
 from vlaad_ray.train.prepare import find_preset
 
 

@@ -31,12 +31,13 @@ from vlaad_ray.train.distributed import Job, run_workers
 from vlaad_ray.train.fit import Progress
 from vlaad_ray.train.survey import Survey, survey
 from vlaad_ray.train.trackers import find_trackers
+from vlaad_ray.types import SplitCounts, TrainSummary
 
 REPLACED = ("ray", "backbone", "checkpoint")
 """Folders of OUT that a new run makes anew."""
 
 
-def train(config: TrainConfig, callbacks: Sequence[UserCallback] = ()) -> dict[str, Any]:
+def train(config: TrainConfig, callbacks: Sequence[UserCallback] = ()) -> TrainSummary:
     """Train, or continue, or show what is finished; return (and write) the summary. `callbacks` are Ray Train's."""
     places.check(config)
     config = prepare.complete(config)
@@ -47,9 +48,9 @@ def train(config: TrainConfig, callbacks: Sequence[UserCallback] = ()) -> dict[s
     more = zip(config.more_data, config.more_annotations or (None,) * len(config.more_data), strict=True)
     facts = survey(config.data, config.annotations, config.validation_fraction, method, list(more))
     identity = run_identity(config, facts)
-    if (config.out / "summary.json").exists():
+    if (finished := store.read_summary(config.out, TrainSummary)) is not None:
         refuse_other_run(config.out, identity)
-        return dict(store.read_json(config.out / "summary.json"))
+        return finished
     if (config.out / "run.json").exists():
         refuse_other_run(config.out, identity)
     else:
@@ -74,7 +75,7 @@ def train(config: TrainConfig, callbacks: Sequence[UserCallback] = ()) -> dict[s
         checkpoint.save_pretrained(directory, student, tokenizer, training_record(resolved, facts))
         progress = resume.read_progress(Path(reported))
     summary = summarise(config, facts, progress, time.monotonic() - began)
-    store.write_json(config.out / "summary.json", summary)
+    store.write_summary(config.out, summary)
     return summary
 
 
@@ -124,41 +125,39 @@ def training_record(config: TrainConfig, facts: Survey) -> dict[str, Any]:
     }
 
 
-def summarise(config: TrainConfig, facts: Survey, progress: Progress, seconds: float) -> dict[str, Any]:
+def summarise(config: TrainConfig, facts: Survey, progress: Progress, seconds: float) -> TrainSummary:
     last = progress.history[-1]
     speeds = [record["samples_per_second"] for record in progress.history]
-    return {
-        "checkpoint": str(config.out / "checkpoint"),
-        "student": config.student,
-        "objective": config.objective,
-        "method": content(config.method),
-        "episodes": {
-            "train": sum(not source.held_out for source in facts.sources),
-            "validation": sum(source.held_out for source in facts.sources),
-        },
-        "epochs": progress.epoch,
-        "steps": progress.step,
-        "train": last["train"],
-        "validation": last["validation"],
-        "samples_per_second": float(np.median(speeds)),
-        "training_seconds": round(progress.seconds, 1),
-        "seconds": round(seconds, 1),
-    }
+    held_out = sum(source.held_out for source in facts.sources)
+    return TrainSummary(
+        checkpoint=str(config.out / "checkpoint"),
+        student=config.student,
+        objective=config.objective,
+        method=content(config.method),
+        episodes=SplitCounts(train=len(facts.sources) - held_out, validation=held_out),
+        epochs=progress.epoch,
+        steps=progress.step,
+        train=last["train"],
+        validation=last["validation"],
+        samples_per_second=float(np.median(speeds)),
+        training_seconds=round(progress.seconds, 1),
+        seconds=round(seconds, 1),
+    )
 
 
-def table(summary: Mapping[str, Any]) -> Table:
+def table(summary: TrainSummary) -> Table:
     """What jobs/train.py prints at the end."""
     rows: dict[str, Any] = {
-        "objective": ", ".join([summary["objective"], *(f"{k} {v}" for k, v in summary["method"].items())]),
-        "episodes": f"{summary['episodes']['train']} + {summary['episodes']['validation']} held out",
-        "epochs": summary["epochs"],
-        "samples per second": f"{summary['samples_per_second']:.0f}",
-        "training": f"{summary['training_seconds'] / 60:.1f} min",
+        "objective": ", ".join([summary.objective, *(f"{name} {value}" for name, value in summary.method.items())]),
+        "episodes": f"{summary.episodes.train} + {summary.episodes.validation} held out",
+        "epochs": summary.epochs,
+        "samples per second": f"{summary.samples_per_second:.0f}",
+        "training": f"{summary.training_seconds / 60:.1f} min",
     }
-    for name in ("train", "validation"):
-        if metrics := summary[name]:
+    for name, metrics in (("train", summary.train), ("validation", summary.validation)):
+        if metrics:
             rows[name] = f"loss {metrics['loss']:.3f}, exact {metrics['exact']:.1%}, near {metrics['near']:.1%}"
-    return cli.key_value_table("Student", {**rows, "checkpoint": summary["checkpoint"]})
+    return cli.key_value_table("Student", {**rows, "checkpoint": summary.checkpoint})
 
 
 def refuse_other_run(out: Location, identity: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ray.train
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from vlaad_ray.configs import Location, TrainConfig, UserError
@@ -66,9 +66,7 @@ def users_error(error: TrainingFailedError, out: Location) -> UserError | None:
     elif isinstance(error, ControllerError):
         failures = [error.controller_failure]
     for failure in failures:
-        cause: object = failure
-        while isinstance(cause, RayTaskError):
-            cause = cause.cause
+        cause = cluster.cause(failure)
         if isinstance(cause, UserError):  # a picture that does not decode
             return UserError(str(cause).splitlines()[0])  # Ray Data adds lines on how to retry
         if isinstance(cause, RayActorError) and not cause.actor_init_failed:

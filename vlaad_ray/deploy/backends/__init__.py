@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from vlaad_ray import plugins
-from vlaad_ray.configs import UserError
+from vlaad_ray.configs import with_packages
 from vlaad_ray.types import ActionChunk
 
 Precision = Literal["fp32", "bf16", "int8"]
@@ -83,7 +83,4 @@ def find_runtime(backend: str) -> Runtime:
 def module(backend: str) -> Any:
     """The module of a backend. Raises UserError where its package is not installed."""
     runtime = find_runtime(backend)
-    try:
-        return importlib.import_module(runtime.module)
-    except ModuleNotFoundError as error:
-        raise UserError(f"{backend} needs the package {error.name}; pip install 'vlaad-ray[{runtime.extra}]'") from None
+    return with_packages(lambda: importlib.import_module(runtime.module), backend, f"vlaad-ray[{runtime.extra}]")

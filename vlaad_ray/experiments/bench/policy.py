@@ -234,7 +234,7 @@ def parameters(pretrained: Pretrained) -> dict[str, int]:
     """
     student = pretrained.student.requires_grad_(True)
     deployed = sum(each.numel() for each in student.parameters())
-    preset = of_architecture(student.config.architecture)
+    preset = of_architecture(student.config.architecture, "the student")
     preset.adapt(student, preset.config())
     total = sum(each.numel() for each in student.parameters())
     trainable = sum(each.numel() for each in student.parameters() if each.requires_grad)

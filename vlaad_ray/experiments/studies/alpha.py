@@ -36,8 +36,8 @@ def study(config: StudyAlphaConfig) -> Location:
             if student is None:
                 continue
             run, summary = student
-            near = summary["validation"]["near"]
-            steps = {"epochs": summary["epochs"], "steps": summary["steps"]}
+            near = summary.validation["near"]
+            steps = {"epochs": summary.epochs, "steps": summary.steps}
             training.append({"suite": suite, "alpha": alpha, "seed": seed, "near": near, **steps})
             evaluations[suite, alpha] = workshop.evaluation(run, suite)
         for cell, evaluation in zip(evaluations, workshop.evaluate_all(list(evaluations.values())), strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -48,14 +48,16 @@ def study(config: StudyDistillationConfig) -> Location:
             if student is None:
                 continue
             run, summary = student
-            made = {name: summary[name] for name in ("episodes", "epochs", "steps", "training_seconds")}
             training.append(
                 {
                     "suite": suite,
                     "seed": seed,
                     "objective": objectives[suite],
-                    "near": summary["validation"]["near"],
-                    **made,
+                    "near": summary.validation["near"],
+                    "episodes": asdict(summary.episodes),
+                    "epochs": summary.epochs,
+                    "steps": summary.steps,
+                    "training_seconds": summary.training_seconds,
                 }
             )
             evaluation = workshop.evaluate(workshop.evaluation(run, suite, videos=config.videos))

@@ -62,9 +62,9 @@ def study(config: StudyNoiseConfig) -> Location:
                 "flip_rate": rate,
                 "objective": objective,
                 "seed": seed,
-                "near": summary["validation"]["near"],
-                "epochs": summary["epochs"],
-                "steps": summary["steps"],
+                "near": summary.validation["near"],
+                "epochs": summary.epochs,
+                "steps": summary.steps,
             }
             for (rate, objective, seed), (_, summary) in trained.items()
         ],

@@ -12,6 +12,7 @@ from vlaad_ray.configs import Location, StudyPhasesConfig
 from vlaad_ray.experiments.studies.pages import markdown_table, span, whole, write
 from vlaad_ray.experiments.studies.workshop import Workshop
 from vlaad_ray.runtime.record import begin
+from vlaad_ray.types import TrainSummary
 
 PAPER = {
     7: {"accuracy": 59.8},
@@ -53,8 +54,8 @@ def set_name(suite: str, teacher: str, flip_rate: float) -> str:
     return f"{suite}, {teacher}" + (f" with {100 * flip_rate:g} % flips" if flip_rate else "")
 
 
-def accuracy_record(suite: str, taxonomy: int, seed: int, summary: Mapping[str, Any]) -> dict[str, Any]:
-    validation = summary["validation"]
+def accuracy_record(suite: str, taxonomy: int, seed: int, summary: TrainSummary) -> dict[str, Any]:
+    validation = summary.validation
     return {
         "suite": suite,
         "taxonomy": taxonomy,
@@ -62,8 +63,8 @@ def accuracy_record(suite: str, taxonomy: int, seed: int, summary: Mapping[str, 
         "near": validation["near"],
         "exact": validation["exact"],
         "frames": validation["frames"],
-        "epochs": summary["epochs"],
-        "steps": summary["steps"],
+        "epochs": summary.epochs,
+        "steps": summary.steps,
     }
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
 
 from vlaad_ray import annotate, collect, evaluate, store, train
 from vlaad_ray.annotate.rules import rules_hash
@@ -46,6 +45,7 @@ from vlaad_ray.runtime import cli, cluster
 from vlaad_ray.runtime.nodes import fitted, refuse_hopeless
 from vlaad_ray.runtime.placement import Node, Processes, Share, divide_groups
 from vlaad_ray.train import prepare
+from vlaad_ray.types import CollectSummary, TrainSummary
 
 ONCE_OF_ALL = {
     "alpha": 1.0,
@@ -58,7 +58,7 @@ ONCE_OF_ALL = {
 """Settings that all trainings had before objectives and students had their own: names of students hold them still."""
 
 Piece = CollectConfig | TrainConfig | EvalConfig
-Trained = tuple[Location, dict[str, Any]]
+Trained = tuple[Location, TrainSummary]
 """A student: run directory, summary of its training."""
 AS_IT_SAYS = ActuationConfig(gripper_dwell=0, gripper_memory=0, nudge_after=0)
 
@@ -95,8 +95,8 @@ class Workshop:
         )
         name = _named(f"{suite}-{budget.teacher}-flips{flip_rate:g}", config)
         config = dataclasses.replace(config, out=budget.out / "data" / name)
-        summary = config.out / "summary.json"
-        if not (summary.exists() and not store.read_json(summary)["episodes"]["lost"]):
+        collected = store.read_summary(config.out, CollectSummary)
+        if collected is None or collected.episodes.lost:
             if not self._has_time(config):
                 return None
             if budget.workers or budget.gpus_per_worker:
@@ -166,7 +166,7 @@ class Workshop:
         )
         share: dict[str, Any] = {"workers": held.count, "cpus_per_worker": int(held.cpus)}
         self._side_by_side(train.train, [dataclasses.replace(config, **share) for config in configs], concurrent)
-        return [_read(config) if _is_done(config) else None for config in configs]
+        return [_read(config) for config in configs]
 
     def evaluation(
         self, policy: str | Location, suite: str, flip_rate: float = 0.0, gripper: Gripper = "steady", videos: int = 0
@@ -256,10 +256,7 @@ def _wait_for_one(running: dict[ray.ObjectRef[Any], Piece]) -> str:
     """Name of the next that is done, which is then taken out. Raises what it has raised."""
     (done,), _ = ray.wait(list(running), num_returns=1)
     piece = running.pop(done)
-    try:
-        ray.get(done)
-    except RayTaskError as error:
-        raise error.cause from None
+    cluster.get(done)
     return piece.out.name
 
 
@@ -267,9 +264,12 @@ def _is_done(piece: Piece) -> bool:
     return (piece.out / "summary.json").exists()
 
 
-def _read(config: TrainConfig) -> Trained:
-    summary = store.read_json(config.out / "summary.json")
-    if not summary["validation"]:
+def _read(config: TrainConfig) -> Trained | None:
+    """None: there was no time for it."""
+    summary = store.read_summary(config.out, TrainSummary)
+    if summary is None:
+        return None
+    if not summary.validation:
         raise UserError(
             f"{config.data.name}: no episode is held out to measure accuracy on; collect more of each task "
             "(--init-states, --placements) or raise --validation-fraction"

@@ -29,7 +29,7 @@ def run_trial(settings: dict[str, float], sweep: SweepConfig, annotations: Mappi
     """Ray Tune's trainable: reports every epoch as it is trained, then the whole."""
     config = trial_config(sweep, annotations, settings)
     summary = train(config, callbacks=[TuneReportCallback()])
-    final: dict[str, Any] = {"epoch": summary["epochs"], "validation": summary["validation"], "finished": True}
+    final: dict[str, Any] = {"epoch": summary.epochs, "validation": summary.validation, "finished": True}
     if sweep.goal != "accuracy":
         # Outside of the trial's placement group, which has no room for simulators.
         outside = ray.remote(evaluate).options(num_cpus=0, scheduling_strategy="DEFAULT")

@@ -25,10 +25,12 @@ from tokenizers import Tokenizer
 from vlaad_ray.configs import UserError
 from vlaad_ray.models.openvla.model import OpenVlaConfig, OpenVlaModel
 from vlaad_ray.models.openvla.preprocess import Normalisation
-from vlaad_ray.models.openvla.settings import check_sizes, parse_config, parse_normalisation, read_json
+from vlaad_ray.models.openvla.settings import check_sizes, parse_config, parse_normalisation, read_object
+from vlaad_ray.models.tokenizer import read_tokenizer
 
 CONFIG, STATISTICS, PREPROCESSOR = "config.json", "dataset_statistics.json", "preprocessor_config.json"
 TOKENIZER, INDEX, WEIGHTS = "tokenizer.json", "model.safetensors.index.json", "model.safetensors"
+MAKE_TOKENIZER = "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
 SHOWN = 3
 """Names that an error lists."""
 OFT_NAMES = ("action_head", "lora_adapter", "noisy_action_projector", "proprio_projector", "vision_backbone")
@@ -75,22 +77,24 @@ def read_checkpoint(directory: Path) -> OpenVlaCheckpoint:
             f"{directory} holds {_first(of_oft)}: an OpenVLA-OFT checkpoint, which decodes otherwise; "
             "use an OpenVLA one, or serve this one through its own server"
         )
-    raw = read_json(directory / CONFIG)
+    raw = read_object(directory / CONFIG)
     source = directory / (STATISTICS if (directory / STATISTICS).is_file() else CONFIG)
-    statistics = read_json(source) if source.name == STATISTICS else raw.get("norm_stats")
+    statistics = read_object(source) if source.name == STATISTICS else raw.get("norm_stats")
     if not isinstance(statistics, dict) or not statistics:
         raise UserError(
             f"{directory} has no action statistics: neither {STATISTICS} nor norm_stats in {CONFIG}; "
             "copy the file from where the checkpoint was trained"
         )
-    config, preprocessor = parse_config(raw, directory / CONFIG), read_json(directory / PREPROCESSOR)
+    config, preprocessor = parse_config(raw, directory / CONFIG), read_object(directory / PREPROCESSOR)
     check_sizes(preprocessor, config.image_size, str(directory / PREPROCESSOR))
     weights = weight_files(directory)
     check_all_is_read(directory, weights)
     return OpenVlaCheckpoint(
         directory,
         config,
-        _read_tokenizer(directory / TOKENIZER),
+        read_tokenizer(
+            directory / TOKENIZER, f"copy it too (where there is only tokenizer.model: {MAKE_TOKENIZER} writes it)"
+        ),
         parse_normalisation(preprocessor, str(directory / PREPROCESSOR)),
         statistics,
         source,
@@ -122,7 +126,7 @@ def load_model(checkpoint: OpenVlaCheckpoint, device: torch.device, dtype: torch
 def weight_files(directory: Path) -> list[Path]:
     """The safetensors files of a checkpoint, all of them there."""
     if (directory / INDEX).is_file():
-        index = read_json(directory / INDEX).get("weight_map")
+        index = read_object(directory / INDEX).get("weight_map")
         if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
             raise UserError(f"{directory / INDEX} has no weight_map; copy the checkpoint again")
         names = sorted(set(index.values()))
@@ -193,18 +197,6 @@ def check_tensors(model: OpenVlaModel, files: Sequence[Path], directory: Path) -
 
 def _tensor_names(shard: safe_open) -> list[str]:
     return [name for name in shard.keys() if not DERIVED.fullmatch(name)]  # noqa: SIM118 (not a mapping)
-
-
-def _read_tokenizer(path: Path) -> Tokenizer:
-    if not path.is_file():
-        raise UserError(
-            f"{path} is missing; copy it too (where there is only tokenizer.model: AutoTokenizer.from_pretrained(...)"
-            ".save_pretrained(...) writes it)"
-        )
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises no narrower one
-        raise UserError(f"{path} is not a tokenizer ({error}); copy the checkpoint again") from None
 
 
 def _first(names: list[str]) -> str:

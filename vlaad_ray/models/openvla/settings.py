@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import LlamaConfig
 
+from vlaad_ray import files
 from vlaad_ray.configs import UserError
 from vlaad_ray.models.openvla.model import OpenVlaConfig
 from vlaad_ray.models.openvla.preprocess import Normalisation
@@ -26,14 +27,9 @@ ONLY: dict[str, Any] = {
 """Key of config.json -> the one value that the network here computes with, also where the key is absent or null."""
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """The object in a file. Raises UserError naming the file."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing; copy the whole checkpoint directory")
-    try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); copy the checkpoint again") from None
+    content = files.read_json(path, "copy the whole checkpoint directory", "copy the checkpoint again")
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not an object; copy the checkpoint again")
     return content

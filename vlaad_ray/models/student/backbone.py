@@ -5,7 +5,6 @@ A CLIP with 77 text positions gets them stretched to 248 as Long-CLIP does; a Lo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +15,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from vlaad_ray.configs import Location, UserError, location
-from vlaad_ray.files import local_copy, replacing_directory, sha256
+from vlaad_ray.files import local_copy, read_json, replacing_directory, sha256
 from vlaad_ray.models.student.checkpoint import load_tensors, save_tensors
 from vlaad_ray.models.student.clip import ClipConfig, ClipStudent, text_config, vision_config
 from vlaad_ray.models.student.text import CLIP_MARKS, TextTokenizer, load_tokenizer, train_tokenizer
@@ -126,10 +125,7 @@ def _fetched(name: str) -> Path:
 
 def _config(directory: Path, vocabulary: int, end: int) -> ClipConfig:
     path = directory / CONFIG
-    try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); copy the checkpoint again") from None
+    content = read_json(path, broken="copy the checkpoint again")
     if not isinstance(content, dict) or content.get("model_type") != "clip":
         raise UserError(f"{path} does not describe a CLIP ('model_type' is not 'clip'); pass a CLIP as --backbone")
     described = CLIPConfig.from_dict(content)

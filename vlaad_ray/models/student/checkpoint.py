@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from vlaad_ray import plugins
-from vlaad_ray.configs import Location, UserError, what_a_checkpoint_is
-from vlaad_ray.files import local_copy, read_bytes, sha256
+from vlaad_ray.configs import Location, UserError, read_record, what_a_checkpoint_is
+from vlaad_ray.files import local_copy, read_json, sha256
 from vlaad_ray.models.student import STUDENTS
 from vlaad_ray.models.student.model import Student
 from vlaad_ray.models.student.presets import Preset
@@ -69,12 +69,15 @@ def from_pretrained(directory: Location) -> Pretrained:
 
 def _load(directory: Path) -> Pretrained:
     config = read_config(directory)
-    config_type, network_type = of_architecture(config["architecture"]).network()
-    try:
-        student_config = config_type(**{**config["student"], "cameras": tuple(config["student"]["cameras"])})
-    except (TypeError, KeyError) as error:
-        names = ", ".join(field.name for field in fields(config_type))
-        raise UserError(f"{directory / CONFIG}: 'student' doesn't fit ({error}); its fields are {names}") from None
+    config_type, network_type = of_architecture(config["architecture"], directory / CONFIG).network()
+    student_config = read_record(
+        config_type, config.get("student"), f"{directory / CONFIG}: 'student'", "copy the checkpoint again"
+    )
+    if unknown := config["student"].keys() - {field.name for field in fields(config_type)}:
+        raise UserError(
+            f"{directory / CONFIG}: 'student' has {', '.join(sorted(unknown))}, of which this vlaad_ray knows nothing; "
+            "install the version that wrote it"
+        )
     student = network_type.unfilled(student_config)
     tensors = load_tensors(directory / WEIGHTS)
     expected = {name: tensor.shape for name, tensor in student.state_dict().items()}
@@ -93,13 +96,17 @@ def _load(directory: Path) -> Pretrained:
     return Pretrained(student, tokenizer, config["training"])
 
 
-def of_architecture(name: str) -> Preset:
-    """The first preset of an architecture, a plugin's if need be. Raises KeyError where there is none."""
-    found = {preset.architecture: preset for preset in reversed(STUDENTS.values())}
-    if name not in found:
+def of_architecture(name: str, source: object) -> Preset:
+    """The first preset of an architecture, a plugin's if need be. Raises UserError, naming the `source`, for none."""
+    if name not in {preset.architecture for preset in STUDENTS.values()}:
         plugins.load_named()
-        found = {preset.architecture: preset for preset in reversed(STUDENTS.values())}
-    return found[name]
+    known = {preset.architecture: preset for preset in reversed(STUDENTS.values())}
+    if name not in known:
+        raise UserError(
+            f"{source} names the architecture {name!r}, this vlaad_ray knows {' and '.join(reversed(known))}; name the "
+            "module that adds it (--plugin MODULE), or install the version that wrote it"
+        )
+    return known[name]
 
 
 def checkpoint_name(directory: Location) -> str:
@@ -111,15 +118,11 @@ def checkpoint_name(directory: Location) -> str:
 def read_config(directory: Location) -> dict[str, Any]:
     """config.json of a checkpoint, checked for format and version. Cheap: reads no weights."""
     path = directory / CONFIG
-    try:
-        config = json.loads(read_bytes(path))
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            f"{path} does not exist; pass a student checkpoint, as jobs/train.py writes it to OUT/checkpoint: "
-            f"{what_a_checkpoint_is(directory)}"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); copy the checkpoint again") from None
+    config = read_json(
+        path,
+        f"pass a student checkpoint, as jobs/train.py writes it to OUT/checkpoint: {what_a_checkpoint_is(directory)}",
+        "copy the checkpoint again",
+    )
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise UserError(f"{path} is not a {FORMAT} checkpoint; pass the directory that jobs/train.py wrote")
     if config["schema_version"] not in READABLE:
@@ -128,14 +131,7 @@ def read_config(directory: Location) -> dict[str, Any]:
             "train again or install the version that wrote it"
         )
     config.setdefault("architecture", "small")
-    try:
-        of_architecture(config["architecture"])
-    except KeyError:
-        known = " and ".join(dict.fromkeys(preset.architecture for preset in STUDENTS.values()))
-        raise UserError(
-            f"{path} names the architecture {config['architecture']!r}, this vlaad_ray knows {known}; name the module "
-            "that adds it (--plugin MODULE), or install the version that wrote it"
-        ) from None
+    of_architecture(config["architecture"], path)
     return config
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from vlaad_ray.configs import UserError
+from vlaad_ray.models.tokenizer import read_tokenizer
 
 PAD, START = 0, 1
 MAX_VOCABULARY = 1024
@@ -79,14 +80,7 @@ def train_tokenizer(texts: Iterable[str], length: int, marks: Marks = SMALL_MARK
 
 
 def load_tokenizer(path: Path, length: int) -> TextTokenizer:
-    if not path.is_file():
-        raise UserError(f"{path} is missing; a checkpoint directory needs it: copy the whole directory")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception for any malformed file
-        raise UserError(
-            f"{path} is not a tokenizer ({str(error).splitlines()[0]}); copy the checkpoint again"
-        ) from None
+    tokenizer = read_tokenizer(path, "a checkpoint directory needs it: copy the whole directory")
     for marks in (SMALL_MARKS, CLIP_MARKS):
         if tokenizer.token_to_id(marks.start) is not None and tokenizer.token_to_id(marks.pad) is not None:
             return TextTokenizer(tokenizer, length, marks)
