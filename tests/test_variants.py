@@ -22,7 +22,7 @@ def has_init_states(suite: str) -> bool:
 
 def test_the_suites_are_those_of_the_installed_benchmark_that_can_be_evaluated():
     """A suite that the distribution has and we forgot would not be missed by anybody."""
-    installed = libero._import_libero().benchmark.get_benchmark_dict()
+    installed = libero.import_libero().benchmark.get_benchmark_dict()
     assert len(installed) == 83
     with_states = {suite for suite in installed if has_init_states(suite)}
     assert set(BUDGETS) | set(NAMES) == with_states - {"libero_mine", "libero_study_table"}

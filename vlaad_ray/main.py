@@ -119,6 +119,7 @@ def evaluate() -> Run:
 
     vlaad eval --policy scripted --suite libero_object --tasks 0-9 --init-states 20-39 --out EVAL
     vlaad eval --policy RUN/checkpoint --compare-to EVAL --out EVAL2
+    vlaad eval --policy RUN/checkpoint --stock --out EVAL3      in LIBERO's own environment, unchanged and slow
     """
     from vlaad_ray.evaluate import evaluate, show
 

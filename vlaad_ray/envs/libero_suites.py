@@ -82,6 +82,10 @@ def count_init_states(name: str, task: int) -> int:
 
 
 def make(name: str, task: int, config: EnvConfig) -> Env:
+    if config.render == "stock":
+        from vlaad_ray.envs.libero_stock import StockEnv
+
+        return StockEnv(name, task, config)
     from vlaad_ray.envs.libero import LiberoEnv
 
     return LiberoEnv(name, task, config)
