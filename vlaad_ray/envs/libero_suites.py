@@ -61,6 +61,8 @@ def libero_suite(name: str, budget: int) -> Suite:
         make=functools.partial(make, name),
         held_out=HELD_OUT,
         images=images,
+        variant_of=parent_of(name),
+        parents_task=functools.partial(parents_task, name),
         metrics=("gripper_flips", "gripper_flips_meant", "last_phase"),
     )
 
@@ -79,6 +81,12 @@ def count_init_states(name: str, task: int) -> int:
     from vlaad_ray.envs.libero import load_benchmark
 
     return len(load_benchmark(name).get_task_init_states(task))
+
+
+def parents_task(name: str, task: int) -> int | None:
+    from vlaad_ray.envs import libero
+
+    return libero.parents_task(name, task)
 
 
 def make(name: str, task: int, config: EnvConfig) -> Env:

@@ -48,6 +48,11 @@ class MakeEnv(Protocol):
     def __call__(self, task: int, config: Any) -> Env: ...
 
 
+def no_parents_task(task: int) -> int | None:
+    """Of a suite that is no variant."""
+    return None
+
+
 def images_unknown(config: Any) -> Trained:
     """Of a suite whose images have neither modes nor sizes that a policy could miss."""
     return Trained()
@@ -70,6 +75,10 @@ class Suite:
     """Stored init states kept for evaluation. Collection refuses them unless told otherwise."""
     images: Callable[[Any], Trained] = images_unknown
     """Config -> what its images are like, to be compared with those that a policy learnt from."""
+    variant_of: str | None = None
+    """The suite that this one perturbs; it is called after that one, as `libero_goal_swap`."""
+    parents_task: Callable[[int], int | None] = no_parents_task
+    """Task -> that one's task which it repeats under another condition; None: it is a new one."""
     metrics: tuple[str, ...] = ()
     """What evaluation says of an episode beside its success, by name."""
 

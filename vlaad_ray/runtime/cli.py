@@ -34,12 +34,14 @@ class HasOut(Protocol):
 Config = TypeVar("Config", bound=HasOut)
 
 
-def run_stage(config: Config, stage: Callable[[Config], dict[str, Any]], show: Callable[[Any], Table]) -> None:
-    """Run a stage and show its summary."""
+def run_stage(
+    config: Config, stage: Callable[[Config], dict[str, Any]], show: Callable[[Any], Table], file: str = "summary.json"
+) -> None:
+    """Run a stage and show its summary, which it has written into `file`."""
     with users_errors():
         summary = stage(config)
     console.print(show(summary))
-    console.print(f"Results: {config.out / 'summary.json'}", soft_wrap=True)
+    console.print(f"Results: {config.out / file}", soft_wrap=True)
 
 
 @contextmanager
