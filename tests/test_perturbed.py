@@ -7,7 +7,7 @@ import pytest
 from vlaad_ray import store
 from vlaad_ray.configs import EnvConfig, EvalConfig, FleetConfig
 from vlaad_ray.envs import find_suite
-from vlaad_ray.evaluate.perturbed import against_parent, evaluate_family, family, part, show_family
+from vlaad_ray.evaluate.perturbed import against_parent, evaluate_family, family, part, show_family, why_left_out
 from vlaad_ray.main import main, parse
 from vlaad_ray.models.student.checkpoint import save_pretrained
 from vlaad_ray.models.student.small import SmallConfig, SmallStudent
@@ -80,6 +80,15 @@ def test_a_variant_runs_the_parents_tasks_and_the_states_that_it_has(tmp_path):
     assert len(part(ten, "libero_10_with_milk").tasks.split(",")) == 8
     few = EvalConfig("scripted", tmp_path, suite="libero_object", tasks="5")
     assert part(few, "libero_object_two_normal_episodes").tasks == ""
+
+
+def test_variants_that_cannot_be_run_are_left_out_with_the_reason(tmp_path):
+    """They would stop a family after hours, half-way."""
+    config = EvalConfig("scripted", tmp_path, suite="libero_object")
+    assert part(config, "libero_object_with_red_stick").tasks == ""
+    assert part(config, "libero_object_triggered_episode").tasks == "1,2,3,4,5,6,7,8,9,10"
+    why = why_left_out(config, find_suite("libero_object_with_red_stick"))
+    assert why == "the installed LIBERO lacks red_sticker.xml"
 
 
 def test_pairs_are_of_one_task_and_each_start_of_the_parent_counts_once():

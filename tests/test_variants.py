@@ -5,6 +5,7 @@ import io
 
 import pytest
 
+from vlaad_ray.configs import EnvConfig, UserError
 from vlaad_ray.envs import SUITES, libero
 from vlaad_ray.envs.libero_suites import BUDGETS, VARIANTS, parent_of
 
@@ -27,6 +28,21 @@ def test_the_suites_are_those_of_the_installed_benchmark_that_can_be_evaluated()
     with_states = {suite for suite in installed if has_init_states(suite)}
     assert set(BUDGETS) | set(NAMES) == with_states - {"libero_mine", "libero_study_table"}
     assert set(NAMES) < set(SUITES)
+
+
+def test_what_the_installed_benchmark_lacks_is_known_before_a_simulator_starts():
+    """An evaluation of twenty of these suites ended in a page about a file of the benchmark's."""
+    whole = {name for name in NAMES if all(SUITES[name].missing(task) is None for task in range(2))}
+    none = {name for name in set(NAMES) - whole if SUITES[name].missing(1) is not None}
+    assert len(none) == 20 and all("_with_" in name for name in none)
+    assert {name.removeprefix("libero_object_") for name in set(NAMES) - whole - none} == {
+        "matched_two_episodes",
+        "not_matched_two_episodes",
+        "triggered_episode",
+    }
+    message = "libero_goal_with_red_stick task 3 cannot be run here: the installed LIBERO lacks red_sticker.xml; choose"
+    with pytest.raises(UserError, match=message):
+        libero.LiberoEnv("libero_goal_with_red_stick", 3, EnvConfig())
 
 
 @pytest.mark.parametrize("suite", ["libero_goal_lan", "libero_goal_task"])

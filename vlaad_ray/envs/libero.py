@@ -225,6 +225,24 @@ def parents_task(suite: str, task: int) -> int | None:
     return None
 
 
+def missing_models(suite: str, task: int) -> list[str]:
+    """Files of objects that a task needs and the installed LIBERO lacks."""
+    libero = import_libero()
+    problem = libero.parse_problem(load_benchmark(suite).get_task_bddl_file_path(task))
+    kinds = [kind for kind in (*problem["objects"], *problem["fixtures"]) if kind in libero.OBJECTS_DICT]
+    return [name for name in map(missing_model, kinds) if name is not None]
+
+
+@functools.cache
+def missing_model(kind: str) -> str | None:
+    """The file that LIBERO does not find when it makes an object of this kind; None: it finds all."""
+    try:
+        import_libero().OBJECTS_DICT[kind]()
+    except FileNotFoundError as error:
+        return Path(error.filename).name
+    return None
+
+
 @functools.cache
 def file_words(suite: str) -> tuple[str, ...]:
     """The instruction in each task's BDDL file, in lower case."""
@@ -243,7 +261,9 @@ def import_libero() -> SimpleNamespace:
     chosen = os.environ.pop(egl.CHOICE, None)
     try:
         from libero.libero import benchmark
+        from libero.libero.envs.bddl_utils import robosuite_parse_problem
         from libero.libero.envs.env_wrapper import ControlEnv, OffScreenRenderEnv
+        from libero.libero.envs.objects import OBJECTS_DICT
         from robosuite.utils.observables import Observable, sensor
         from robosuite.utils.transform_utils import quat2axisangle
     finally:
@@ -254,6 +274,8 @@ def import_libero() -> SimpleNamespace:
         benchmark=benchmark,
         ControlEnv=ControlEnv,
         OffScreenRenderEnv=OffScreenRenderEnv,
+        OBJECTS_DICT=OBJECTS_DICT,
+        parse_problem=robosuite_parse_problem,
         Observable=Observable,
         sensor=sensor,
         quat2axisangle=quat2axisangle,

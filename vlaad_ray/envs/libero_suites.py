@@ -33,6 +33,7 @@ VARIANTS = {
 
 Of its 83 suites 26 have none. Two more have some and are left out: libero_mine and libero_study_table change no suite,
 no budget was ever published for them, and the latter's instructions are cut off ("prepare a meal by mixing popco").
+Twenty of these need objects whose models its wheels lack: Suite.missing says so of each task.
 """
 REWORDED = ("_lan", "_task")
 """Endings of variants whose instructions are inside their files: the names are still those of the suite they change."""
@@ -61,6 +62,7 @@ def libero_suite(name: str, budget: int) -> Suite:
         make=functools.partial(make, name),
         held_out=HELD_OUT,
         images=images,
+        missing=functools.partial(missing, name),
         variant_of=parent_of(name),
         parents_task=functools.partial(parents_task, name),
         metrics=("gripper_flips", "gripper_flips_meant", "last_phase"),
@@ -81,6 +83,15 @@ def count_init_states(name: str, task: int) -> int:
     from vlaad_ray.envs.libero import load_benchmark
 
     return len(load_benchmark(name).get_task_init_states(task))
+
+
+def missing(name: str, task: int) -> str | None:
+    if parent_of(name) is None:
+        return None  # LIBERO's own are whole, and to look takes as long as to build a scene
+    from vlaad_ray.envs import libero
+
+    models = libero.missing_models(name, task)
+    return f"the installed LIBERO lacks {', '.join(models)}" if models else None
 
 
 def parents_task(name: str, task: int) -> int | None:

@@ -37,7 +37,9 @@ def evaluate_family(config: EvalConfig) -> dict[str, Any]:
     if config.compare_to is not None and not any(baseline(config, suite) for suite in suites):
         read_results(config.compare_to)  # says that there are none
     parts = {suite: part(config, suite) for suite in suites}
-    left_out = [suite for suite in suites[1:] if not parts[suite].tasks]
+    left_out = {suite: why_left_out(config, find_suite(suite)) for suite in suites[1:] if not parts[suite].tasks}
+    for suite, why in left_out.items():
+        cli.console.print(f"[yellow]left out:[/] {suite}: {why}")
     rows: dict[str, Any] = {}
     for suite, own in parts.items():
         if suite not in left_out:
@@ -84,11 +86,21 @@ def part(config: EvalConfig, suite: str) -> EvalConfig:
 
 
 def planned_tasks(config: EvalConfig, suite: Suite) -> list[int]:
-    """Those that repeat one of --tasks, which are the parent's; new ones go by their own number. With init states."""
+    """Those that repeat one of --tasks, which are the parent's; new ones go by their own number.
+
+    Without those that cannot be run, or have no init states where some are asked for.
+    """
     wanted = parse_range(config.tasks, "--tasks")
     parents = {task: suite.parents_task(task) for task in range(len(suite.tasks()))}
     tasks = [task for task, parents_own in parents.items() if (task if parents_own is None else parents_own) in wanted]
-    return [task for task in tasks if not config.init_states or suite.init_states(task)]
+    return [
+        task for task in tasks if suite.missing(task) is None and (not config.init_states or suite.init_states(task))
+    ]
+
+
+def why_left_out(config: EvalConfig, suite: Suite) -> str:
+    missing = [suite.missing(task) for task in range(len(suite.tasks()))]
+    return next((why for why in missing if why is not None), f"it repeats none of the tasks {config.tasks}")
 
 
 def planned_states(config: EvalConfig, suite: Suite, tasks: Sequence[int]) -> list[int]:
@@ -169,7 +181,7 @@ def show_family(summary: dict[str, Any]) -> Table:
             cells.append(difference(said.get("paired")))
         table.add_row(*cells)
     if summary["left_out"]:
-        table.caption = f"without any of these tasks: {', '.join(summary['left_out'])}"
+        table.caption = f"left out: {', '.join(summary['left_out'])}"
     return table
 
 
