@@ -116,13 +116,13 @@ def hashes(root):
 
 def test_a_round_is_the_same_from_any_number_of_actors_and_names_the_student(ray_local, student, tmp_path):
     summary = collect(config(tmp_path / "two", student))
-    assert summary["episodes"]["kept"] == 6
-    assert 0 < summary["taught_frames"] < summary["frames"]
+    assert summary.episodes.kept == 6
+    assert 0 < summary.taught_frames < summary.frames
     collect(config(tmp_path / "one", student, fleet=FleetConfig(actors=1)))
     assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
     assert all("-reach_expert-after-student-" in name for name in hashes(tmp_path / "two"))
     summary = collect(config(tmp_path / "mixed", student, mix=0.5))
-    assert summary["taught_frames"] == summary["frames"]
+    assert summary.taught_frames == summary.frames
     assert all("-reach_expert-beside-student-" in name for name in hashes(tmp_path / "mixed"))
 
 

@@ -85,20 +85,20 @@ def test_further_starts_are_tried_until_so_many_episodes_are_kept_and_are_the_sa
     """From some starts 9 steps are too few."""
     some = {"placements": 0, "keep": 5, "tries": 4, "budget": 9, "tasks": "0-1"}
     summary = collect(config(tmp_path / "two", **some))
-    assert summary["episodes"]["failed"] > 0
-    assert [task["kept"] for task in summary["tasks"].values()] == [5, 5]
+    assert summary.episodes.failed > 0
+    assert [task.kept for task in summary.tasks.values()] == [5, 5]
     names = hashes(tmp_path / "two")
     assert {name.split("-")[2][0] for name in names} == {"s", "p"}, "stored init states come first, then placements"
     collect(config(tmp_path / "one", **some, fleet=FleetConfig(actors=1)))
     assert hashes(tmp_path / "one") == names
     again = collect(config(tmp_path / "two", **some))
-    assert (again["new_steps"], again["episodes"]) == (0, {**summary["episodes"], "retried": 0})
+    assert (again.new_steps, again.episodes) == (0, summary.episodes)
 
 
 def test_a_task_that_keeps_too_few_is_given_up_after_its_tries_and_said(ray_local, tmp_path):
     summary = collect(config(tmp_path, placements=0, keep=2, tries=3, budget=1, tasks="1"))
-    assert summary["tasks"] == {"1": {"kept": 0, "failed": 6}}
-    (warning,) = summary["warnings"]
+    assert summary.tasks == {"1": TaskCounts(kept=0, failed=6)}
+    (warning,) = summary.warnings
     assert warning.startswith("task 1: 0 of 2 episodes kept after 6 tries; raise --tries or --budget")
 
 

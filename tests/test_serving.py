@@ -233,7 +233,7 @@ def test_openvla_teaches_a_student_that_acts_beside_it(ray_local, tmp_path, open
         fleet=FleetConfig(actors=1),
     )
     summary = collect(config)
-    assert summary["episodes"]["failed"] == 1
+    assert summary.episodes.failed == 1
     (path,) = store.list_episodes(tmp_path / "data")
     episode = store.read_episode(path, images=False)
     assert f"-openvla-{fingerprint(openvla_checkpoint)}-beside-student-" in path.name

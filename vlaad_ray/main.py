@@ -119,10 +119,19 @@ def evaluate() -> Run:
 
     vlaad eval --policy scripted --suite libero_object --tasks 0-9 --init-states 20-39 --out EVAL
     vlaad eval --policy RUN/checkpoint --compare-to EVAL --out EVAL2
+    vlaad eval --policy RUN/checkpoint --stock --out EVAL3      in LIBERO's own environment, unchanged and slow
+    vlaad eval --policy RUN/checkpoint --perturb all --out EVAL4        and on every variant of the suite
     """
-    from vlaad_ray.evaluate import evaluate, show
+    from vlaad_ray.evaluate import evaluate, evaluate_family, show, show_family
+    from vlaad_ray.runtime import cli
 
-    return _stage(evaluate, show)
+    def evaluate_and_show(config: configs.EvalConfig) -> None:
+        if config.perturb:
+            cli.run_stage(config, evaluate_family, show_family, "perturbed.json")
+        else:
+            cli.run_stage(config, evaluate, show)
+
+    return evaluate_and_show
 
 
 def audit() -> Run:

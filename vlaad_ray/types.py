@@ -154,6 +154,11 @@ class Trained:
     image_size: int = 0
     """Pixels of each side, EnvConfig.image_size of LIBERO."""
 
+    @property
+    def look(self) -> str | None:
+        """The mode, under one name where two show the same: LIBERO's own environment (stock) and exact."""
+        return "exact" if self.render == "stock" else self.render
+
 
 @dataclass(frozen=True)
 class LocalPolicy:

@@ -64,9 +64,10 @@ def settings_of(entry: str, wanted: type[T], given: Any) -> T:
 class EnvConfig:
     """How LIBERO is run and drawn."""
 
-    render: Literal["fast", "exact"] = "fast"
-    """exact: pixel-identical to LIBERO's own images (published checkpoints need it). fast: several times quicker,
-    no reflections or antialiasing; for students trained on data collected the same way."""
+    render: Literal["fast", "exact", "stock"] = "fast"
+    """fast: several times quicker, no reflections or antialiasing; for students trained on data collected the same way.
+    exact: pixel-identical to LIBERO's own images (published checkpoints need it). stock: LIBERO's own environment,
+    which draws at every step, as the field runs it."""
     image_size: Annotated[int, between(8, 4096)] = 128
     """Height and width of both camera images, in pixels."""
     settle_steps: Annotated[int, at_least(0)] = 10

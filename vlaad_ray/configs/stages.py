@@ -216,6 +216,10 @@ class EvalConfig:
     serving: Machine[Flat[ServingConfig]] = ServingConfig()
     teacher_noise: Later[TeacherNoiseConfig] = TeacherNoiseConfig()
     """Injected into what the policy asks for: how a teacher fares with the noise that its data has."""
+    perturb: Newer[str] = ""
+    """Evaluate on --suite and on variants that perturb it, each in a folder of its own: all, or some, as lan,swap."""
+    stock: Newer[bool] = False
+    """In LIBERO's own environment, pixels and stepping unchanged, several times slower; the same as --render stock."""
     env: Flat[Any] = EnvConfig()
     fleet: Machine[Flat[FleetConfig]] = FleetConfig()
 
@@ -301,7 +305,19 @@ class PipelineConfig:
         EvalConfig,
         tyro.conf.arg(name="eval"),
         Elsewhere(
-            ("policy", "out", "suite", "tasks", "seed", "teacher_config", "serving", "env", "fleet", "compare_to")
+            (
+                "policy",
+                "out",
+                "suite",
+                "tasks",
+                "seed",
+                "teacher_config",
+                "serving",
+                "env",
+                "fleet",
+                "compare_to",
+                "perturb",
+            )
         ),
     ] = EvalConfig("", Path(), init_states="20-49", execute=2)
     """Of the student; the teacher acts on the same states, as it did in collection."""

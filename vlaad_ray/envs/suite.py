@@ -48,6 +48,16 @@ class MakeEnv(Protocol):
     def __call__(self, task: int, config: Any) -> Env: ...
 
 
+def no_parents_task(task: int) -> int | None:
+    """Of a suite that is no variant."""
+    return None
+
+
+def nothing_missing(task: int) -> str | None:
+    """Of a suite whose tasks can all be run wherever it is installed."""
+    return None
+
+
 def images_unknown(config: Any) -> Trained:
     """Of a suite whose images have neither modes nor sizes that a policy could miss."""
     return Trained()
@@ -70,16 +80,26 @@ class Suite:
     """Stored init states kept for evaluation. Collection refuses them unless told otherwise."""
     images: Callable[[Any], Trained] = images_unknown
     """Config -> what its images are like, to be compared with those that a policy learnt from."""
+    missing: Callable[[int], str | None] = nothing_missing
+    """Task -> what it needs and is not installed, in words; None: it can be run."""
+    variant_of: str | None = None
+    """The suite that this one perturbs; it is called after that one, as `libero_goal_swap`."""
+    parents_task: Callable[[int], int | None] = no_parents_task
+    """Task -> that one's task which it repeats under another condition; None: it is a new one."""
     metrics: tuple[str, ...] = ()
     """What evaluation says of an episode beside its success, by name."""
 
 
 def check_starts(name: str, suite: Suite, tasks: Sequence[int], states: Sequence[int]) -> None:
-    """Raises UserError for a task that the suite called `name` lacks, or a stored init state that one of them lacks."""
+    """Raises UserError for a task that the suite called `name` lacks or that cannot be run, or a stored init state that
+    one of them lacks.
+    """
     count = len(suite.tasks())
     for task in tasks:
         if not 0 <= task < count:
             raise UserError(f"{name} has no task {task}; choose from 0-{count - 1}")
+        if (missing := suite.missing(task)) is not None:
+            raise UserError(f"{name} task {task} cannot be run here: {missing}; choose another suite or task")
         stored = suite.init_states(task)
         if states and max(states) >= stored:
             there = f"choose from 0-{stored - 1}" if stored else "it has none: use placements"

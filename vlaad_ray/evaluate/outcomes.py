@@ -10,6 +10,7 @@ from vlaad_ray.configs import Location, UserError
 from vlaad_ray.stats import paired, success_summary
 from vlaad_ray.types import Outcome
 
+KINDS = ("ever", "final")
 FLIP_WINDOW = 240
 """Gripper flips are reported per 240 control steps (12 s), as the paper does."""
 
@@ -23,7 +24,7 @@ def summarise(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Success "ever" and "final" over all and by task, length of episodes, gripper flips where they were counted."""
 
     def success(of: Sequence[Outcome]) -> dict[str, Any]:
-        return {kind: success_summary([succeeded(outcome, kind) for outcome in of]) for kind in ("ever", "final")}
+        return {kind: success_summary([succeeded(outcome, kind) for outcome in of]) for kind in KINDS}
 
     tasks = sorted({outcome.task for outcome in outcomes})
     return {
@@ -68,4 +69,4 @@ def compare(a: Iterable[Outcome], b: Iterable[Outcome]) -> dict[str, Any]:
 
     if not by_start(own, "ever").keys() & by_start(other, "ever").keys():
         raise UserError("--compare-to: the two evaluations share no task and init state; run both on the same ones")
-    return {kind: paired(by_start(own, kind), by_start(other, kind)) for kind in ("ever", "final")}
+    return {kind: paired(by_start(own, kind), by_start(other, kind)) for kind in KINDS}

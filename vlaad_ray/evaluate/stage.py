@@ -12,6 +12,7 @@ from rich.table import Table
 
 from vlaad_ray import files, store
 from vlaad_ray.configs import (
+    EnvConfig,
     EvalConfig,
     UserError,
     config_hash,
@@ -176,8 +177,18 @@ def plan_episodes(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> lis
 
 
 def settled(config: EvalConfig) -> EvalConfig:
-    """The same with the environment's settings those of the chosen suite, where they were left at another's."""
-    return replace(config, env=settings_of(f"suite {config.suite}", find_suite(config.suite).config, config.env))
+    """The same with the environment's settings those of the chosen suite, where they were left at another's.
+
+    And with --stock said the other way, so that both ways name the same episodes.
+    """
+    env = settings_of(f"suite {config.suite}", find_suite(config.suite).config, config.env)
+    if not config.stock:
+        return replace(config, env=env)
+    if not isinstance(env, EnvConfig):
+        raise UserError(f"--stock: {config.suite} is none of LIBERO's suites")
+    if env.render not in (EnvConfig.render, "stock"):
+        raise UserError(f"--stock and --render {env.render}: choose one")
+    return replace(config, env=replace(env, render="stock"), stock=False)
 
 
 def check_training(specs: Sequence[EpisodeSpec], training: Mapping[str, Any]) -> list[str]:

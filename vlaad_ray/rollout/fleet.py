@@ -132,7 +132,7 @@ def check_images(policy: LocalPolicy | SharedPolicy, shown: Trained) -> list[str
             f"{policy.name} learnt from images of {trained.image_size} pixels, not {shown.image_size}: "
             f"add --image-size {trained.image_size}"
         )
-    if trained.render is not None and shown.render is not None and trained.render != shown.render:
+    if trained.look is not None and shown.look is not None and trained.look != shown.look:
         return [f"{policy.name} learnt from {trained.render!r} images and gets {shown.render!r} ones (--render)"]
     return []
 

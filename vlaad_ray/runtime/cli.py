@@ -34,11 +34,13 @@ Config = TypeVar("Config", bound=HasOut)
 Summary = TypeVar("Summary")
 
 
-def run_stage(config: Config, stage: Callable[[Config], Summary], show: Callable[[Summary], Table]) -> None:
-    """Run a stage and show its summary."""
+def run_stage(
+    config: Config, stage: Callable[[Config], Summary], show: Callable[[Summary], Table], file: str = "summary.json"
+) -> None:
+    """Run a stage and show its summary, which it has written into `file`."""
     summary = stage(config)
     console.print(show(summary))
-    console.print(f"Results: {config.out / 'summary.json'}", soft_wrap=True)
+    console.print(f"Results: {config.out / file}", soft_wrap=True)
 
 
 def key_value_table(title: str, rows: dict[str, Any]) -> Table:

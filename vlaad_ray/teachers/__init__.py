@@ -66,12 +66,13 @@ def describe_openvla(config: OpenVlaConfig, suite: str, execute: int) -> SharedP
     from vlaad_ray.models.openvla.checkpoint import read_checkpoint
     from vlaad_ray.models.openvla.preprocess import prepare
 
+    trained_on = find_suite(suite).variant_of or suite  # whose statistics un-normalise its actions
     checkpoint = config.checkpoint.resolve()
     with local_copy(checkpoint, without=".safetensors") as described:
         image_size = read_checkpoint(described).config.image_size
     return SharedPolicy(
         name=f"openvla-{fingerprint(checkpoint)}",
-        load=functools.partial(_load_openvla, checkpoint, suite, config.unnorm_key, config.dtype),
+        load=functools.partial(_load_openvla, checkpoint, trained_on, config.unnorm_key, config.dtype),
         execute=1,
         prepare=functools.partial(prepare, size=image_size),
         settings={"execute": 1, "unnorm_key": config.unnorm_key, "dtype": config.dtype},

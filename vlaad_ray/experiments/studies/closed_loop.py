@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlaad_ray.configs import Location
-from vlaad_ray.evaluate.outcomes import FLIP_WINDOW, read_results, succeeded
+from vlaad_ray.evaluate.outcomes import FLIP_WINDOW, KINDS, read_results, succeeded
 from vlaad_ray.stats import format_success, paired, ratio_interval, success_summary
 from vlaad_ray.types import Outcome
 
@@ -20,7 +20,6 @@ class SeededOutcome(Outcome):
 
 
 Outcomes = Sequence[SeededOutcome]
-KINDS = ("ever", "final")
 FLIPS_OF_A_GRASP = 2
 """The gripper closes on a thing and opens: what an episode needs where one thing is to be moved."""
 
