@@ -38,7 +38,7 @@ from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
 from vlaad_ray.rollout.noise import ActionNoise, TeacherNoise
 from vlaad_ray.serving import protocol
 from vlaad_ray.teachers import find_teacher
-from vlaad_ray.types import ActionChunk, EpisodeCounts, InitState
+from vlaad_ray.types import ActionChunk, EpisodeCounts, InitState, TaskCounts
 
 ROOT = Path(__file__).parents[1]
 
