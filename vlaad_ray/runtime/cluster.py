@@ -8,6 +8,7 @@ import random
 import re
 import secrets
 import socket
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import grpc
@@ -128,7 +129,9 @@ def free_port(ports: range) -> int:
     """One of `ports` by chance that nobody listens on. Raises OSError when all are taken."""
     for port in random.sample(ports, len(ports)):
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):  # taken, if only by somebody who does not listen yet
+                probe.bind(("127.0.0.1", port))
                 return port
     raise OSError(f"ports {ports[0]} to {ports[-1]} are all taken; Ray's dashboard needs one")
 
