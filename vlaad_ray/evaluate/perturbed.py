@@ -171,7 +171,7 @@ def show_family(summary: dict[str, Any]) -> Table:
     columns = ["suite", "success ever [95 % Wilson]", "after release", "against the parent, ever"]
     columns += [f"{', '.join(others)}, ever", "against that"] if others else []
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")  # suites of one family differ in how their long names end
     for suite, said in rows.items():
         success = said["success"]
         cells = [suite, format_success(success["ever"]), format_success(success["final"])]
