@@ -10,6 +10,7 @@ from vlaad_ray.configs import Location, UserError
 from vlaad_ray.report import charts, page
 from vlaad_ray.report.records import summary
 from vlaad_ray.stats import format_success
+from vlaad_ray.summaries import Success
 
 SOURCE = (
     "Dot: share of the decided answers that agree with the robot's motion or with their phase; bar: 95 % Wilson "
@@ -84,7 +85,7 @@ def _row(group: str, name: str, counts: Mapping[str, Any]) -> list[str]:
     decided = counts["agree"] + counts["contradict"]
     shown = ["", "none decided"]
     if decided:
-        rate = {"k": counts["agree"], "n": decided, "rate": counts["agreement"], "wilson95": counts["wilson95"]}
+        rate = Success(decided, counts["agree"], counts["agreement"], counts["wilson95"])
         shown = [charts.interval(rate, "student"), format_success(rate)]
     return [group, name, *shown, str(counts["contradict"]), str(counts["undecidable"])]
 

@@ -12,7 +12,7 @@ from vlaad_ray.configs import Location
 from vlaad_ray.report import answers, charts, page
 from vlaad_ray.report.charts import PHASE_COLOURS, SERIES_COLOURS, Series
 from vlaad_ray.report.records import EVALUATIONS, metrics, summary
-from vlaad_ray.types import CollectSummary, TrainSummary
+from vlaad_ray.summaries import CollectSummary, TrainSummary
 
 ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 SPLITS = {"train": False, "validation": True}

@@ -12,7 +12,7 @@ from vlaad_ray.configs import Location, StudyPhasesConfig
 from vlaad_ray.experiments.studies.pages import markdown_table, span, whole, write
 from vlaad_ray.experiments.studies.workshop import Workshop
 from vlaad_ray.runtime.record import begin
-from vlaad_ray.types import TrainSummary
+from vlaad_ray.summaries import TrainSummary
 
 PAPER = {
     7: {"accuracy": 59.8},

@@ -44,8 +44,8 @@ from vlaad_ray.rollout.fleet import actor_count
 from vlaad_ray.runtime import cli, cluster
 from vlaad_ray.runtime.nodes import fitted, refuse_hopeless
 from vlaad_ray.runtime.placement import Node, Processes, Share, divide_groups
+from vlaad_ray.summaries import CollectSummary, TrainSummary
 from vlaad_ray.train import prepare
-from vlaad_ray.types import CollectSummary, TrainSummary
 
 ONCE_OF_ALL = {
     "alpha": 1.0,
