@@ -98,7 +98,7 @@ def write_run(run: Path) -> Path:
         annotation = rules.by_rules(episode, rules.nine_phases(episode), 9)
         store.write_annotation(run / "annotations", annotation, {"annotator": "rules"})
         counted.append({"skipped": False, **records.count(episode, annotation, 9)})
-    store.write_json(run / "annotations" / "summary.json", records.summarise(counted, annotate_config))
+    store.write_summary(run / "annotations", records.summarise(counted, annotate_config))
     collected = CollectSummary(
         suite="libero_object",
         teacher="scripted",

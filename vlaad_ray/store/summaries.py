@@ -6,13 +6,13 @@ from typing import TypeVar
 
 from vlaad_ray.configs import Location, read_record
 from vlaad_ray.files import read_json, write_json
-from vlaad_ray.summaries import CollectSummary, EvalSummary, TrainSummary
+from vlaad_ray.summaries import AnnotateSummary, CollectSummary, EvalSummary, TrainSummary
 
-Summary = TypeVar("Summary", CollectSummary, EvalSummary, TrainSummary)
+Summary = TypeVar("Summary", bound=AnnotateSummary | CollectSummary | EvalSummary | TrainSummary)
 SUMMARY = "summary.json"
 
 
-def write_summary(out: Location, summary: CollectSummary | EvalSummary | TrainSummary) -> Location:
+def write_summary(out: Location, summary: Summary) -> Location:
     """Written last: where it is, the stage has come to its end."""
     return write_json(out / SUMMARY, summary)
 

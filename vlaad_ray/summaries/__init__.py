@@ -1,0 +1,54 @@
+"""What stages say of their work: one record a stage, its summary.json.
+
+Other stages, the report, sweeps and studies read them back (store.read_summary). A key that came later has a default,
+so that older files are read, too.
+"""
+
+from vlaad_ray.summaries.annotation import (
+    Agreed,
+    AnnotatedCounts,
+    AnnotateSummary,
+    AnswersAudit,
+    Decisions,
+    Faults,
+    Flicker,
+    Forecast,
+    Judged,
+    PhaseAgreement,
+    Steadiness,
+    Tokens,
+    VlmSeconds,
+    VlmSummary,
+)
+from vlaad_ray.summaries.collection import CollectSummary, EpisodeCounts, TaskCounts
+from vlaad_ray.summaries.evaluation import EvalSummary
+from vlaad_ray.summaries.rates import Comparison, Paired, Success, Successes, TaskSuccesses
+from vlaad_ray.summaries.training import SplitCounts, TrainSummary
+
+__all__ = [
+    "Agreed",
+    "AnnotateSummary",
+    "AnnotatedCounts",
+    "AnswersAudit",
+    "CollectSummary",
+    "Comparison",
+    "Decisions",
+    "EpisodeCounts",
+    "EvalSummary",
+    "Faults",
+    "Flicker",
+    "Forecast",
+    "Judged",
+    "Paired",
+    "PhaseAgreement",
+    "SplitCounts",
+    "Steadiness",
+    "Success",
+    "Successes",
+    "TaskCounts",
+    "TaskSuccesses",
+    "Tokens",
+    "TrainSummary",
+    "VlmSeconds",
+    "VlmSummary",
+]
