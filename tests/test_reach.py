@@ -172,9 +172,9 @@ def test_the_audit_measures_motions_and_leaves_out_gripper_and_phases(stored, tm
         for path in store.list_episodes(stored)
     ]
     summary = summarise(records, AuditConfig(out=tmp_path, data=stored))
-    assert summary["verdict"][0] == "No gripper: its targets are not judged."
-    assert summary["phases"] == {} and summary["moved_jerk"] is None
-    assert summary["asked_jerk"] > 0 and summary["stalled"] == 0
+    assert summary.verdict[0] == "No gripper: its targets are not judged."
+    assert summary.phases == {} and summary.moved_jerk is None
+    assert summary.asked_jerk > 0 and summary.stalled == 0
 
 
 def test_the_report_draws_an_episode_at_its_own_rate_with_the_numbers_that_there_are(stored, tmp_path):
