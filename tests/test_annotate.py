@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import ray
 from vlaad_ray import annotate, store
 from vlaad_ray.configs import AnnotateConfig, UserError
 from vlaad_ray.semantics import phases
+from vlaad_ray.summaries import AnnotatedCounts, AnnotateSummary
 from vlaad_ray.types import Episode, EpisodeKey, InitState
 
 
@@ -49,13 +51,14 @@ def test_every_frame_is_annotated_and_a_rerun_repeats_nothing(dataset, tmp_path)
     first = annotate.annotate(config)
     written = {path: path.stat().st_mtime_ns for path in store.list_annotations(config.out)}
     second = annotate.annotate(config)
-    assert first["episodes"] == {"annotated": 3, "skipped": 0, "corrupt": 0}
-    assert second["episodes"] == {"annotated": 0, "skipped": 3, "corrupt": 0}
+    assert first.episodes == AnnotatedCounts(annotated=3, skipped=0, corrupt=0)
+    assert second.episodes == AnnotatedCounts(annotated=0, skipped=3, corrupt=0)
     assert written == {path: path.stat().st_mtime_ns for path in store.list_annotations(config.out)}
-    assert {**first, "episodes": 0, "seconds": 0} == {**second, "episodes": 0, "seconds": 0}
-    assert first["frames"] == sum(first["frames_per_phase"].values()) == 300
-    assert first["agreement"]["rate"] == first["agreement"]["suites"]["libero_object"]["rate"] == 0.9
-    assert first["agreement"]["confusion"]["regrasping"]["approaching"] == 30
+    assert replace(first, episodes=second.episodes, seconds=second.seconds) == second
+    assert store.read_summary(config.out, AnnotateSummary) == second
+    assert first.frames == sum(first.frames_per_phase.values()) == 300
+    assert first.agreement.rate == first.agreement.suites["libero_object"].rate == 0.9
+    assert first.agreement.confusion["regrasping"]["approaching"] == 30
     labels = store.read_annotation(next(iter(written)))
     assert len(labels.descriptions) == 100
     assert "transporting: carrying the milk, moving left toward the basket" in labels.descriptions
@@ -66,12 +69,12 @@ def test_another_taxonomy_or_other_data_is_annotated_anew(dataset, tmp_path):
     out = tmp_path / "labels"
     annotate.annotate(AnnotateConfig(data=dataset, out=out))
     finer = annotate.annotate(AnnotateConfig(data=dataset, out=out, phases=13))
-    assert finer["episodes"]["annotated"] == 3
+    assert finer.episodes.annotated == 3
     assert store.annotation_provenance(store.list_annotations(out)[0])["taxonomy"] == 13
     other = episode(0)
     other.proprio[:, 0] += 0.1
     store.write_episode(dataset, other, {})
-    assert annotate.annotate(AnnotateConfig(data=dataset, out=out, phases=13))["episodes"]["annotated"] == 1
+    assert annotate.annotate(AnnotateConfig(data=dataset, out=out, phases=13)).episodes.annotated == 1
 
 
 def test_a_torn_annotation_is_made_anew(dataset, tmp_path):
@@ -79,7 +82,7 @@ def test_a_torn_annotation_is_made_anew(dataset, tmp_path):
     annotate.annotate(config)
     path = store.list_annotations(config.out)[0]
     path.write_bytes(path.read_bytes()[:100])
-    assert annotate.annotate(config)["episodes"] == {"annotated": 1, "skipped": 2, "corrupt": 0}
+    assert annotate.annotate(config).episodes == AnnotatedCounts(annotated=1, skipped=2, corrupt=0)
     assert len(store.read_annotation(path).phases) == 100
 
 

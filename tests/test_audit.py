@@ -15,6 +15,7 @@ from vlaad_ray.quality.measure import audit_episode
 from vlaad_ray.quality.stage import audit
 from vlaad_ray.quality.summary import summarise
 from vlaad_ray.runtime.over_episodes import try_episode
+from vlaad_ray.summaries import AuditedCounts, AuditSummary
 
 
 def episode(number, flips=()):
@@ -43,19 +44,20 @@ def test_an_audit_counts_names_the_corrupt_file_and_leaves_the_dataset_alone(dat
     before = contents(dataset)
     config = AuditConfig(data=dataset, out=tmp_path / "out")
     summary = run_audit(config)
-    assert summary["episodes"] == {"audited": 4, "failed": 0, "corrupt": 1}
-    assert "zz-torn.parquet is corrupt" in summary["errors"][0]
-    assert any("zz-torn" in line for line in summary["verdict"])
-    assert summary["frames"] == 240
-    assert summary["self_revoked"] == 6 / 240
-    assert summary["reversals_per_240"] == 4 * 2 + 6 * 2
-    assert summary["reversals_per_240_if_repaired"] == 4 * 2
-    assert summary["bursts"] == {"1": 6}
-    assert summary["suites"]["libero_object"]["self_revoked"] == 6 / 240
+    assert summary.episodes == AuditedCounts(audited=4, failed=0, corrupt=1)
+    assert "zz-torn.parquet is corrupt" in summary.errors[0]
+    assert any("zz-torn" in line for line in summary.verdict)
+    assert summary.frames == 240
+    assert summary.self_revoked == 6 / 240
+    assert summary.reversals_per_240 == 4 * 2 + 6 * 2
+    assert summary.reversals_per_240_if_repaired == 4 * 2
+    assert summary.bursts == {"1": 6}
+    assert summary.suites["libero_object"].self_revoked == 6 / 240
     for grouping in ("phases", "stated_phases", "tasks"):
-        assert sum(entry["frames"] for entry in summary[grouping].values()) == 240
-    assert sum(entry["share"] for entry in summary["phases"].values()) == pytest.approx(1)
-    assert store.read_json(config.out / "summary.json")["self_revoked"] == 6 / 240
+        assert sum(noise.frames for noise in getattr(summary, grouping).values()) == 240
+    assert sum(noise.share for noise in summary.phases.values()) == pytest.approx(1)
+    assert store.read_summary(config.out, AuditSummary) == summary
+    assert "repair" not in store.read_json(config.out / "summary.json")
     lines = store.read_json(config.out / "episodes.json")
     assert [round(60 * line["self_revoked"]) for line in lines] == [0, 1, 2, 3]
     html = (config.out / "noise.html").read_text()
@@ -68,9 +70,8 @@ def test_a_repaired_copy_differs_in_the_flips_alone_and_says_so(dataset, ray_loc
     config = AuditConfig(data=dataset, out=tmp_path / "out", repair=tmp_path / "steady")
     summary = audit(config, store.list_episodes(dataset))
     again = audit(config, store.list_episodes(dataset))  # the same command once more is no mixture
-    assert again["repair"] == summary["repair"]
-    counts = {name: summary["repair"][name] for name in ("episodes", "episodes_changed", "steps_changed")}
-    assert counts == {"episodes": 4, "episodes_changed": 3, "steps_changed": 6}
+    assert again.repair == summary.repair
+    assert (summary.repair.episodes, summary.repair.episodes_changed, summary.repair.steps_changed) == (4, 3, 6)
     assert store.read_json(tmp_path / "steady" / "summary.json")["steps_changed"] == 6
     assert contents(dataset) == before
     for path in store.list_episodes(dataset):
@@ -86,7 +87,7 @@ def test_a_repaired_copy_differs_in_the_flips_alone_and_says_so(dataset, ray_loc
         assert (old.actions != new.actions).sum() == changed
         np.testing.assert_array_equal(new.actions, episode(int(path.stem.split("-")[2][1:])).actions)
     clean = audit(AuditConfig(data=tmp_path / "steady", out=tmp_path / "after"), store.list_episodes(config.repair))
-    assert clean["self_revoked"] == 0
+    assert clean.self_revoked == 0
 
 
 def test_outputs_never_land_in_a_dataset(dataset, tmp_path):
@@ -115,7 +116,7 @@ def verdict_on(flips, tmp_path):
     for number, steps in enumerate(flips):
         path = store.write_episode(tmp_path, episode(number, steps), {})
         records.append(try_episode(path, functools.partial(audit_episode, longest=3, repair=None)))
-    return " ".join(summarise(records, AuditConfig(out=tmp_path, data=tmp_path))["verdict"])
+    return " ".join(summarise(records, AuditConfig(out=tmp_path, data=tmp_path)).verdict)
 
 
 def test_the_verdict_advises_what_helps(tmp_path):
@@ -142,8 +143,8 @@ def test_a_teacher_is_audited_live_with_its_failures_and_only_by_its_own_episode
         fleet=FleetConfig(actors=1),
     )
     summary = run_audit(config)
-    assert summary["source"] == "teacher scripted"
-    assert summary["episodes"]["audited"] == 2
-    assert summary["injected_flip_rate"] == pytest.approx(0.1)
-    assert 0.04 < summary["self_revoked"] < 0.16
+    assert summary.source == "teacher scripted"
+    assert summary.episodes.audited == 2
+    assert summary.injected_flip_rate == pytest.approx(0.1)
+    assert 0.04 < summary.self_revoked < 0.16
     assert (tmp_path / "noise.html").exists()

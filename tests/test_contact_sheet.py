@@ -18,13 +18,14 @@ import pytest
 from PIL import Image
 
 from vlaad_ray import store
-from vlaad_ray.annotate import asking, check, kinds, merge, prompts, questions, rules
+from vlaad_ray.annotate import asking, check, kinds, merge, prompts, questions, records, rules
 from vlaad_ray.annotate.questions import Work
 from vlaad_ray.annotate.windows import Window
 from vlaad_ray.configs import AnnotateConfig, UserError, VlmConfig
 from vlaad_ray.report import learning, write_contact_sheet
 from vlaad_ray.runtime.over_episodes import try_episode
 from vlaad_ray.semantics import phases
+from vlaad_ray.summaries import Decisions, Faults, Forecast, Tokens, VlmSeconds, VlmSummary
 from vlaad_ray.types import Episode, EpisodeKey, InitState
 
 STEPS = 100
@@ -90,22 +91,21 @@ def write_audited(root: Path, decisions: Mapping[str, str]) -> AnnotateConfig:
     store.write_answers(config.out, key.name, list(stored.values()))
     store.write_audit(config.out, finished.audit)
     store.write_accepted(config.out, finished.audit)
-    summary = {
-        "annotator": "vlm",
-        "model": "a-vlm@1234",
-        "questions": 8,
-        "vlm_calls": 9,
-        "valid": len(finished.audit),
-        "flagged": dict(finished.flagged),
-        "faults": {"corrupt_images": 0, "asked_again": 1, "engine_failures": 0},
-        "audit": {**check.summarise(finished.audit), "stability": check.stability(finished.audit)},
-        "tokens": {"prompt": 900, "generated": 90},
-        "seconds_by_stage": {"plan": 1.0, "ask": 2.0, "audit": 3.0},
-        "frames_per_second": 50.0,
-        "gpu_seconds": None,
-        "forecast": {"frames": 81_000, "vlm_calls": 7290, "hours": 0.45, "gpu_hours": None, "paper_usd": 7.0},
-    }
-    store.write_json(config.out / "summary.json", summary)
+    summary = VlmSummary(
+        **vars(records.summarise([finished.record], config)),
+        model="a-vlm@1234",
+        questions=8,
+        vlm_calls=9,
+        valid=len(finished.audit),
+        flagged=dict(finished.flagged),
+        faults=Faults(corrupt_images=0, asked_again=1, engine_failures=0),
+        audit=check.summarise(finished.audit),
+        tokens=Tokens(prompt=900, generated=90),
+        seconds_by_stage=VlmSeconds(plan=1.0, ask=2.0, audit=3.0),
+        frames_per_second=50.0,
+        forecast=Forecast(frames=81_000, vlm_calls=7290, hours=0.45, gpu_hours=None, paper_usd=7.0),
+    )
+    store.write_summary(config.out, summary)
     return config
 
 
@@ -233,11 +233,9 @@ def test_what_is_decided_with_the_keyboard_reaches_training_labels_and_the_next_
     decisions = merge.read_decisions(tmp_path / "decisions.json")
     assert decisions == {WORST[0]: "accepted", WORST[2]: "accepted", WORST[3]: "rejected", "earlier": "rejected"}
     judged = write_audited(tmp_path, decisions)
-    assert merge.count_decisions(decisions, store.read_audit(judged.out)) == {
-        "accepted": 2,
-        "rejected": 1,
-        "unknown": 1,
-    }
+    assert merge.count_decisions(decisions, store.read_audit(judged.out)) == Decisions(
+        accepted=2, rejected=1, unknown=1
+    )
     gold = {row["request"]: row for row in store.read_accepted(judged.out)}
     assert set(gold) == {WORST[0], WORST[2]}
     assert gold["opposite-30"]["direction"] == "moving right" and gold["opposite-30"]["instruction"] == INSTRUCTION
@@ -268,7 +266,8 @@ def test_the_report_of_a_run_shows_the_audit(config):
     text = learning.vlm(run)
     assert "2/7 = 28.6 %" in text and 'href="annotations/contact_sheet.html"' in text
     assert "contradicted by the robot&#x27;s motion" in text
-    store.write_json(run / "other" / "annotations" / "summary.json", {"annotator": "rules"})
+    ruled = records.summarise([], AnnotateConfig(config.data, run / "other" / "annotations"))
+    store.write_summary(run / "other" / "annotations", ruled)
     assert learning.vlm(run / "other") == ""
 
 

@@ -27,6 +27,7 @@ from vlaad_ray.models.student.checkpoint import save_pretrained
 from vlaad_ray.models.student.small import SmallConfig, SmallStudent
 from vlaad_ray.models.student.text import train_tokenizer
 from vlaad_ray.rollout.fleet import check_images
+from vlaad_ray.summaries import EvalSummary, Success
 from vlaad_ray.types import Outcome
 
 SMALL = {"suite": "libero_object", "env": EnvConfig(image_size=32), "fleet": FleetConfig(actors=2)}
@@ -54,25 +55,54 @@ def checkpoint(tmp_path_factory):
 def test_summary_counts_by_task_and_keeps_the_two_kinds_of_success_apart():
     outcomes = [outcome(0, f"s{i:04d}", ever=i < 9, final=i < 7) for i in range(10)]
     outcomes += [outcome(3, f"s{i:04d}", ever=True) for i in range(10)]
-    summary = results.summarise(outcomes)
-    assert summary["success"]["ever"]["k"] == 19
-    assert summary["success"]["final"]["k"] == 17
-    assert summary["tasks"]["0"]["ever"]["k"] == 9
-    assert summary["tasks"]["3"]["ever"]["wilson95"] == pytest.approx([0.722, 1.0], abs=1e-3)
-    assert summary["gripper_flips_per_240"] == pytest.approx(240 * 40 / 2000)
+    success, tasks = results.success(outcomes), results.by_task(outcomes)
+    assert (success.ever.k, success.final.k) == (19, 17)
+    assert list(tasks) == ["0", "3"]
+    assert (tasks["0"].ever.k, tasks["0"].instruction) == (9, "task 0")
+    assert tasks["3"].ever.wilson95 == pytest.approx([0.722, 1.0], abs=1e-3)
+    assert results.flips(outcomes) == pytest.approx((240 * 40 / 2000, 2))
 
 
-def test_a_robot_without_gripper_has_no_flips_in_its_summary():
-    summary = results.summarise([outcome(0, "p0000", ever=True, flips=None)])
-    assert summary.keys() == {"success", "tasks", "steps_mean"}
+def test_what_there_is_not_has_no_key_in_the_summary_and_reads_as_none(tmp_path):
+    """Flips of a robot without gripper, pairs without a baseline; null stays for what is said to be nothing."""
+    outcomes = [outcome(0, "p0000", ever=True, flips=None)]
+    assert results.flips(outcomes) == (None, None)
+    summary = EvalSummary(
+        policy="scripted",
+        suite="libero_object",
+        init_states="",
+        budget=280,
+        success=results.success(outcomes),
+        tasks=results.by_task(outcomes),
+        steps_mean=results.steps_mean(outcomes),
+        episodes=("one",),
+    )
+    store.write_summary(tmp_path, summary)
+    written = json.loads((tmp_path / "summary.json").read_text())
+    assert not {"gripper_flips_per_240", "gripper_flips_per_episode", "paired"} & written.keys()
+    assert written["checkpoint"] is None
+    assert written["tasks"]["0"]["ever"]["wilson95"] == list(summary.success.ever.wilson95)
+    assert store.read_summary(tmp_path, EvalSummary) == summary
+
+
+def test_the_summary_of_an_older_version_is_read(tmp_path):
+    """Comparisons and reports outlive what wrote the evaluation: its later keys are missing, and another is new."""
+    success = {"n": 1, "k": 1, "rate": 1.0, "wilson95": [0.2, 1.0]}
+    both = {"ever": success, "final": success}
+    old = {"policy": "a", "suite": "s", "init_states": "0", "budget": 9, "success": both, "steps_mean": 5.0}
+    old |= {"tasks": {"0": {**both, "instruction": "go"}}, "episodes": [], "from_a_later_version": 1}
+    store.write_json(tmp_path / "summary.json", old)
+    summary = store.read_summary(tmp_path, EvalSummary)
+    assert summary.tasks["0"].ever.wilson95 == (0.2, 1.0)
+    assert (summary.nudge_after, summary.paired, summary.videos) == (None, None, ())
 
 
 def test_comparison_pairs_by_start_whatever_the_policies_are_called():
     a = [outcome(0, f"s{i:04d}", ever=True) for i in range(8)]
     b = [outcome(0, f"s{i:04d}", ever=i >= 6) for i in range(10)]
-    pair = results.compare(a, b)["ever"]
-    assert (pair["n"], pair["only_a"], pair["only_b"]) == (8, 6, 0)
-    assert pair["mcnemar_p"] == pytest.approx(2 / 64)
+    pair = results.compare(a, b).ever
+    assert (pair.n, pair.only_a, pair.only_b) == (8, 6, 0)
+    assert pair.mcnemar_p == pytest.approx(2 / 64)
     with pytest.raises(UserError, match="share no task and init state"):
         results.compare(a, [outcome(1, "s0000", ever=True)])
 
@@ -80,13 +110,14 @@ def test_comparison_pairs_by_start_whatever_the_policies_are_called():
 def test_teacher_is_evaluated_resumed_and_filmed(ray_local, tmp_path):
     config = EvalConfig(policy="scripted", out=tmp_path, tasks="0", init_states="20-21", videos=1, **SMALL)
     summary = evaluate.evaluate(config)
-    assert summary["success"]["ever"] == {"n": 2, "k": 2, "rate": 1.0, "wilson95": pytest.approx([0.342, 1], abs=1e-3)}
+    assert summary.success.ever == Success(2, 2, 1.0, pytest.approx((0.342, 1), abs=1e-3))
     (video,) = (tmp_path / "videos").glob("*.mp4")
-    assert summary["videos"] == [f"videos/{video.name}"]
+    assert summary.videos == (f"videos/{video.name}",)
+    assert store.read_summary(tmp_path, EvalSummary) == summary
     assert video.read_bytes()[4:8] == b"ftyp"
     store_time = {path: path.stat().st_mtime_ns for path in (tmp_path / "outcomes").iterdir()}
     again = evaluate.evaluate(config)
-    assert again["success"] == summary["success"]
+    assert again.success == summary.success
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "outcomes").iterdir()} == store_time
 
     # A video that fails is said to have failed, and costs no results.
@@ -94,8 +125,8 @@ def test_teacher_is_evaluated_resumed_and_filmed(ray_local, tmp_path):
     video.parent.rmdir()
     video.parent.touch()
     spoilt = evaluate.evaluate(config)
-    assert spoilt["videos"] == []
-    (warning,) = spoilt["warnings"]
+    assert spoilt.videos == ()
+    (warning,) = spoilt.warnings
     assert warning.startswith(f"no video of {video.stem}: cannot write ")
     assert json.loads((tmp_path / "summary.json").read_text())["success"]["ever"]["k"] == 2
 
@@ -121,9 +152,9 @@ def test_student_runs_through_the_same_loop_and_training_states_are_reported(ray
         policy=str(checkpoint), out=tmp_path, tasks="0", init_states="20-21", budget=12, videos=0, execute=3, **SMALL
     )
     summary = evaluate.evaluate(config)
-    assert summary["success"]["ever"]["n"] == 2
-    assert summary["steps_mean"] == 12
-    assert summary["warnings"] == ["1 of 2 episodes start from init states that the student was trained on"]
+    assert summary.success.ever.n == 2
+    assert summary.steps_mean == 12
+    assert summary.warnings == ("1 of 2 episodes start from init states that the student was trained on",)
     assert all(name.split("-")[3] == "student" for name in store.read_outcomes(tmp_path, Outcome))
 
 

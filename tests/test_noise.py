@@ -103,9 +103,9 @@ def audited(folder, noise):
 def test_the_audit_finds_the_injected_rate_again(tmp_path, percent, longest):
     """Acceptance: within 0.3 points of what was set. At 0 the teacher's real failed grasps must not count."""
     summary = audited(tmp_path, TeacherNoiseConfig(flip_rate=percent / 100, flip_steps=longest))
-    assert 100 * summary["self_revoked"] == pytest.approx(percent, abs=0.3)
-    assert set(map(int, summary["bursts"])) <= set(range(1, longest + 1))
-    usual = 3 if percent == 0 else summary["reversals_per_240_if_repaired"] * summary["frames"] / 240 / EPISODES
+    assert 100 * summary.self_revoked == pytest.approx(percent, abs=0.3)
+    assert set(map(int, summary.bursts)) <= set(range(1, longest + 1))
+    usual = 3 if percent == 0 else summary.reversals_per_240_if_repaired * summary.frames / 240 / EPISODES
     assert usual == pytest.approx(4, abs=1.05)  # two changes an episode, four of one that grasps twice
 
 

@@ -31,6 +31,7 @@ from vlaad_ray.methods.method import Learner
 from vlaad_ray.models.student import checkpoint
 from vlaad_ray.models.student.small import SmallConfig, SmallStudent
 from vlaad_ray.quality.stage import audit
+from vlaad_ray.summaries import AuditedCounts
 from vlaad_ray.train import resume, train
 from vlaad_ray.train.data import episode_frames, gather
 from vlaad_ray.train.fit import Progress, Setup, fit, make_optimiser
@@ -115,7 +116,7 @@ def test_one_broken_episode_is_counted_by_annotation_and_audit_and_named(ray_loc
         annotate(AnnotateConfig(data, tmp_path / "notes"))
     assert nan.name in str(raised.value) and empty.name in str(raised.value)
     summary = audit(AuditConfig(tmp_path / "audit", data=data), store.list_episodes(data))
-    assert summary["episodes"] == {"audited": 1, "failed": 0, "corrupt": 2}
+    assert summary.episodes == AuditedCounts(audited=1, failed=0, corrupt=2)
     json.loads((tmp_path / "audit" / "summary.json").read_text(), parse_constant=pytest.fail)
 
 

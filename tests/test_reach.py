@@ -37,8 +37,9 @@ from vlaad_ray.report import timeline
 from vlaad_ray.rollout.episode import EpisodeSpec, run_episode
 from vlaad_ray.rollout.noise import ActionNoise, TeacherNoise
 from vlaad_ray.serving import protocol
+from vlaad_ray.summaries import EpisodeCounts, TaskCounts
 from vlaad_ray.teachers import find_teacher
-from vlaad_ray.types import ActionChunk, EpisodeCounts, InitState, TaskCounts
+from vlaad_ray.types import ActionChunk, InitState
 
 ROOT = Path(__file__).parents[1]
 
@@ -111,9 +112,9 @@ def test_the_teacher_is_evaluated_on_held_out_states_and_filmed(ray_local, tmp_p
     settings = {"suite": "reach", "tasks": "0-1", "init_states": "8-9", "teacher_config": ExpertConfig(0.5)}
     fleet = FleetConfig(actors=2, cpus_per_actor=0.5)
     summary = evaluate(EvalConfig("reach_expert", tmp_path, **settings, videos=1, fleet=fleet))
-    assert (summary["success"]["final"]["k"], summary["success"]["final"]["n"]) == (4, 4)
-    assert summary["budget"] == reach.ReachEnv.budget
-    assert len(summary["videos"]) == 1
+    assert (summary.success.final.k, summary.success.final.n) == (4, 4)
+    assert summary.budget == reach.ReachEnv.budget
+    assert len(summary.videos) == 1
 
 
 def test_settings_of_suite_and_teacher_name_the_episodes(tmp_path):
@@ -171,9 +172,9 @@ def test_the_audit_measures_motions_and_leaves_out_gripper_and_phases(stored, tm
         for path in store.list_episodes(stored)
     ]
     summary = summarise(records, AuditConfig(out=tmp_path, data=stored))
-    assert summary["verdict"][0] == "No gripper: its targets are not judged."
-    assert summary["phases"] == {} and summary["moved_jerk"] is None
-    assert summary["asked_jerk"] > 0 and summary["stalled"] == 0
+    assert summary.verdict[0] == "No gripper: its targets are not judged."
+    assert summary.phases == {} and summary.moved_jerk is None
+    assert summary.asked_jerk > 0 and summary.stalled == 0
 
 
 def test_the_report_draws_an_episode_at_its_own_rate_with_the_numbers_that_there_are(stored, tmp_path):

@@ -238,7 +238,7 @@ def test_real_libero_with_a_served_student_and_images_unlike_its_own_are_reporte
             fleet=FleetConfig(actors=1),
         )
         summary = evaluate.evaluate(config)
-    assert summary["steps_mean"] == 12
-    assert summary["execute"] == 5
-    (warning,) = summary["warnings"]
+    assert summary.steps_mean == 12
+    assert summary.execute == 5
+    (warning,) = summary.warnings
     assert "learnt from 'exact' images and gets 'fast' ones" in warning

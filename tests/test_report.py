@@ -24,17 +24,8 @@ from vlaad_ray.report import charts, page, write_report
 from vlaad_ray.rollout.outcome import store_outcome
 from vlaad_ray.runtime.record import write_run_record
 from vlaad_ray.semantics.phases import PHASES
-from vlaad_ray.types import (
-    CollectSummary,
-    Episode,
-    EpisodeCounts,
-    EpisodeKey,
-    InitState,
-    Outcome,
-    SplitCounts,
-    TaskCounts,
-    TrainSummary,
-)
+from vlaad_ray.summaries import CollectSummary, EpisodeCounts, EvalSummary, SplitCounts, TaskCounts, TrainSummary
+from vlaad_ray.types import Episode, EpisodeKey, InitState, Outcome
 
 STEPS = 60
 INSTRUCTION = "pick up the <b>alphabet soup</b> & place it in the basket"
@@ -81,18 +72,21 @@ def write_evaluation(run: Path, folder: str, policy: str, successes: list[bool],
     write_run_record(out, config)
     outcomes = store.read_outcomes(out, Outcome)
     results = list(outcomes.values())
-    summary = {
-        "policy": policy,
-        "suite": config.suite,
-        "init_states": config.init_states,
-        "budget": 280,
-        "warnings": [],
-        **evaluate.summarise(results),
-        "episodes": list(outcomes),
-    }
-    if baseline is not None:
-        summary["paired"] = evaluate.compare(results, evaluate.read_results(baseline))
-    store.write_json(out / "summary.json", summary)
+    per_240, per_episode = evaluate.flips(results)
+    summary = EvalSummary(
+        policy=policy,
+        suite=config.suite,
+        init_states=config.init_states,
+        budget=280,
+        success=evaluate.success(results),
+        tasks=evaluate.by_task(results),
+        gripper_flips_per_240=per_240,
+        gripper_flips_per_episode=per_episode,
+        steps_mean=evaluate.steps_mean(results),
+        paired=None if baseline is None else evaluate.compare(results, evaluate.read_results(baseline)),
+        episodes=tuple(outcomes),
+    )
+    store.write_summary(out, summary)
 
 
 def write_run(run: Path) -> Path:
@@ -104,7 +98,7 @@ def write_run(run: Path) -> Path:
         annotation = rules.by_rules(episode, rules.nine_phases(episode), 9)
         store.write_annotation(run / "annotations", annotation, {"annotator": "rules"})
         counted.append({"skipped": False, **records.count(episode, annotation, 9)})
-    store.write_json(run / "annotations" / "summary.json", records.summarise(counted, annotate_config))
+    store.write_summary(run / "annotations", records.summarise(counted, annotate_config))
     collected = CollectSummary(
         suite="libero_object",
         teacher="scripted",

@@ -17,9 +17,9 @@ from vlaad_ray.configs import CollectConfig, EnvConfig, FleetConfig, NoiseConfig
 from vlaad_ray.envs import find_suite
 from vlaad_ray.rollout.fleet import run_fleet
 from vlaad_ray.rollout.outcome import store_outcome
+from vlaad_ray.summaries import EpisodeCounts
 from vlaad_ray.teachers import find_teacher
 from vlaad_ray.teachers.scripted.expert import ScriptedTeacher
-from vlaad_ray.types import EpisodeCounts
 
 for module in (fakes, sys.modules[__name__]):  # Ray's workers don't have this folder on their path
     ray.cloudpickle.register_pickle_by_value(module)

@@ -120,7 +120,7 @@ def test_a_project_in_a_bucket_from_collection_to_report(s3, cluster):
     checkpoint = run / "train" / "checkpoint"
     flags = {"tasks": "0", "init_states": "20", "budget": 20, "env": env}
     summary = evaluate(EvalConfig(str(checkpoint), run / "eval_student", videos=1, **flags))
-    assert summary["success"]["ever"]["n"] == 1
+    assert summary.success.ever.n == 1
     write_report(run)
     assert "data:video/mp4;base64" in files.read_bytes(run / "report.html").decode()
     export(ExportConfig(checkpoint, run / "data", run / "export", backend="onnx", precision="fp32", frames=32))

@@ -181,10 +181,10 @@ def test_real_libero_through_replicas_and_an_episode_whose_teacher_vanished_runs
         fleet=FleetConfig(actors=2),
     )
     summary = evaluate.evaluate(config)
-    assert summary["policy"] == "echo"
-    assert summary["success"]["ever"]["n"] == 2
-    assert summary["steps_mean"] == 12
-    assert 1 <= summary["retried"] <= 2  # both environments' first requests may have shared the batch
+    assert summary.policy == "echo"
+    assert summary.success.ever.n == 2
+    assert summary.steps_mean == 12
+    assert 1 <= summary.retried <= 2  # both environments' first requests may have shared the batch
 
 
 @pytest.fixture(scope="module")
@@ -212,9 +212,9 @@ def test_openvla_acts_in_real_libero_through_a_replica(ray_local, tmp_path, open
         fleet=FleetConfig(actors=2),
     )
     summary = evaluate.evaluate(config)
-    assert summary["success"]["ever"]["n"] == 2
-    assert summary["policy"] == f"openvla-{fingerprint(openvla_checkpoint)}"
-    assert summary["warnings"] == []
+    assert summary.success.ever.n == 2
+    assert summary.policy == f"openvla-{fingerprint(openvla_checkpoint)}"
+    assert summary.warnings == ()
 
 
 def test_openvla_teaches_a_student_that_acts_beside_it(ray_local, tmp_path, openvla_checkpoint):

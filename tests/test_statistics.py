@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from vlaad_ray.semantics.smoothness import gripper_flips, reversals
-from vlaad_ray.stats import format_success, mcnemar_exact, paired, success_summary, wilson
+from vlaad_ray.stats import format_success, mcnemar_exact, paired, success_of, wilson
+from vlaad_ray.summaries import Paired
 
 
 @pytest.mark.parametrize(
@@ -72,27 +73,19 @@ def test_mcnemar_agrees_with_another_implementation_at_large_counts():
     assert mcnemar_exact(1400, 1600) == pytest.approx(scipy_stats.binomtest(1400, 3000).pvalue, rel=1e-6)
 
 
-def test_success_summary_and_its_text():
-    summary = success_summary([True] * 18 + [False] * 2)
-    assert {name: summary[name] for name in ("n", "k", "rate")} == {"n": 20, "k": 18, "rate": 0.9}
-    assert format_success(summary) == "18/20 = 90.0 % [69.9, 97.2]"
+def test_success_and_its_text():
+    success = success_of([True] * 18 + [False] * 2)
+    assert (success.n, success.k, success.rate) == (20, 18, 0.9)
+    assert format_success(success) == "18/20 = 90.0 % [69.9, 97.2]"
     with pytest.raises(ValueError, match="0 trials"):
-        success_summary([])
+        success_of([])
 
 
 def test_paired_uses_only_the_shared_trials():
     """A student evaluated on fewer states must not be charged with the ones it never ran."""
     teacher = {(0, 20): True, (0, 21): True, (0, 22): True, (0, 23): False, (1, 20): True}
     student = {(0, 20): True, (0, 21): False, (0, 22): False, (0, 23): False, (2, 20): True}
-    assert paired(teacher, student) == {
-        "n": 4,
-        "both": 1,
-        "only_a": 2,
-        "only_b": 0,
-        "neither": 1,
-        "difference": 0.5,
-        "mcnemar_p": 0.5,
-    }
+    assert paired(teacher, student) == Paired(n=4, both=1, only_a=2, only_b=0, neither=1, difference=0.5, mcnemar_p=0.5)
 
 
 def test_paired_without_shared_trials_says_so():

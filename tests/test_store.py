@@ -11,6 +11,8 @@ from fakes import episode
 
 from vlaad_ray import store
 from vlaad_ray.configs import UserError
+from vlaad_ray.stats import success_of
+from vlaad_ray.summaries import EvalSummary, Successes
 from vlaad_ray.types import Annotation, Collected, Outcome
 
 
@@ -119,7 +121,12 @@ def test_an_evaluation_speaks_only_of_its_own_outcomes(tmp_path):
     store.write_outcome(tmp_path, "old", old)
     store.write_outcome(tmp_path, "new", new)
     assert store.read_evaluation(tmp_path) == {}  # not finished: no summary yet
-    store.write_json(tmp_path / "summary.json", {"episodes": ["new"]})
+    once = success_of([True])
+    both = Successes(once, once)
+    summary = EvalSummary(
+        policy="p", suite="suite", init_states="20", budget=9, success=both, tasks={}, steps_mean=9, episodes=("new",)
+    )
+    store.write_summary(tmp_path, summary)
     assert store.read_evaluation(tmp_path) == {"new": new}
 
 

@@ -71,9 +71,9 @@ def test_flips_that_are_taken_back_are_told_from_those_that_the_task_needs():
 def test_students_of_all_seeds_meet_the_one_teacher_but_only_their_own_seed_of_bc():
     students = [outcome(20, ever=True, seed=0), outcome(20, ever=False, seed=1)]
     against_teacher = closed_loop.compare(students, [outcome(20, ever=True)], by_seed=False)
-    assert (against_teacher["ever"]["n"], against_teacher["ever"]["only_b"]) == (2, 1)
+    assert (against_teacher.ever.n, against_teacher.ever.only_b) == (2, 1)
     against_bc = closed_loop.compare(students, [outcome(20, ever=False, seed=1)], by_seed=True)
-    assert (against_bc["ever"]["n"], against_bc["ever"]["neither"]) == (1, 1)
+    assert (against_bc.ever.n, against_bc.ever.neither) == (1, 1)
     assert closed_loop.compare(students, [outcome(21)], by_seed=True) is None, "nothing shared, nothing compared"
     assert [(of["seed"], of["n"], of["ever"]) for of in closed_loop.by_seed(students)] == [(0, 1, 1), (1, 1, 0)]
 

@@ -29,10 +29,11 @@ from vlaad_ray.methods.vlaad.config import BothConfig
 from vlaad_ray.models.student.backbone import fingerprint
 from vlaad_ray.models.student.checkpoint import read_config
 from vlaad_ray.models.student.vlaad_158m import Vlaad158mConfig
+from vlaad_ray.summaries import TrainSummary
 from vlaad_ray.train import workers
 from vlaad_ray.train.stage import train
 from vlaad_ray.train.trackers import find_trackers
-from vlaad_ray.types import Observation, TrainSummary
+from vlaad_ray.types import Observation
 
 EPISODES, HELD_OUT, STEPS = 40, 8, 30
 

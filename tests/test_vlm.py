@@ -26,6 +26,7 @@ from vlaad_ray.annotate import annotate, chat_server, engines, rules
 from vlaad_ray.annotate.random_checkpoint import write_checkpoint
 from vlaad_ray.configs import AnnotateConfig, BenchAuditConfig, CollectConfig, EnvConfig, UserError, VlmConfig
 from vlaad_ray.experiments.bench import lies as bench_audit
+from vlaad_ray.summaries import AnnotatedCounts
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -95,22 +96,22 @@ def test_the_real_engine_annotates_and_survives_being_killed(data, model, tmp_pa
     watcher.join(timeout=1)
     assert killed
     frames = frames_of(data)
-    assert first["frames"] == sum(frames.values()) and first["episodes"]["annotated"] == 20
+    assert first.frames == sum(frames.values()) and first.episodes.annotated == 20
     assert {path.stem: pq.read_table(path).num_rows for path in store.list_annotations(tmp_path)} == frames
-    unusable = sum(count for reason, count in first["flagged"].items() if not reason.startswith("contradicted"))
-    assert first["questions"] == first["valid"] + unusable
-    assert first["valid"] > 0.9 * first["questions"]
-    assert first["tokens"]["generated"] > 0 and first["seconds_by_stage"]["ask"] > 0
+    unusable = sum(count for reason, count in first.flagged.items() if not reason.startswith("contradicted"))
+    assert first.questions == first.valid + unusable
+    assert first.valid > 0.9 * first.questions
+    assert first.tokens.generated > 0 and first.seconds_by_stage.ask > 0
 
     second = annotate(config)
-    assert second["vlm_calls"] == 0
-    assert second["episodes"] == {"annotated": 0, "skipped": 20, "corrupt": 0}
-    assert second["audit"] == first["audit"]
+    assert second.vlm_calls == 0
+    assert second.episodes == AnnotatedCounts(annotated=0, skipped=20, corrupt=0)
+    assert second.audit == first.audit
 
     dropped = annotate(replace(config, vlm=replace(config.vlm, on_contradiction="drop")))
-    assert dropped["vlm_calls"] == 0
-    contradicted = first["flagged"]["contradicted by the robot's motion"]
-    assert dropped["flagged"]["contradicted by the robot's motion"] == contradicted > 0
+    assert dropped.vlm_calls == 0
+    contradicted = first.flagged["contradicted by the robot's motion"]
+    assert dropped.flagged["contradicted by the robot's motion"] == contradicted > 0
     assert "" in {
         text for path in store.list_annotations(tmp_path) for text in store.read_annotation(path).descriptions
     }
@@ -147,9 +148,9 @@ def vllm_server(model):
 def test_a_running_server_annotates_like_an_engine(data, vllm_server, tmp_path):
     few = some(data, tmp_path / "data", 4)
     summary = annotate(config_for(few, tmp_path / "out", "tiny", server=vllm_server))
-    assert summary["valid"] > 0.9 * summary["questions"]
-    assert summary["vlm_calls"] >= summary["questions"]
-    assert summary["tokens"]["prompt"] > 100 * summary["questions"]
+    assert summary.valid > 0.9 * summary.questions
+    assert summary.vlm_calls >= summary.questions
+    assert summary.tokens.prompt > 100 * summary.questions
     with pytest.raises(UserError, match="does not know 'other'; it has tiny"):
         annotate(config_for(few, tmp_path / "out", "other", server=vllm_server))
 
@@ -225,13 +226,13 @@ def test_faults_are_counted_and_no_row_is_lost(data, tmp_path):
     before = frames_of(few)
     with Misbehaving(one_in_five_is_malformed) as url:
         summary = annotate(config_for(few, tmp_path / "out", "fake", server=url, server_concurrency=4))
-    assert summary["faults"]["corrupt_images"] == 3
-    asked = summary["questions"]
+    assert summary.faults.corrupt_images == 3
+    asked = summary.questions
     malformed = len(range(0, asked, 5))
-    assert summary["flagged"]["not JSON"] == malformed
-    assert summary["flagged"]["prompt too long"] == 1
-    assert summary["valid"] == asked - malformed - 1
-    assert summary["faults"]["asked_again"] == 2 * (malformed + 1) + len(range(1, asked, 5))
+    assert summary.flagged["not JSON"] == malformed
+    assert summary.flagged["prompt too long"] == 1
+    assert summary.valid == asked - malformed - 1
+    assert summary.faults.asked_again == 2 * (malformed + 1) + len(range(1, asked, 5))
     out = tmp_path / "out"
     assert {path.stem: pq.read_table(path).num_rows for path in store.list_annotations(out)} == before
     for path in store.list_episodes(few):
@@ -259,8 +260,8 @@ def test_what_servers_are_known_to_send_is_understood(data, tmp_path):
     few = some(data, tmp_path / "data", 3)
     with Misbehaving(every_known_form) as url:
         summary = annotate(config_for(few, tmp_path / "out", "fake", server=url))
-    assert summary["valid"] == summary["vlm_calls"] == summary["questions"] > 5
-    assert summary["first_words"] == {}
+    assert summary.valid == summary.vlm_calls == summary.questions > 5
+    assert summary.first_words == {}
 
 
 def every_form_of_no_answer(index, tries, question):
@@ -280,14 +281,14 @@ def test_what_holds_no_answer_costs_its_own_frames_only_and_its_first_words_are_
     few = some(data, tmp_path / "data", 3)
     with Misbehaving(every_form_of_no_answer) as url:
         summary = annotate(config_for(few, tmp_path / "out", "fake", server=url, max_retries=0))
-    asked = summary["questions"]
+    asked = summary.questions
     assert asked > 7
-    assert summary["valid"] == len(range(0, asked, 7))
-    assert summary["flagged"]["refused"] == len(range(1, asked, 7))
-    assert summary["flagged"]["not JSON"] == len(range(5, asked, 7))
-    assert summary["flagged"]["server error"] == asked - sum(len(range(first, asked, 7)) for first in (0, 1, 5))
-    assert summary["first_words"]["refused"] == "I can't [/help] with that"
-    assert summary["faults"]["engine_failures"] == 0
+    assert summary.valid == len(range(0, asked, 7))
+    assert summary.flagged["refused"] == len(range(1, asked, 7))
+    assert summary.flagged["not JSON"] == len(range(5, asked, 7))
+    assert summary.flagged["server error"] == asked - sum(len(range(first, asked, 7)) for first in (0, 1, 5))
+    assert summary.first_words["refused"] == "I can't [/help] with that"
+    assert summary.faults.engine_failures == 0
     assert "not usable (refused): I can't [/help] with that" in capsys.readouterr().out
 
 

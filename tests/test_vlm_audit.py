@@ -13,6 +13,7 @@ from vlaad_ray.configs import VlmConfig
 from vlaad_ray.experiments.bench import liar
 from vlaad_ray.semantics import directions, phases
 from vlaad_ray.semantics.directions import Displacement, Subtask
+from vlaad_ray.summaries import Steadiness
 
 DRAWER = "open the middle drawer of the cabinet"
 SUBTASK = Subtask("operate", "open", "the middle drawer", "")
@@ -190,14 +191,15 @@ def test_lies_are_found_and_truth_is_left_alone():
 def test_rates_leave_out_what_cannot_be_decided():
     answer = Answer(element="the drawer", direction="moving left")
     row = {"phase": "operating", "suite": "libero_goal", "task": 0, "direction": answer.direction}
+    row |= {"episode": "a", "truth": answer.direction}
     rows = [
         {**row, "verdict": verdict, "parts": {"direction": verdict}}
         for verdict in ["agree"] * 6 + ["contradict"] * 2 + ["undecidable"] * 4
     ]
     found = check.summarise(rows)
-    assert (found["agree"], found["contradict"], found["undecidable"]) == (6, 2, 4)
-    assert found["agreement"] == found["direction_by_axis"]["left"]["agreement"] == 0.75
-    low, high = found["wilson95"]
+    assert (found.agree, found.contradict, found.undecidable) == (6, 2, 4)
+    assert found.agreement == found.direction_by_axis["left"].agreement == 0.75
+    low, high = found.wilson95
     assert low < 0.75 < high
 
 
@@ -209,7 +211,7 @@ def test_neighbours_are_as_steady_as_kinematics_or_not():
         {"episode": "b", "direction": "moving down", "truth": "moving right"},
         {"episode": "b", "direction": None, "truth": "moving right"},
     ]
-    assert check.stability(rows) == {"neighbours": 2, "as_steady_as_kinematics": 1}
+    assert check.stability(rows) == Steadiness(neighbours=2, as_steady_as_kinematics=1)
 
 
 def test_another_kind_of_question_is_one_line(monkeypatch):

@@ -30,18 +30,9 @@ from vlaad_ray.rollout.noise import check_teacher_noise
 from vlaad_ray.rollout.students import Acting, check_device, on_device, student_policy
 from vlaad_ray.runtime import cli, places
 from vlaad_ray.runtime.record import begin, files_in, software, write_run_record
+from vlaad_ray.summaries import CollectSummary, EpisodeCounts, TaskCounts
 from vlaad_ray.teachers import find_teacher
-from vlaad_ray.types import (
-    Collected,
-    CollectSummary,
-    Episode,
-    EpisodeCounts,
-    EpisodeKey,
-    InitState,
-    LocalPolicy,
-    SharedPolicy,
-    TaskCounts,
-)
+from vlaad_ray.types import Collected, Episode, EpisodeKey, InitState, LocalPolicy, SharedPolicy
 
 CONTENT_VERSION = 2
 """Raise it when the same settings would give other episodes, so that old ones are not taken for them."""

@@ -19,6 +19,7 @@ import tyro
 from vlaad_ray import __version__, configs
 from vlaad_ray.configs import UserError, check_bounds, users_errors, with_packages
 from vlaad_ray.runtime import doors
+from vlaad_ray.summaries import AnnotateSummary
 
 Run = Callable[[Any], None]
 """Does the work that a config describes, and shows what came of it."""
@@ -56,7 +57,7 @@ def annotate() -> Run:
     from vlaad_ray.report import write_contact_sheet
     from vlaad_ray.runtime import cli
 
-    def annotate_and_show(config: configs.AnnotateConfig) -> dict[str, Any]:
+    def annotate_and_show(config: configs.AnnotateConfig) -> AnnotateSummary:
         """Annotate; of a VLM's answers make the sheet on which a person judges them."""
         summary = annotate(config)
         if config.annotator == "vlm" and config.vlm.sheet:

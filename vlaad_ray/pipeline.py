@@ -85,7 +85,7 @@ def run_pipeline(config: PipelineConfig) -> dict[str, Any]:
     summary = {
         "teacher": teacher,
         "student": student,
-        "paired": student["paired"],
+        "paired": student.paired,
         "seconds": seconds,
         **({"rounds": rounds} if rounds else {}),
         **software(),
@@ -143,7 +143,7 @@ def run_round(
     )
     timed(f"round {number}: train", train.train, taught)
     record = {
-        "success_before": seen["success"],
+        "success_before": seen.success,
         "kept": {task: counts.kept for task, counts in collected.tasks.items()},
         "taught_frames": collected.taught_frames,
         "without_teacher": collected.without_teacher,
@@ -156,11 +156,11 @@ def show(summary: dict[str, Any]) -> Table:
     for column in ("policy", "success ever [95 % Wilson]", "after release"):
         table.add_column(column)
     for policy in ("teacher", "student"):
-        success = summary[policy]["success"]
-        table.add_row(policy, format_success(success["ever"]), format_success(success["final"]))
+        success = summary[policy].success
+        table.add_row(policy, format_success(success.ever), format_success(success.final))
     for number, found in enumerate(summary.get("rounds", ()), start=1):
         added = f"then {sum(found['kept'].values())} episodes, {found['taught_frames']} frames of the teacher"
-        table.add_row(f"before round {number}, placements", format_success(found["success_before"]["ever"]), added)
+        table.add_row(f"before round {number}, placements", format_success(found["success_before"].ever), added)
     minutes = ", ".join(f"{name} {seconds / 60:.1f}" for name, seconds in summary["seconds"].items())
     table.caption = f"minutes: {minutes}"
     return table

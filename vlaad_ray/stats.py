@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from vlaad_ray.summaries import Paired, Success
+
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -46,44 +48,36 @@ def mcnemar_exact(b: int, c: int) -> float:
     return min(1.0, 2 * tail / 2**pairs)
 
 
-def success_summary(outcomes: Sequence[bool]) -> dict[str, Any]:
-    """`{"n", "k", "rate", "wilson95": [low, high]}` of a sequence of successes, rates as fractions.
-
-    Raises ValueError for an empty sequence: no trials, no rate.
-    """
+def success_of(outcomes: Sequence[bool]) -> Success:
+    """Of a sequence of trials. Raises ValueError for an empty one: no trials, no rate."""
     n, k = len(outcomes), sum(map(bool, outcomes))
-    low, high = wilson(k, n)
-    return {"n": n, "k": k, "rate": k / n, "wilson95": [low, high]}
+    interval = wilson(k, n)
+    return Success(n, k, k / n, interval)
 
 
-def format_success(summary: Mapping[str, Any]) -> str:
-    """`18/20 = 90.0 % [69.9, 97.2]`, from what `success_summary` returns."""
-    low, high = summary["wilson95"]
-    return f"{summary['k']}/{summary['n']} = {100 * summary['rate']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+def format_success(success: Success) -> str:
+    """`18/20 = 90.0 % [69.9, 97.2]`."""
+    low, high = success.wilson95
+    return f"{success.k}/{success.n} = {100 * success.rate:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def paired(a: Mapping[Key, bool], b: Mapping[Key, bool]) -> dict[str, Any]:
-    """Compare two policies on the trials (keys) both have run.
-
-    Returns `{"n", "both", "only_a", "only_b", "neither", "difference", "mcnemar_p"}`: counts of shared trials,
-    success rate of a minus that of b over them, and the two-sided exact p value. Raises ValueError when no trial is
-    shared.
-    """
+def paired(a: Mapping[Key, bool], b: Mapping[Key, bool]) -> Paired:
+    """Compare two policies on the trials (keys) both have run. Raises ValueError when no trial is shared."""
     shared = a.keys() & b.keys()
     if not shared:
         raise ValueError("the two sets of outcomes share no trial: evaluate both on the same tasks and init states")
     both = sum(bool(a[key] and b[key]) for key in shared)
     only_a = sum(bool(a[key] and not b[key]) for key in shared)
     only_b = sum(bool(b[key] and not a[key]) for key in shared)
-    return {
-        "n": len(shared),
-        "both": both,
-        "only_a": only_a,
-        "only_b": only_b,
-        "neither": len(shared) - both - only_a - only_b,
-        "difference": (only_a - only_b) / len(shared),
-        "mcnemar_p": mcnemar_exact(only_a, only_b),
-    }
+    return Paired(
+        n=len(shared),
+        both=both,
+        only_a=only_a,
+        only_b=only_b,
+        neither=len(shared) - both - only_a - only_b,
+        difference=(only_a - only_b) / len(shared),
+        mcnemar_p=mcnemar_exact(only_a, only_b),
+    )
 
 
 def paired_ratio(a: Mapping[Key, bool], b: Mapping[Key, bool], confidence: float = 0.95) -> dict[str, Any]:
@@ -95,10 +89,10 @@ def paired_ratio(a: Mapping[Key, bool], b: Mapping[Key, bool], confidence: float
     it does not shrink to a point when no pair is discordant.
     """
     counts = paired(a, b)
-    both, only_a, only_b = counts["both"], counts["only_a"], counts["only_b"]
+    both, only_a, only_b = counts.both, counts.only_a, counts.only_b
     n, first, second = both + only_a + only_b, both + only_a, both + only_b
     if not second:
-        return {"n": counts["n"], "ratio": None, "interval95": None}
+        return {"n": counts.n, "ratio": None, "interval95": None}
     discordance = math.sqrt((only_a + only_b + 2) / ((first + 1) * (second + 1)))
     spreads = (math.sqrt((1 - (k + 1) / (n + 2)) / (k + 1)) for k in (first, second))
     z = discordance / sum(spreads) * NormalDist().inv_cdf((1 + confidence) / 2)
@@ -108,7 +102,7 @@ def paired_ratio(a: Mapping[Key, bool], b: Mapping[Key, bool], confidence: float
         return (2 * k + z * z - half) / (2 * (n + z * z)), (2 * k + z * z + half) / (2 * (n + z * z))
 
     (low_a, high_a), (low_b, high_b) = score_interval(first), score_interval(second)
-    return {"n": counts["n"], "ratio": first / second, "interval95": [low_a / high_b, high_a / low_b]}
+    return {"n": counts.n, "ratio": first / second, "interval95": [low_a / high_b, high_a / low_b]}
 
 
 def ratio_interval(counts: Sequence[float], frames: Sequence[float]) -> tuple[float, float] | None:

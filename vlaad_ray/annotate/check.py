@@ -27,6 +27,7 @@ from vlaad_ray.semantics.directions import (
     Displacement,
     Subtask,
 )
+from vlaad_ray.summaries import AnswersAudit, Judged, Steadiness
 
 Verdict = Literal["agree", "contradict", "undecidable"]
 
@@ -94,28 +95,29 @@ def judge_description(description: str, phase: str) -> tuple[Verdict, str]:
     return ("agree" if verb in prompts.verbs(phase) else "contradict"), f"{verb!r} is not part of {phase}"
 
 
-def summarise(audited: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts and rates over all windows. Each row: verdict, parts, phase, suite, task, direction (base frame or None).
+def summarise(audited: Sequence[Mapping[str, Any]]) -> AnswersAudit:
+    """Counts and rates over all windows. Each row: verdict, parts, phase, suite, task, and what `stability` needs.
 
     The rate of agreement leaves out the undecidable; with it goes its 95 % Wilson interval.
     """
     directed = [row for row in audited if "direction" in row["parts"]]
     parts = sorted({part for row in audited for part in row["parts"]})
-    return {
-        **_counts(row["verdict"] for row in audited),
-        "parts": {part: _counts(row["parts"][part] for row in audited if part in row["parts"]) for part in parts},
-        "direction_by_axis": _grouped(directed, _axis, "direction"),
-        "phases": _grouped(audited, lambda row: row["phase"]),
-        "suites": _grouped(audited, lambda row: row["suite"]),
-        "tasks": _grouped(audited, lambda row: f"{row['suite']}/{row['task']}"),
-    }
+    return AnswersAudit(
+        **vars(_counts(row["verdict"] for row in audited)),
+        parts={part: _counts(row["parts"][part] for row in audited if part in row["parts"]) for part in parts},
+        direction_by_axis=_grouped(directed, _axis, "direction"),
+        phases=_grouped(audited, lambda row: row["phase"]),
+        suites=_grouped(audited, lambda row: row["suite"]),
+        tasks=_grouped(audited, lambda row: f"{row['suite']}/{row['task']}"),
+        stability=stability(audited),
+    )
 
 
-def stability(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def stability(rows: Sequence[Mapping[str, Any]]) -> Steadiness:
     """How steady directions are from one window to the next of an episode.
 
     Of the pairs of neighbours between which kinematics turns (or does not), in how many the answer does the same.
-    Rows: episode, direction (None where it was not asked for), truth; in the order of an episode.
+    Rows: episode, direction (base frame; None where it was not asked for), truth; in the order of an episode.
     """
     by_episode: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -123,7 +125,7 @@ def stability(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             by_episode.setdefault(row["episode"], []).append(row)
     pairs = [(a, b) for episode in by_episode.values() for a, b in pairwise(episode)]
     same = sum(_turns(a["direction"], b["direction"]) == _turns(a["truth"], b["truth"]) for a, b in pairs)
-    return {"neighbours": len(pairs), "as_steady_as_kinematics": same}
+    return Steadiness(len(pairs), same)
 
 
 def _signed(value: float, threshold: float) -> Verdict:
@@ -169,7 +171,7 @@ def _turns(a: str, b: str) -> bool:
     return bool((directions.axis_signs(a) != directions.axis_signs(b)).any())
 
 
-def _grouped(rows: Sequence[Mapping[str, Any]], group: Any, part: str | None = None) -> dict[str, dict[str, Any]]:
+def _grouped(rows: Sequence[Mapping[str, Any]], group: Any, part: str | None = None) -> dict[str, Judged]:
     names = sorted({group(row) for row in rows})
     return {
         name: _counts((row["parts"][part] if part else row["verdict"]) for row in rows if group(row) == name)
@@ -177,14 +179,14 @@ def _grouped(rows: Sequence[Mapping[str, Any]], group: Any, part: str | None = N
     }
 
 
-def _counts(verdicts: Iterable[str]) -> dict[str, Any]:
+def _counts(verdicts: Iterable[str]) -> Judged:
     found = list(verdicts)
     agree, contradict = found.count("agree"), found.count("contradict")
     decided = agree + contradict
-    return {
-        "agree": agree,
-        "contradict": contradict,
-        "undecidable": len(found) - decided,
-        "agreement": round(agree / decided, 4) if decided else None,
-        "wilson95": stats.wilson(agree, decided) if decided else None,
-    }
+    return Judged(
+        agree=agree,
+        contradict=contradict,
+        undecidable=len(found) - decided,
+        agreement=round(agree / decided, 4) if decided else None,
+        wilson95=stats.wilson(agree, decided) if decided else None,
+    )

@@ -23,6 +23,7 @@ from vlaad_ray.runtime import cli
 from vlaad_ray.runtime.over_episodes import rows_of
 from vlaad_ray.semantics import directions
 from vlaad_ray.semantics.directions import Subtask
+from vlaad_ray.summaries import Decisions
 from vlaad_ray.types import Annotation
 
 NO_PICTURE = "no readable picture"
@@ -159,10 +160,10 @@ def read_decisions(path: Location | None) -> dict[str, str]:
     return found
 
 
-def count_decisions(decisions: Mapping[str, str], audited: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """How many took effect. Unknown: of requests that are not there any more, as after a change of model or prompts."""
+def count_decisions(decisions: Mapping[str, str], audited: Sequence[Mapping[str, Any]]) -> Decisions:
+    """How many took effect; unknown requests are those of before a change of model or prompts."""
     taken = Counter(row["decision"] for row in audited if row["decision"])
-    return {"accepted": taken["accepted"], "rejected": taken["rejected"], "unknown": len(decisions) - taken.total()}
+    return Decisions(taken["accepted"], taken["rejected"], unknown=len(decisions) - taken.total())
 
 
 def _objection(finding: Finding, decision: str | None) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from vlaad_ray.configs import AnnotateConfig
 from vlaad_ray.semantics import phases
+from vlaad_ray.summaries import Agreed, AnnotatedCounts, AnnotateSummary, Flicker, PhaseAgreement
 from vlaad_ray.types import Annotation, Episode
 
 SHORT_SEGMENT_FRAMES = 5
@@ -34,61 +35,63 @@ def count(episode: Episode, annotation: Annotation, taxonomy: int) -> dict[str, 
     return record
 
 
-def summarise(records: Sequence[dict[str, Any]], config: AnnotateConfig) -> dict[str, Any]:
+def summarise(records: Sequence[dict[str, Any]], config: AnnotateConfig) -> AnnotateSummary:
     """Counts over all episodes, and how far the labels agree with the phases that the teacher states."""
     good = [record for record in records if "error" not in record]
     names = phases.names(config.phases)
     frames = _total(record["frames"] for record in good)
     segments = _total(record["segments"] for record in good)
     suites = sorted({record["suite"] for record in good})
-    return {
-        "annotator": config.annotator,
-        "taxonomy": config.phases,
-        "episodes": {
-            "annotated": sum(not record["skipped"] for record in good),
-            "skipped": sum(record["skipped"] for record in good),
-            "corrupt": len(records) - len(good),
-        },
-        "frames": sum(frames.values()),
-        "frames_per_phase": {name: frames[name] for name in names},
-        "segments": sum(segments.values()),
-        "segments_per_phase": {name: segments[name] for name in names},
-        "transitions": dict(_total(record["transitions"] for record in good).most_common()),
-        "stability": {
-            "segments_per_240_frames": round(240 * sum(segments.values()) / max(1, sum(frames.values())), 2),
-            "short_segments": sum(record["short_segments"] for record in good),
-        },
-        "agreement": {
-            **_agreement(good),
-            "suites": {suite: _agreement([r for r in good if r["suite"] == suite]) for suite in suites},
-            "confusion": _confusion(_total(record["confusion"] for record in good), names),
-        },
-        "errors": [record["error"] for record in records if "error" in record],
-    }
+    return AnnotateSummary(
+        annotator=config.annotator,
+        taxonomy=config.phases,
+        episodes=AnnotatedCounts(
+            annotated=sum(not record["skipped"] for record in good),
+            skipped=sum(record["skipped"] for record in good),
+            corrupt=len(records) - len(good),
+        ),
+        frames=sum(frames.values()),
+        frames_per_phase={name: frames[name] for name in names},
+        segments=sum(segments.values()),
+        segments_per_phase={name: segments[name] for name in names},
+        transitions=dict(_total(record["transitions"] for record in good).most_common()),
+        stability=Flicker(
+            segments_per_240_frames=round(240 * sum(segments.values()) / max(1, sum(frames.values())), 2),
+            short_segments=sum(record["short_segments"] for record in good),
+        ),
+        agreement=PhaseAgreement(
+            **vars(_agreed(good)),
+            suites={suite: _agreed([record for record in good if record["suite"] == suite]) for suite in suites},
+            confusion=_confusion(_total(record["confusion"] for record in good), names),
+        ),
+        errors=tuple(record["error"] for record in records if "error" in record),
+    )
 
 
-def table(summary: dict[str, Any]) -> Table:
+def table(summary: AnnotateSummary) -> Table:
     """Counts a phase, and what the rules call the frames of each phase that the teacher states, in per cent."""
-    agreement, names = summary["agreement"], list(summary["frames_per_phase"])
-    title = f"{summary['episodes']['annotated']} episodes annotated, {summary['episodes']['skipped']} were already"
-    if agreement["frames"]:
-        suites = ", ".join(f"{suite} {100 * value['rate']:.1f}" for suite, value in agreement["suites"].items())
-        title += f"\nteacher (rows) and rules (columns) agree on {100 * agreement['rate']:.1f} % of frames: {suites}"
+    agreement, names = summary.agreement, list(summary.frames_per_phase)
+    title = f"{summary.episodes.annotated} episodes annotated, {summary.episodes.skipped} were already"
+    if agreement.rate is not None:
+        suites = ", ".join(
+            f"{suite} {100 * of.rate:.1f}" for suite, of in agreement.suites.items() if of.rate is not None
+        )
+        title += f"\nteacher (rows) and rules (columns) agree on {100 * agreement.rate:.1f} % of frames: {suites}"
     matrix = Table("phase", title=title, title_justify="left", box=None, pad_edge=False)
     for heading in ("frames", "runs", *(name[:4] for name in names)):
         matrix.add_column(heading, justify="right", no_wrap=True)
     for name in names:
-        row = agreement["confusion"][name]
+        row = agreement.confusion[name]
         total = sum(row.values())
         shares = [f"{100 * row[other] / total:.0f}" if row[other] else "" for other in names]
-        matrix.add_row(name, str(summary["frames_per_phase"][name]), str(summary["segments_per_phase"][name]), *shares)
+        matrix.add_row(name, str(summary.frames_per_phase[name]), str(summary.segments_per_phase[name]), *shares)
     return matrix
 
 
-def _agreement(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def _agreed(records: Iterable[dict[str, Any]]) -> Agreed:
     pairs = _total(record["confusion"] for record in records)
     frames, same = sum(pairs.values()), sum(n for pair, n in pairs.items() if len(set(pair.split(" > "))) == 1)
-    return {"frames": frames, "rate": round(same / frames, 4) if frames else None}
+    return Agreed(frames, round(same / frames, 4) if frames else None)
 
 
 def _confusion(pairs: Counter[str], names: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -10,6 +10,7 @@ import functools
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray.data
@@ -20,13 +21,14 @@ from vlaad_ray.annotate.identity import existing, origin
 from vlaad_ray.configs import AnnotateConfig, Location, UserError
 from vlaad_ray.runtime import cluster, places, record
 from vlaad_ray.runtime.over_episodes import over_episodes
+from vlaad_ray.summaries import AnnotateSummary, VlmSummary
 from vlaad_ray.types import Episode
 
 NAMED_IN_ERROR = 5
 
 
-def annotate(config: AnnotateConfig) -> dict[str, Any]:
-    """Annotate every episode of `config.data` into `config.out`; returns what summary.json holds (docs/phases.md).
+def annotate(config: AnnotateConfig) -> AnnotateSummary:
+    """Annotate every episode of `config.data` into `config.out`; return (and write) the summary, a VLM's with its part.
 
     Raises UserError for an empty dataset, and, after all the others are annotated, when episode files were corrupt or
     no answer of a VLM was usable.
@@ -45,19 +47,18 @@ def annotate(config: AnnotateConfig) -> dict[str, Any]:
     if config.annotator == "rules":
         summary = records.summarise(annotate_by_rules(paths, config), config)
     else:
-        counted, asked = vlm.annotate_by_vlm(paths, config)
-        summary = {**records.summarise(counted, config), **asked}
-    summary["seconds"] = round(time.monotonic() - began, 2)
-    store.write_json(config.out / "summary.json", summary)
-    if summary["errors"]:
-        shown = "; ".join(summary["errors"][:NAMED_IN_ERROR])
-        more = f"; and {len(summary['errors']) - NAMED_IN_ERROR} more, see summary.json"
+        summary = vlm.annotate_by_vlm(paths, config)
+    summary = replace(summary, seconds=round(time.monotonic() - began, 2))
+    store.write_summary(config.out, summary)
+    if summary.errors:
+        shown = "; ".join(summary.errors[:NAMED_IN_ERROR])
+        more = f"; and {len(summary.errors) - NAMED_IN_ERROR} more, see summary.json"
         raise UserError(
-            f"{len(summary['errors'])} of {len(paths)} episode files could not be annotated (the others were): "
-            f"{shown}{more if len(summary['errors']) > NAMED_IN_ERROR else ''}"
+            f"{len(summary.errors)} of {len(paths)} episode files could not be annotated (the others were): "
+            f"{shown}{more if len(summary.errors) > NAMED_IN_ERROR else ''}"
         )
-    if summary.get("failure"):
-        raise UserError(summary["failure"])
+    if isinstance(summary, VlmSummary) and summary.failure is not None:
+        raise UserError(summary.failure)
     return summary
 
 

@@ -58,7 +58,9 @@ from vlaad_ray.configs.places import (
     places_of,
 )
 from vlaad_ray.configs.records import (
+    absent,
     read_record,
+    write_record,
 )
 from vlaad_ray.configs.stages import (
     AnnotateConfig,
@@ -138,6 +140,7 @@ __all__ = [
     "TuningConfig",
     "UserError",
     "VlmConfig",
+    "absent",
     "check_bounds",
     "config_hash",
     "content",
@@ -151,5 +154,6 @@ __all__ = [
     "users_errors",
     "what_a_checkpoint_is",
     "with_packages",
+    "write_record",
     "writing",
 ]

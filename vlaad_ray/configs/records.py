@@ -1,4 +1,4 @@
-"""Dataclasses out of JSON: what a checkpoint, an export or a stage's summary says."""
+"""Dataclasses out of JSON and into it: what a checkpoint, an export or a stage's summary says."""
 
 from __future__ import annotations
 
@@ -11,6 +11,19 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from vlaad_ray.configs.errors import UserError
 
 Record = TypeVar("Record")
+_ABSENT = "absent"
+
+
+def absent() -> Any:
+    """A field that is None where there is nothing to say, and then no key of the JSON."""
+    return dataclasses.field(default=None, metadata={_ABSENT: True})
+
+
+def write_record(record: Any) -> dict[str, Any]:
+    """What JSON holds of a dataclass: its fields by name, values as they are."""
+    values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    missing = {field.name for field in dataclasses.fields(record) if _ABSENT in field.metadata}
+    return {name: value for name, value in values.items() if value is not None or name not in missing}
 
 
 def read_record(kind: type[Record], content: Any, source: str, remedy: str) -> Record:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from vlaad_ray import store
 from vlaad_ray.configs import Location, UserError
-from vlaad_ray.stats import paired, success_summary
+from vlaad_ray.stats import paired, success_of
+from vlaad_ray.summaries import Comparison, Successes, TaskSuccesses
 from vlaad_ray.types import Outcome
 
 KINDS = ("ever", "final")
@@ -20,36 +20,31 @@ def succeeded(outcome: Outcome, kind: str) -> bool:
     return outcome.success_ever if kind == "ever" else outcome.success_final
 
 
-def summarise(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Success "ever" and "final" over all and by task, length of episodes, gripper flips where they were counted."""
+def success(outcomes: Sequence[Outcome]) -> Successes:
+    """Over all of them. Raises ValueError for none."""
+    return Successes(**{kind: success_of([succeeded(outcome, kind) for outcome in outcomes]) for kind in KINDS})
 
-    def success(of: Sequence[Outcome]) -> dict[str, Any]:
-        return {kind: success_summary([succeeded(outcome, kind) for outcome in of]) for kind in KINDS}
 
-    tasks = sorted({outcome.task for outcome in outcomes})
+def by_task(outcomes: Sequence[Outcome]) -> dict[str, TaskSuccesses]:
+    """Number of a task, as text, -> its successes."""
+    apart: dict[int, list[Outcome]] = {task: [] for task in sorted({outcome.task for outcome in outcomes})}
+    for outcome in outcomes:
+        apart[outcome.task].append(outcome)
     return {
-        "success": success(outcomes),
-        "tasks": {
-            str(task): {
-                **success(mine := [outcome for outcome in outcomes if outcome.task == task]),
-                "instruction": mine[0].instruction,
-            }
-            for task in tasks
-        },
-        **flips(outcomes),
-        "steps_mean": sum(outcome.steps for outcome in outcomes) / len(outcomes),
+        str(task): TaskSuccesses(**vars(success(own)), instruction=own[0].instruction) for task, own in apart.items()
     }
 
 
-def flips(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """How often grippers turned; nothing of robots without one."""
+def flips(outcomes: Sequence[Outcome]) -> tuple[float | None, float | None]:
+    """How often grippers turned in FLIP_WINDOW steps, and in an episode; None where that is not known of all."""
     if not all("gripper_flips" in outcome.metrics for outcome in outcomes):
-        return {}
+        return None, None
     turned = sum(outcome.metrics["gripper_flips"] for outcome in outcomes)
-    return {
-        "gripper_flips_per_240": FLIP_WINDOW * turned / sum(outcome.recorded_steps for outcome in outcomes),
-        "gripper_flips_per_episode": turned / len(outcomes),
-    }
+    return FLIP_WINDOW * turned / sum(outcome.recorded_steps for outcome in outcomes), turned / len(outcomes)
+
+
+def steps_mean(outcomes: Sequence[Outcome]) -> float:
+    return sum(outcome.steps for outcome in outcomes) / len(outcomes)
 
 
 def read_results(out: Location) -> list[Outcome]:
@@ -60,8 +55,8 @@ def read_results(out: Location) -> list[Outcome]:
     return outcomes
 
 
-def compare(a: Iterable[Outcome], b: Iterable[Outcome]) -> dict[str, Any]:
-    """Paired comparison of two evaluations on the starts that both have run, for both kinds of success."""
+def compare(a: Iterable[Outcome], b: Iterable[Outcome], baseline: str | None = None) -> Comparison:
+    """Paired comparison on the starts that both have run, for both kinds of success. `baseline`: where `b` is."""
     own, other = list(a), list(b)
 
     def by_start(outcomes: Sequence[Outcome], kind: str) -> dict[tuple[str, int, str], bool]:
@@ -69,4 +64,5 @@ def compare(a: Iterable[Outcome], b: Iterable[Outcome]) -> dict[str, Any]:
 
     if not by_start(own, "ever").keys() & by_start(other, "ever").keys():
         raise UserError("--compare-to: the two evaluations share no task and init state; run both on the same ones")
-    return {kind: paired(by_start(own, kind), by_start(other, kind)) for kind in KINDS}
+    pairs = {kind: paired(by_start(own, kind), by_start(other, kind)) for kind in KINDS}
+    return Comparison(pairs["ever"], pairs["final"], baseline)

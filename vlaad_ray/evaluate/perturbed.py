@@ -20,6 +20,7 @@ from vlaad_ray.evaluate.stage import evaluate
 from vlaad_ray.runtime import cli
 from vlaad_ray.runtime.record import begin, files_in, software, write_run_record
 from vlaad_ray.stats import format_success, paired
+from vlaad_ray.summaries import Comparison, EvalSummary
 from vlaad_ray.teachers import TEACHERS
 from vlaad_ray.types import Outcome
 
@@ -122,29 +123,33 @@ def baseline(config: EvalConfig, suite: str) -> Location | None:
     if config.compare_to is None:
         return None
     for place in (config.compare_to / suite, config.compare_to):
-        summary = place / "summary.json"
-        if summary.exists() and store.read_json(summary)["suite"] == suite:
+        summary = store.read_summary(place, EvalSummary)
+        if summary is not None and summary.suite == suite:
             return place
     return None
 
 
-def row(config: EvalConfig, suite: str, summary: dict[str, Any]) -> dict[str, Any]:
+def row(config: EvalConfig, suite: str, summary: EvalSummary) -> dict[str, Any]:
     """What is said of one suite, from its evaluation's summary and outcomes."""
-    said: dict[str, Any] = {name: summary[name] for name in ("policy", "init_states", "success", "warnings")}
-    said["tasks"] = sorted(map(int, summary["tasks"]))
+    said: dict[str, Any] = {
+        "policy": summary.policy,
+        "init_states": summary.init_states,
+        "success": summary.success,
+        "warnings": summary.warnings,
+        "tasks": sorted(map(int, summary.tasks)),
+    }
     if suite != config.suite:
         own, parents = read_results(config.out / suite), read_results(config.out / config.suite)
         said["against_parent"] = against_parent(find_suite(suite), own, parents)
-    if "paired" in summary:
-        place = baseline(config, suite)
-        assert place is not None
-        other = store.read_json(place / "summary.json")
-        said["baseline"] = {"policy": other["policy"], "success": other["success"]}
-        said["paired"] = summary["paired"]
+    place = baseline(config, suite)
+    other = store.read_summary(place, EvalSummary) if place is not None else None
+    if summary.paired is not None and other is not None:
+        said["baseline"] = {"policy": other.policy, "success": other.success}
+        said["paired"] = summary.paired
     return said
 
 
-def against_parent(suite: Suite, own: Sequence[Outcome], parents: Sequence[Outcome]) -> dict[str, Any] | None:
+def against_parent(suite: Suite, own: Sequence[Outcome], parents: Sequence[Outcome]) -> Comparison | None:
     """Paired comparison of a variant with its parent, over equal tasks and numbers of init states; None: none are.
 
     The states of one number are mostly two draws from the same layout, not the same scene. McNemar's test holds, since
@@ -161,7 +166,7 @@ def against_parent(suite: Suite, own: Sequence[Outcome], parents: Sequence[Outco
         if not of_variant.keys() & of_parent.keys():
             return None
         kinds[kind] = paired(of_variant, of_parent)
-    return kinds
+    return Comparison(kinds["ever"], kinds["final"])
 
 
 def show_family(summary: dict[str, Any]) -> Table:
@@ -174,10 +179,10 @@ def show_family(summary: dict[str, Any]) -> Table:
         table.add_column(column, overflow="fold")  # suites of one family differ in how their long names end
     for suite, said in rows.items():
         success = said["success"]
-        cells = [suite, format_success(success["ever"]), format_success(success["final"])]
+        cells = [suite, format_success(success.ever), format_success(success.final)]
         cells.append(difference(said.get("against_parent")))
         if others:
-            cells.append(format_success(said["baseline"]["success"]["ever"]) if "baseline" in said else "")
+            cells.append(format_success(said["baseline"]["success"].ever) if "baseline" in said else "")
             cells.append(difference(said.get("paired")))
         table.add_row(*cells)
     if summary["left_out"]:
@@ -185,9 +190,9 @@ def show_family(summary: dict[str, Any]) -> Table:
     return table
 
 
-def difference(pairs: dict[str, Any] | None) -> str:
+def difference(pairs: Comparison | None) -> str:
     """`-12.0 points of 50, p = 0.031`; nothing without pairs."""
     if pairs is None:
         return ""
-    pair = pairs["ever"]
-    return f"{100 * pair['difference']:+.1f} points of {pair['n']}, p = {pair['mcnemar_p']:.3f}"
+    pair = pairs.ever
+    return f"{100 * pair.difference:+.1f} points of {pair.n}, p = {pair.mcnemar_p:.3f}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from rich.markup import escape
@@ -23,7 +23,7 @@ from vlaad_ray.configs import (
 )
 from vlaad_ray.envs import check_starts, find_suite
 from vlaad_ray.evaluate.metrics import find_metrics
-from vlaad_ray.evaluate.outcomes import compare, read_results, summarise
+from vlaad_ray.evaluate.outcomes import by_task, compare, flips, read_results, steps_mean, success
 from vlaad_ray.evaluate.policies import find_policy
 from vlaad_ray.evaluate.videos import choose, file_name, store_video
 from vlaad_ray.rollout.episode import EpisodeSpec
@@ -34,6 +34,7 @@ from vlaad_ray.rollout.students import on_device
 from vlaad_ray.runtime import cli, places
 from vlaad_ray.runtime.record import begin, files_in, software, write_run_record
 from vlaad_ray.stats import format_success
+from vlaad_ray.summaries import EvalSummary
 from vlaad_ray.teachers import TEACHERS
 from vlaad_ray.types import EpisodeKey, InitState, LocalPolicy, Outcome, SharedPolicy
 
@@ -41,7 +42,7 @@ CONTENT_VERSION = 2
 """Raise it when the same checkpoint and settings would act otherwise, so that old outcomes are not taken for new."""
 
 
-def evaluate(config: EvalConfig) -> dict[str, Any]:
+def evaluate(config: EvalConfig) -> EvalSummary:
     """Complete the evaluation that `config` describes; return (and write) its summary."""
     student = None if config.policy in TEACHERS else location(config.policy)
     reads = {"--policy": student, **files_in(config.teacher_config), "--compare-to": config.compare_to}
@@ -73,7 +74,7 @@ def evaluated(
     specs: Sequence[EpisodeSpec],
     baseline: Sequence[Outcome] | None,
     warnings: list[str],
-) -> dict[str, Any]:
+) -> EvalSummary:
     """Run what is missing of the episodes, film some of them; return (and write) the summary."""
     there = store.read_outcomes(config.out, Outcome)
     todo = [spec for spec in specs if spec.key.name not in there]
@@ -94,46 +95,53 @@ def evaluated(
             f"{len(lost)} of {len(specs)} episodes lost their simulator {config.fleet.max_retries + 1} times "
             f"(first: {lost[0]}); no rate is reported; rerun the same command to try again"
         )
-    summary = {**facts(config, policy), **summarise(list(results.values())), **cost(report), "warnings": warnings}
-    if baseline is not None:
-        summary["paired"] = {**compare(results.values(), baseline), "baseline": str(config.compare_to)}
     filmed = choose(specs, results, config.videos)
-    summary |= {**software(), "episodes": list(results), "videos": paths_of(config, filmed)}
-    store.write_json(config.out / "summary.json", summary)  # before the videos, which are no part of the results
+    summary = replace(
+        summarise(config, policy, results, report),
+        warnings=tuple(warnings),
+        paired=compare(results.values(), baseline, str(config.compare_to)) if baseline is not None else None,
+        videos=paths_of(config, filmed),
+    )
+    store.write_summary(config.out, summary)  # before the videos, which are no part of the results
     for name, trouble in film(config, fleet, filmed).items():
         warnings.append(f"no video of {name}: {trouble}")
         cli.console.print(f"[yellow]warning:[/] {escape(warnings[-1])}")
-    summary["videos"] = paths_of(config, filmed)
-    store.write_json(config.out / "summary.json", summary)
+    summary = replace(summary, warnings=tuple(warnings), videos=paths_of(config, filmed))
+    store.write_summary(config.out, summary)
     return summary
 
 
-def facts(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> dict[str, Any]:
-    """What was evaluated, and how."""
+def summarise(
+    config: EvalConfig, policy: LocalPolicy | SharedPolicy, results: Mapping[str, Outcome], report: FleetReport
+) -> EvalSummary:
+    """What was evaluated and how, what came of it, and what this run took: nothing where all was there already."""
     of_student, suite = config.policy not in TEACHERS, find_suite(config.suite)
-    actuation = asdict(config.actuation)
-    return {
-        "policy": policy.name,
-        "checkpoint": config.policy if of_student else None,
-        "suite": config.suite,
-        "init_states": config.init_states,
-        "placements": config.placements,
-        "seed": config.seed,
-        "execute": policy.settings.get("execute"),
-        **(actuation if of_student else dict.fromkeys(actuation)),
-        "ensemble": policy.settings.get("ensemble"),
-        "budget": config.budget or suite.budget,
-        "render": suite.images(config.env).render,
-    }
-
-
-def cost(report: FleetReport) -> dict[str, Any]:
-    """What this run took: nothing where all was there already."""
-    return {
-        "retried": report.retried,
-        "seconds": report.seconds,
-        "steps_per_second": report.steps / report.seconds if report.steps else 0.0,
-    }
+    acts: Mapping[str, Any] = policy.settings
+    outcomes = list(results.values())
+    per_240, per_episode = flips(outcomes)
+    return EvalSummary(
+        policy=policy.name,
+        checkpoint=config.policy if of_student else None,
+        suite=config.suite,
+        init_states=config.init_states,
+        placements=config.placements,
+        seed=config.seed,
+        execute=acts.get("execute"),
+        **(vars(config.actuation) if of_student else {}),
+        ensemble=acts.get("ensemble"),
+        budget=config.budget or suite.budget,
+        render=suite.images(config.env).render,
+        success=success(outcomes),
+        tasks=by_task(outcomes),
+        gripper_flips_per_240=per_240,
+        gripper_flips_per_episode=per_episode,
+        steps_mean=steps_mean(outcomes),
+        retried=report.retried,
+        seconds=report.seconds,
+        steps_per_second=report.steps / report.seconds if report.steps else 0.0,
+        episodes=tuple(results),
+        **software(),
+    )
 
 
 def film(config: EvalConfig, fleet: Fleet, specs: Sequence[EpisodeSpec]) -> dict[str, str]:
@@ -149,10 +157,10 @@ def film(config: EvalConfig, fleet: Fleet, specs: Sequence[EpisodeSpec]) -> dict
     return failed | dict.fromkeys(report.lost, "its simulator was lost too often")
 
 
-def paths_of(config: EvalConfig, specs: Sequence[EpisodeSpec]) -> list[str]:
+def paths_of(config: EvalConfig, specs: Sequence[EpisodeSpec]) -> tuple[str, ...]:
     """The videos that there are of these episodes, from `out`."""
     there = {path.name for path in files.children(config.out / "videos", ".mp4")}
-    return [f"videos/{name}" for name in map(file_name, specs) if name in there]
+    return tuple(f"videos/{name}" for name in map(file_name, specs) if name in there)
 
 
 def plan_episodes(config: EvalConfig, policy: LocalPolicy | SharedPolicy) -> list[EpisodeSpec]:
@@ -204,21 +212,21 @@ def check_training(specs: Sequence[EpisodeSpec], training: Mapping[str, Any]) ->
     return [f"{len(seen)} of {len(specs)} episodes start from init states that the student was trained on"]
 
 
-def show(summary: dict[str, Any]) -> Table:
-    table = Table(title=f"{summary['policy']} on {summary['suite']}, {summary['budget']} steps", title_justify="left")
+def show(summary: EvalSummary) -> Table:
+    table = Table(title=f"{summary.policy} on {summary.suite}, {summary.budget} steps", title_justify="left")
     for column in ("task", "success ever", "after release", "instruction"):
         table.add_column(column)
-    for task, entry in summary["tasks"].items():
-        table.add_row(task, format_success(entry["ever"]), format_success(entry["final"]), entry["instruction"])
-    total = summary["success"]
+    for task, of in summary.tasks.items():
+        table.add_row(task, format_success(of.ever), format_success(of.final), of.instruction)
+    total = summary.success
     table.add_section()
-    table.add_row("all", format_success(total["ever"]), format_success(total["final"]), "k/n = rate [95 % Wilson]")
-    if "paired" in summary:
-        pair = summary["paired"]["ever"]
+    table.add_row("all", format_success(total.ever), format_success(total.final), "k/n = rate [95 % Wilson]")
+    if summary.paired is not None:
+        pair = summary.paired.ever
         table.add_row(
             "paired",
-            f"{100 * pair['difference']:+.1f} points, p = {pair['mcnemar_p']:.3f}",
+            f"{100 * pair.difference:+.1f} points, p = {pair.mcnemar_p:.3f}",
             "",
-            f"against {summary['paired']['baseline']}",
+            f"against {summary.paired.baseline}",
         )
     return table

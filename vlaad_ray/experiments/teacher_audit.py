@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.markup import escape
 
 from vlaad_ray import collect, report, store
@@ -12,10 +10,11 @@ from vlaad_ray.envs import find_suite
 from vlaad_ray.quality.stage import audit
 from vlaad_ray.runtime import cli, places
 from vlaad_ray.runtime.record import begin
+from vlaad_ray.summaries import AuditSummary
 from vlaad_ray.teachers import find_teacher
 
 
-def run_audit(config: AuditConfig) -> dict[str, Any]:
+def run_audit(config: AuditConfig) -> AuditSummary:
     """Collect if a teacher is to be audited; audit; draw the page."""
     begin(config.out, config, {"--data": config.data})
     if (config.data is None) == (config.teacher is None):
@@ -23,7 +22,7 @@ def run_audit(config: AuditConfig) -> dict[str, Any]:
     places.check(config)
     paths = store.list_episodes(config.data) if config.data is not None else live_episodes(config)
     summary = audit(config, paths)
-    for line in summary["verdict"]:
+    for line in summary.verdict:
         cli.console.print(f"[bold]{escape(line)}[/]")
     cli.console.print(f"Page: {report.write_noise(config.out)}")
     return summary

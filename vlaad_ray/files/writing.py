@@ -16,12 +16,13 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
 from upath import UPath
 
-from vlaad_ray.configs import Location, writing
+from vlaad_ray.configs import Location, write_record, writing
 from vlaad_ray.files.remote import asking
 
 
@@ -104,11 +105,15 @@ def filling(place: Location, marker: str) -> Iterator[Path]:
 
 
 def write_json(place: Location, value: Any) -> Location:
-    """Raises ValueError for NaN and infinity, which JSON does not have."""
-    text = json.dumps(value, indent=2, default=str, allow_nan=False) + "\n"
+    """Dataclasses become objects. Raises ValueError for NaN and infinity, which JSON does not have."""
+    text = json.dumps(value, indent=2, default=_plain, allow_nan=False) + "\n"
     with replacing(place) as temporary:
         temporary.write_text(text)
     return place
+
+
+def _plain(value: Any) -> Any:
+    return write_record(value) if is_dataclass(value) else str(value)
 
 
 def remove_tree(place: Location) -> None:

@@ -9,7 +9,7 @@ import functools
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import ray.data
 
@@ -19,10 +19,11 @@ from vlaad_ray.quality.measure import audit_episode
 from vlaad_ray.quality.summary import episode_line, good_records, summarise
 from vlaad_ray.runtime import cluster, record
 from vlaad_ray.runtime.over_episodes import over_episodes
+from vlaad_ray.summaries import AuditSummary
 
 
-def audit(config: AuditConfig, paths: Sequence[Location]) -> dict[str, Any]:
-    """Measure the episode files at `paths`; return (and write) what summary.json holds (docs/noise.md).
+def audit(config: AuditConfig, paths: Sequence[Location]) -> AuditSummary:
+    """Measure the episode files at `paths`; return (and write) the summary (docs/noise.md).
 
     Unreadable files are counted and named in the summary. Raises UserError when no file can be read.
     """
@@ -38,13 +39,12 @@ def audit(config: AuditConfig, paths: Sequence[Location]) -> dict[str, Any]:
     records.sort(key=lambda record: record["path"])
     if all("error" in record for record in records):
         raise UserError(f"none of the {len(records)} episode files can be read; the first: {records[0]['error']}")
-    summary = summarise(records, config)
-    summary["seconds"] = round(time.monotonic() - began, 2)
+    summary = replace(summarise(records, config), seconds=round(time.monotonic() - began, 2))
     store.write_json(config.out / "episodes.json", [episode_line(record) for record in good_records(records)])
-    store.write_json(config.out / "summary.json", summary)
-    if config.repair is not None:
+    store.write_summary(config.out, summary)
+    if config.repair is not None and summary.repair is not None:
         record.write_run_record(config.repair, config)
-        store.write_json(config.repair / "summary.json", {**summary["repair"], **record.software()})
+        store.write_json(config.repair / "summary.json", {**vars(summary.repair), **record.software()})
     return summary
 
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+
+from vlaad_ray.summaries import Success
 
 PHASE_COLOURS = {
     # The nine, at least 20 CIE Lab units apart for normal sight, deuteranopia, protanopia and tritanopia alike.
@@ -150,11 +151,11 @@ def y_axis(frame: Frame, at: Sequence[float], label: str, percent: bool = False)
     ]
 
 
-def interval(summary: Mapping[str, Any], css: str) -> str:
+def interval(success: Success, css: str) -> str:
     """A success rate as a dot on a 0-100 % line, its 95 % interval as a bar. Same scale in every row of a table."""
     width, height = 170.0, 18.0
     frame = Frame(6, width - 6, 0, height, (0.0, 1.0), (0.0, 1.0))
-    rate, (low, high) = summary["rate"], summary["wilson95"]
+    rate, (low, high) = success.rate, success.wilson95
     parts = [line(frame.x(share), 2, frame.x(share), height - 2) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
     parts.append(f'<line x1="{frame.x(low):.1f}" y1="9" x2="{frame.x(high):.1f}" y2="9" class="interval {css}"/>')
     parts.append(f'<circle cx="{frame.x(rate):.1f}" cy="9" r="4.5" class="{css}"/>')

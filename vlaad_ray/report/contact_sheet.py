@@ -65,9 +65,9 @@ def write_contact_sheet(annotations: Location, data: Location, count: int, seed:
     others = [row for row in drawn if row["request"] not in above]
     cards = [_card(shown, shown.row["request"] in sampled) for shown in gather(annotations, data, [*worst, *others])]
     content = page.document(
-        f"Contact sheet: {found['model']}",
+        f"Contact sheet: {found.model}",
         [
-            f"<header><h1>Contact sheet: answers of {escape(found['model'])}</h1></header>",
+            f"<header><h1>Contact sheet: answers of {escape(found.model)}</h1></header>",
             page.section(
                 "The audit in numbers",
                 f"`summary.json`, written by `jobs/annotate.py`. {answers.SOURCE}",

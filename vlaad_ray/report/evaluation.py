@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from html import escape
-from typing import Any
 
 from vlaad_ray import files, store
 from vlaad_ray.configs import Location
 from vlaad_ray.report import charts, page
 from vlaad_ray.report.records import EVALUATIONS, evaluations
 from vlaad_ray.stats import format_success
+from vlaad_ray.summaries import EvalSummary, TaskSuccesses
 
 PAGE_VIDEO_BYTES = 12_000_000
 """Videos embedded in one page, at most; those beyond are linked."""
 VIDEOS_A_GROUP = 6
-HELD = {"ever": "success", "final": "success after release"}
+HELD = ("success", "success after release")
 
 
 def headline(run: Location) -> str:
@@ -25,35 +25,35 @@ def headline(run: Location) -> str:
         return f'{title}<p class="headline">No student has been evaluated yet.</p>{_policies(found)}</header>'
     student = found["student"]
     said = [
-        f'<b class="student">Student: {format_success(student["success"]["ever"])}</b> on held-out starts of '
-        f"{escape(student['suite'])} (init states {escape(str(student['init_states']))}, "
-        f"{len(student['tasks'])} task{'s' if len(student['tasks']) > 1 else ''})"
+        f'<b class="student">Student: {format_success(student.success.ever)}</b> on held-out starts of '
+        f"{escape(student.suite)} (init states {escape(str(student.init_states))}, "
+        f"{len(student.tasks)} task{'s' if len(student.tasks) > 1 else ''})"
     ]
     if "teacher" in found:
-        said.append(f'<b class="teacher">teacher: {format_success(found["teacher"]["success"]["ever"])}</b>')
+        said.append(f'<b class="teacher">teacher: {format_success(found["teacher"].success.ever)}</b>')
     lines = f'<p class="headline">{"; ".join(said)}.</p>'
-    if "paired" in student:
-        pair = student["paired"]["ever"]
+    if student.paired is not None:
+        pair = student.paired.ever
         lines += (
-            f"<p>On the {pair['n']} starts that both ran, {pair['both']} succeeded for both, {pair['only_a']} for the "
-            f"student only, {pair['only_b']} for the teacher only, {pair['neither']} for neither: "
-            f"{100 * pair['difference']:+.1f} points, exact McNemar p = {pair['mcnemar_p']:.3g} (two-sided).</p>"
+            f"<p>On the {pair.n} starts that both ran, {pair.both} succeeded for both, {pair.only_a} for the "
+            f"student only, {pair.only_b} for the teacher only, {pair.neither} for neither: "
+            f"{100 * pair.difference:+.1f} points, exact McNemar p = {pair.mcnemar_p:.3g} (two-sided).</p>"
         )
-    warnings = "".join(f'<p class="warning">{escape(text)}</p>' for text in student.get("warnings", ()))
+    warnings = "".join(f'<p class="warning">{escape(text)}</p>' for text in student.warnings)
     return f"{title}{lines}{warnings}{_policies(found)}</header>"
 
 
-def _policies(found: Mapping[str, Mapping[str, Any]]) -> str:
+def _policies(found: Mapping[str, EvalSummary]) -> str:
     if not found:
         return ""
     rows = [
         [
             f'<b class="{who}">{who}</b>',
-            escape(each["policy"]),
-            format_success(each["success"]["ever"]),
-            format_success(each["success"]["final"]),
-            f"{each['steps_mean']:.0f} of {each['budget']}",
-            f"{each['gripper_flips_per_240']:.1f}" if "gripper_flips_per_240" in each else "no gripper",
+            escape(each.policy),
+            format_success(each.success.ever),
+            format_success(each.success.final),
+            f"{each.steps_mean:.0f} of {each.budget}",
+            "no gripper" if each.gripper_flips_per_240 is None else f"{each.gripper_flips_per_240:.1f}",
         ]
         for who, each in found.items()
     ]
@@ -72,23 +72,22 @@ def success_by_task(run: Location) -> str:
     found = evaluations(run)
     if not found:
         return page.section(title, source, page.not_run("jobs/eval.py"))
-    tasks = sorted({task for each in found.values() for task in each["tasks"]}, key=int)
+    tasks = sorted({task for each in found.values() for task in each.tasks}, key=int)
     rows = []
     for task in tasks:
-        for row, (who, each) in enumerate(item for item in found.items() if task in item[1]["tasks"]):
-            entry = each["tasks"][task]
+        for row, (who, each) in enumerate(item for item in found.items() if task in item[1].tasks):
+            entry = each.tasks[task]
             cells = [f"<b>{task}</b>" if row == 0 else "", f'<span class="{who}">{who}</span>']
             cells += _success_cells(entry, who)
-            rows.append([*cells, escape(entry.get("instruction", "")) if row == 0 else ""])
-    header = ["task", "", *(cell for name in HELD.values() for cell in (name, "")), "instruction"]
+            rows.append([*cells, escape(entry.instruction) if row == 0 else ""])
+    header = ["task", "", *(cell for name in HELD for cell in (name, "")), "instruction"]
     return page.section(title, source, page.table(header, rows, css="described"))
 
 
-def _success_cells(entry: Mapping[str, Any], who: str) -> Iterator[str]:
-    for name in HELD:
-        summary = entry[name]
-        yield charts.interval(summary, who)
-        yield f"{summary['k']}/{summary['n']}"
+def _success_cells(of: TaskSuccesses, who: str) -> Iterator[str]:
+    for success in (of.ever, of.final):
+        yield charts.interval(success, who)
+        yield f"{success.k}/{success.n}"
 
 
 def starts(run: Location) -> str:

@@ -12,7 +12,7 @@ from vlaad_ray.configs import Location
 from vlaad_ray.report import answers, charts, page
 from vlaad_ray.report.charts import PHASE_COLOURS, SERIES_COLOURS, Series
 from vlaad_ray.report.records import EVALUATIONS, metrics, summary
-from vlaad_ray.types import CollectSummary, TrainSummary
+from vlaad_ray.summaries import AnnotateSummary, CollectSummary, TrainSummary
 
 ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 SPLITS = {"train": False, "validation": True}
@@ -23,7 +23,7 @@ def counts(run: Location) -> str:
     title = "Counts"
     source = "`data/summary.json`, `annotations/summary.json`, `train/summary.json`"
     collected = store.read_summary(run / "data", CollectSummary)
-    annotated = summary(run / "annotations" / "summary.json", "episodes", "frames", "segments", "annotator", "taxonomy")
+    annotated = store.read_summary(run / "annotations", AnnotateSummary)
     trained = store.read_summary(run / "train", TrainSummary)
     rows = []
     if collected:
@@ -31,8 +31,8 @@ def counts(run: Location) -> str:
         speed = f", {collected.steps_per_second:.1f} steps/s" if collected.steps_per_second else ""
         rows.append(["episodes", f"{episodes}; {collected.frames:,} frames kept{speed}"])
     if annotated:
-        labels = f"{annotated['frames']:,} frames in {annotated['segments']:,} segments"
-        rows.append(["annotations", f"{labels}, by {escape(annotated['annotator'])}, {annotated['taxonomy']} phases"])
+        labels = f"{annotated.frames:,} frames in {annotated.segments:,} segments"
+        rows.append(["annotations", f"{labels}, by {escape(annotated.annotator)}, {annotated.taxonomy} phases"])
     if trained:
         split = ", ".join(f"{number} {name}" for name, number in vars(trained.episodes).items())
         work = f"{trained.epochs} epochs, {trained.steps:,} steps, {trained.samples_per_second:.0f} samples/s"
@@ -53,25 +53,25 @@ def seconds(run: Location) -> str:
 
 def phases(run: Location) -> str:
     title, source = "Frames by phase", "`annotations/summary.json`, written by `jobs/annotate.py`"
-    found = summary(run / "annotations" / "summary.json", "frames_per_phase", "agreement")
+    found = store.read_summary(run / "annotations", AnnotateSummary)
     if found is None:
         return page.section(title, source, page.not_run("jobs/annotate.py"))
-    body = page.bars(found["frames_per_phase"], "frames", PHASE_COLOURS)
-    agreement = found["agreement"]
-    if agreement["frames"]:
+    body = page.bars(found.frames_per_phase, "frames", PHASE_COLOURS)
+    agreement = found.agreement
+    if agreement.rate is not None:
         body += (
             "<h3>Against the phases that the teacher states</h3>"
-            f"<p>{100 * agreement['rate']:.1f} % of {agreement['frames']:,} frames agree. Rows: the teacher's phase; "
+            f"<p>{100 * agreement.rate:.1f} % of {agreement.frames:,} frames agree. Rows: the teacher's phase; "
             "columns: the annotation, in per cent of the row.</p>"
-        ) + _confusion(agreement["confusion"])
+        ) + _confusion(agreement.confusion)
     return page.section(title, source, body)
 
 
 def vlm(run: Location) -> str:
     """What the audit says of a VLM's answers; nothing where the rules annotated alone."""
     folder = run / "annotations"
-    found = summary(folder / "summary.json", "annotator")
-    if found is None or found["annotator"] == "rules":
+    found = store.read_summary(folder, AnnotateSummary)
+    if found is None or found.annotator == "rules":
         return ""
     source = "`annotations/summary.json`, written by `jobs/annotate.py --annotator vlm`. " + answers.SOURCE
     body = answers.figures(answers.read(folder))

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
 from vlaad_ray import store
-from vlaad_ray.configs import Location, location
+from vlaad_ray.configs import Location, UserError, location, read_record
 from vlaad_ray.report import charts, page
 from vlaad_ray.report.charts import Frame, Series
 from vlaad_ray.semantics import phases, smoothness
+from vlaad_ray.summaries import AuditSummary, EpisodeNoise, Noise
 
 BINS = (0.0, 0.002, 0.01, 0.02, 0.05, 0.1, 0.2, 1.0)
 """Edges of the histogram of episodes by their share of self-revoked targets."""
@@ -22,41 +22,46 @@ WIDTH, LEFT, RIGHT = 1040.0, 76.0, 1030.0
 
 def sections(out: Location) -> list[str]:
     """From OUT/summary.json and OUT/episodes.json, as jobs/audit.py wrote them."""
-    summary, episodes = store.read_json(out / "summary.json"), store.read_json(out / "episodes.json")
-    counted = summary["episodes"]
-    head = f"<h1>Noise in {escape(summary['source'])}</h1>"
-    head += "".join(f'<p class="headline">{escape(line)}</p>' for line in summary["verdict"])
+    summary = store.read_summary(out, AuditSummary)
+    if summary is None:
+        raise UserError(f"{out} holds no summary.json; make it with jobs/audit.py")
+    written = out / "episodes.json"
+    again = "rerun jobs/audit.py"
+    episodes = [read_record(EpisodeNoise, line, str(written), again) for line in store.read_json(written)]
+    counted = summary.episodes
+    head = f"<h1>Noise in {escape(summary.source)}</h1>"
+    head += "".join(f'<p class="headline">{escape(line)}</p>' for line in summary.verdict)
     head += (
-        f"<p class='soft'>{counted['audited']} episodes ({counted['failed']} failed), {summary['frames']:,} frames; "
-        f"a gripper command taken back within {summary['longest']} steps counts as self-revoking</p>"
+        f"<p class='soft'>{counted.audited} episodes ({counted.failed} failed), {summary.frames:,} frames; "
+        f"a gripper command taken back within {summary.longest} steps counts as self-revoking</p>"
     )
     source = "`summary.json` and `episodes.json`, by `jobs/audit.py`"
     by_phase = page.bars(
-        {name: 100 * entry["self_revoked"] for name, entry in summary["phases"].items()},
+        {name: 100 * noise.self_revoked for name, noise in summary.phases.items()},
         "% self-revoking",
         charts.PHASE_COLOURS,
     )
-    rows = {"all": summary, **summary["suites"], **summary["phases"]}
-    by_task = {f"{name}: {entry['instruction']}": entry for name, entry in summary["tasks"].items()}
+    rows: dict[str, Noise] = {"all": summary, **summary.suites, **summary.phases}
+    by_task = {f"{name}: {noise.instruction}": noise for name, noise in summary.tasks.items()}
     parts = [
         head,
         page.section("By phase", source, by_phase + _table(rows)),
         page.section("By task", source, _table(by_task)),
         page.section("Episodes by their share of self-revoking targets", source, histogram(episodes)),
     ]
-    if summary["stated_phases"]:
-        parts.insert(2, page.section("By the phase that the teacher states", source, _table(summary["stated_phases"])))
-    worst = max(episodes, key=lambda line: line["self_revoked"])
-    if worst["self_revoked"] > 0:
-        drawn = f'<div class="wide">{gripper(location(worst["path"]), summary["longest"])}</div>'
-        said = f"<p>{escape(worst['episode'])}: {100 * worst['self_revoked']:.1f} % self-revoking, as dots</p>"
+    if summary.stated_phases:
+        parts.insert(2, page.section("By the phase that the teacher states", source, _table(summary.stated_phases)))
+    worst = max(episodes, key=lambda line: line.self_revoked)
+    if worst.self_revoked > 0:
+        drawn = f'<div class="wide">{gripper(location(worst.path), summary.longest)}</div>'
+        said = f"<p>{escape(worst.episode)}: {100 * worst.self_revoked:.1f} % self-revoking, as dots</p>"
         parts.append(page.section("The worst episode", "the episode's file", said + drawn))
     return parts
 
 
-def histogram(episodes: Sequence[Mapping[str, Any]]) -> str:
+def histogram(episodes: Sequence[EpisodeNoise]) -> str:
     """A bar for each range of shares: how many episodes lie in it."""
-    counts, _ = np.histogram([line["self_revoked"] for line in episodes], BINS)
+    counts, _ = np.histogram([line.self_revoked for line in episodes], BINS)
     names = [f"{100 * low:g}-{100 * high:g} %" for low, high in pairwise(BINS)]
     return page.bars(dict(zip(names, counts.astype(float).tolist(), strict=True)), "episodes")
 
@@ -94,17 +99,17 @@ def gripper(path: Location, longest: int) -> str:
     return charts.svg(WIDTH, top + 26, parts, f"Gripper of {episode.key.name}")
 
 
-def _table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+def _table(rows: Mapping[str, Noise]) -> str:
     header = ["", "frames", "self-revoking %", "reversals / 240", "stalled %", "asked jerk", "moved jerk, m/s³"]
     cells = [
         [
             escape(name),
-            f"{entry['frames']:,}",
-            f"{100 * entry['self_revoked']:.2f}",
-            f"{entry['reversals_per_240']:.1f}",
-            f"{100 * entry['stalled']:.1f}",
-            *(f"{entry[jerk]:.3g}" if entry[jerk] is not None else "" for jerk in ("asked_jerk", "moved_jerk")),
+            f"{noise.frames:,}",
+            f"{100 * noise.self_revoked:.2f}",
+            f"{noise.reversals_per_240:.1f}",
+            f"{100 * noise.stalled:.1f}",
+            *(f"{jerk:.3g}" if jerk is not None else "" for jerk in (noise.asked_jerk, noise.moved_jerk)),
         ]
-        for name, entry in rows.items()
+        for name, noise in rows.items()
     ]
     return page.table(header, cells)

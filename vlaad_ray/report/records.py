@@ -6,6 +6,7 @@ from typing import Any
 
 from vlaad_ray import files, store
 from vlaad_ray.configs import Location, UserError
+from vlaad_ray.summaries import EvalSummary
 
 EVALUATIONS = {"student": "eval_student", "teacher": "eval_teacher"}
 
@@ -21,10 +22,9 @@ def summary(path: Location, *needed: str) -> dict[str, Any] | None:
     return dict(value)
 
 
-def evaluations(run: Location) -> dict[str, dict[str, Any]]:
+def evaluations(run: Location) -> dict[str, EvalSummary]:
     """`student` and `teacher` -> summary of the evaluation, those that have run."""
-    needed = ("policy", "suite", "init_states", "budget", "success", "tasks", "steps_mean")
-    found = {who: summary(run / folder / "summary.json", *needed) for who, folder in EVALUATIONS.items()}
+    found = {who: store.read_summary(run / folder, EvalSummary) for who, folder in EVALUATIONS.items()}
     return {who: value for who, value in found.items() if value is not None}
 
 

@@ -12,6 +12,8 @@ from typing import TypeVar
 
 from vlaad_ray.configs import Location, UserError, read_record
 from vlaad_ray.files import children, in_parallel, read_json, write_json
+from vlaad_ray.store.summaries import read_summary
+from vlaad_ray.summaries import EvalSummary
 from vlaad_ray.types import Collected, Outcome
 
 Ended = TypeVar("Ended", Outcome, Collected)
@@ -69,8 +71,8 @@ def read_outcome(path: Location, kind: type[Ended]) -> Ended:
 
 def read_evaluation(root: Location) -> dict[str, Outcome]:
     """The outcomes that an evaluation's summary speaks of: its folder may hold those of other settings, too."""
-    if not (root / "summary.json").exists():
+    summary = read_summary(root, EvalSummary)
+    if summary is None:
         return {}
-    names = read_json(root / "summary.json")["episodes"]
-    paths = [root / "outcomes" / f"{name}.json" for name in names]
-    return dict(zip(names, in_parallel(functools.partial(read_outcome, kind=Outcome), paths), strict=True))
+    paths = [root / "outcomes" / f"{name}.json" for name in summary.episodes]
+    return dict(zip(summary.episodes, in_parallel(functools.partial(read_outcome, kind=Outcome), paths), strict=True))

@@ -1,21 +1,20 @@
-"""summary.json: what a stage says of its work, as one of the summaries in types."""
+"""summary.json: what a stage says of its work, as one of the records in summaries."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TypeVar
 
 from vlaad_ray.configs import Location, read_record
 from vlaad_ray.files import read_json, write_json
-from vlaad_ray.types import CollectSummary, TrainSummary
+from vlaad_ray.summaries import AnnotateSummary, AuditSummary, CollectSummary, EvalSummary, TrainSummary
 
-Summary = TypeVar("Summary", CollectSummary, TrainSummary)
+Summary = TypeVar("Summary", bound=AnnotateSummary | AuditSummary | CollectSummary | EvalSummary | TrainSummary)
 SUMMARY = "summary.json"
 
 
-def write_summary(out: Location, summary: CollectSummary | TrainSummary) -> Location:
+def write_summary(out: Location, summary: Summary) -> Location:
     """Written last: where it is, the stage has come to its end."""
-    return write_json(out / SUMMARY, asdict(summary))
+    return write_json(out / SUMMARY, summary)
 
 
 def read_summary(out: Location, kind: type[Summary]) -> Summary | None:

@@ -26,12 +26,12 @@ from vlaad_ray.configs import Location, TrainConfig, UserError, content
 from vlaad_ray.models.student import checkpoint
 from vlaad_ray.runtime import cli, cluster, places
 from vlaad_ray.runtime.record import begin, software, write_run_record
+from vlaad_ray.summaries import SplitCounts, TrainSummary
 from vlaad_ray.train import prepare, resume
 from vlaad_ray.train.distributed import Job, run_workers
 from vlaad_ray.train.fit import Progress
 from vlaad_ray.train.survey import Survey, survey
 from vlaad_ray.train.trackers import find_trackers
-from vlaad_ray.types import SplitCounts, TrainSummary
 
 REPLACED = ("ray", "backbone", "checkpoint")
 """Folders of OUT that a new run makes anew."""

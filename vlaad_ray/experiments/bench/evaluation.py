@@ -34,9 +34,9 @@ def bench_evaluation(config: BenchEvaluationConfig) -> dict[str, Any]:
     with cli.progress("bench evaluation", len(WAYS) * config.repeats) as advance:
         for repeat in range(config.repeats):
             for way in WAYS if repeat % 2 == 0 else reversed(WAYS):
-                summary = evaluate(evaluation(config, checkpoint, way, config.out / way / str(repeat)))
-                minutes[way].append(summary["seconds"] / 60)
-                advance(f"{way}: {summary['success']['ever']['n'] / minutes[way][-1]:.1f} episodes a minute")
+                evaluated = evaluate(evaluation(config, checkpoint, way, config.out / way / str(repeat)))
+                minutes[way].append(evaluated.seconds / 60)
+                advance(f"{way}: {evaluated.success.ever.n / minutes[way][-1]:.1f} episodes a minute")
     ended = {way: store.read_outcomes(config.out / way / "0", Outcome) for way in WAYS}
     episodes = len(ended["local"])
     summary = {

@@ -8,7 +8,8 @@ from typing import Any
 
 from vlaad_ray.configs import Location
 from vlaad_ray.evaluate.outcomes import FLIP_WINDOW, KINDS, read_results, succeeded
-from vlaad_ray.stats import format_success, paired, ratio_interval, success_summary
+from vlaad_ray.stats import format_success, paired, ratio_interval, success_of
+from vlaad_ray.summaries import Comparison
 from vlaad_ray.types import Outcome
 
 
@@ -40,7 +41,7 @@ def rates(of: Outcomes) -> dict[str, Any]:
     return {
         "episodes": len(of),
         "steps": sum(steps),
-        **{kind: success_summary([succeeded(outcome, kind) for outcome in of]) for kind in KINDS},
+        **{kind: success_of([succeeded(outcome, kind) for outcome in of]) for kind in KINDS},
         "flips_per_240": per_window(flips, steps),
         "taken_back_per_240": per_window(taken_back, steps),
         "needless_per_240": per_window(needless, steps),
@@ -80,20 +81,17 @@ def matched(a: Outcomes, b: Outcomes, kind: str, by_seed: bool) -> tuple[dict[An
     return own, other
 
 
-def compare(a: Outcomes, b: Outcomes, by_seed: bool) -> dict[str, Any] | None:
-    """statistics.paired of `matched`, for both kinds of success; None where they share nothing."""
-    pairs = {kind: matched(a, b, kind, by_seed) for kind in KINDS}
-    if not pairs["ever"][0]:
-        return None
-    return {kind: paired(own, other) for kind, (own, other) in pairs.items()}
+def compare(a: Outcomes, b: Outcomes, by_seed: bool) -> Comparison | None:
+    """stats.paired of `matched`, for both kinds of success; None where they share nothing."""
+    ever, final = (matched(a, b, kind, by_seed) for kind in KINDS)
+    return Comparison(paired(*ever), paired(*final)) if ever[0] else None
 
 
-def difference(pairs: Mapping[str, Any] | None) -> str:
+def difference(pairs: Comparison | None) -> str:
     """`-1.5 points, p = 0.25` of success "ever"; nothing where nothing was compared."""
     if pairs is None:
         return ""
-    pair = pairs["ever"]
-    return f"{100 * pair['difference']:+.1f} points, p = {pair['mcnemar_p']:.2g}"
+    return f"{100 * pairs.ever.difference:+.1f} points, p = {pairs.ever.mcnemar_p:.2g}"
 
 
 def success_cells(measured: Mapping[str, Any]) -> list[str]:
@@ -103,9 +101,9 @@ def success_cells(measured: Mapping[str, Any]) -> list[str]:
 def success_points(measured: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[list[float]]]:
     """Success "ever" in per cent, and how far its interval reaches below and above: matplotlib's y and yerr."""
     rates = [each["ever"] for each in measured]
-    below = [100 * max(0.0, rate["rate"] - rate["wilson95"][0]) for rate in rates]
-    above = [100 * max(0.0, rate["wilson95"][1] - rate["rate"]) for rate in rates]
-    return [100 * rate["rate"] for rate in rates], [below, above]
+    below = [100 * max(0.0, each.rate - each.wilson95[0]) for each in rates]
+    above = [100 * max(0.0, each.wilson95[1] - each.rate) for each in rates]
+    return [100 * each.rate for each in rates], [below, above]
 
 
 def window_cell(measured: Mapping[str, Any]) -> str:

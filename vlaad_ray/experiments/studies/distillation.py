@@ -15,7 +15,7 @@ from vlaad_ray.experiments.studies.closed_loop import Outcomes, difference, succ
 from vlaad_ray.experiments.studies.pages import markdown_table, whole, write
 from vlaad_ray.experiments.studies.workshop import Workshop, check_objective
 from vlaad_ray.runtime.record import begin
-from vlaad_ray.stats import paired_ratio, success_summary
+from vlaad_ray.stats import paired_ratio, success_of
 from vlaad_ray.train.prepare import find_method
 
 PAPER = [
@@ -94,7 +94,7 @@ def compare(teacher: Outcomes, student: Outcomes) -> dict[str, Any]:
     measured = {"teacher": closed_loop.rates(teacher), "student": closed_loop.rates(student)}
     tasks = sorted({(outcome.suite, outcome.task) for outcome in student})
     return {
-        **{who: {"n": rates["ever"]["n"], "k": rates["ever"]["k"], **rates} for who, rates in measured.items()},
+        **{who: {"n": rates["ever"].n, "k": rates["ever"].k, **rates} for who, rates in measured.items()},
         "seeds": closed_loop.by_seed(student),
         "relative": {kind: relative_change(student, teacher, kind) for kind in closed_loop.KINDS},
         "paired": closed_loop.compare(student, teacher, by_seed=False),
@@ -103,7 +103,7 @@ def compare(teacher: Outcomes, student: Outcomes) -> dict[str, Any]:
                 "suite": suite,
                 "task": task,
                 "instruction": mine[0].instruction,
-                "ever": success_summary([outcome.success_ever for outcome in mine]),
+                "ever": success_of([outcome.success_ever for outcome in mine]),
                 "failed": [f"{o.init} ({o.metrics['last_phase']})" for o in mine if not o.success_ever],
             }
             for suite, task in tasks
@@ -140,7 +140,7 @@ def page(numbers: Mapping[str, Any], workshop: Workshop) -> str:
         for task in measured["tasks"]:
             if task["failed"]:
                 name, success = f"{task['suite']} {task['task']}, {task['instruction']}", task["ever"]
-                failures.append(f"- {name}: {success['k']}/{success['n']}; {last_phases(task['failed'])}")
+                failures.append(f"- {name}: {success.k}/{success.n}; {last_phases(task['failed'])}")
     trained = "; ".join(
         f"{record['suite']} seed {record['seed']}, {record['objective']}: {record['episodes']['train']} episodes, "
         f"{record['steps']} steps, {record['training_seconds'] / 60:.0f} min"

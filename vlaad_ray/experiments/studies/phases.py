@@ -12,7 +12,7 @@ from vlaad_ray.configs import Location, StudyPhasesConfig
 from vlaad_ray.experiments.studies.pages import markdown_table, span, whole, write
 from vlaad_ray.experiments.studies.workshop import Workshop
 from vlaad_ray.runtime.record import begin
-from vlaad_ray.types import TrainSummary
+from vlaad_ray.summaries import TrainSummary
 
 PAPER = {
     7: {"accuracy": 59.8},
@@ -26,14 +26,13 @@ def study(config: StudyPhasesConfig) -> Location:
     """Run what is missing, write the results; returns the path of the page."""
     begin(config.budget.out, config)
     workshop = Workshop(config.budget)
-    counts: dict[str, dict[int, dict[str, int]]] = {}
+    counts: dict[str, dict[int, Mapping[str, int]]] = {}
     for suite in config.suites:
         for rate in config.flip_rates:
             data = workshop.dataset(suite, rate)
             if data is not None:
                 counts[set_name(suite, config.budget.teacher, rate)] = {
-                    taxonomy: workshop.annotations(data, taxonomy)[1]["frames_per_phase"]
-                    for taxonomy in config.taxonomies
+                    taxonomy: workshop.annotations(data, taxonomy)[1].frames_per_phase for taxonomy in config.taxonomies
                 }
     accuracies = []
     for seed in workshop.seeds:  # seed by seed, so that what is cut off is a seed, not a taxonomy

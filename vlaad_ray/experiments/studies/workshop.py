@@ -44,8 +44,8 @@ from vlaad_ray.rollout.fleet import actor_count
 from vlaad_ray.runtime import cli, cluster
 from vlaad_ray.runtime.nodes import fitted, refuse_hopeless
 from vlaad_ray.runtime.placement import Node, Processes, Share, divide_groups
+from vlaad_ray.summaries import AnnotateSummary, CollectSummary, TrainSummary
 from vlaad_ray.train import prepare
-from vlaad_ray.types import CollectSummary, TrainSummary
 
 ONCE_OF_ALL = {
     "alpha": 1.0,
@@ -105,15 +105,15 @@ class Workshop:
             collect.collect(config)
         return config.out
 
-    def annotations(self, data: Location, phases: int) -> tuple[Location, dict[str, Any]]:
+    def annotations(self, data: Location, phases: int) -> tuple[Location, AnnotateSummary]:
         """The rules' labels of a dataset: (directory, summary of the stage). Takes seconds, so there is always time."""
         out = self.budget.out / "annotations" / f"{data.name}-phases{phases}-{rules_hash()}"
         number: Any = phases
         config = AnnotateConfig(data=data, out=out, phases=number)
-        if (out / "summary.json").exists():
-            summary = store.read_json(out / "summary.json")
-            seen = summary["episodes"]
-            if seen["annotated"] + seen["skipped"] == len(store.list_episodes(data)):
+        summary = store.read_summary(out, AnnotateSummary)
+        if summary is not None:
+            seen = summary.episodes
+            if seen.annotated + seen.skipped == len(store.list_episodes(data)):
                 return out, summary
         return out, annotate.annotate(config)
 

@@ -24,7 +24,7 @@ class Trial:
     exact: float | None = None
     """Share of held-out actions in the very bin."""
     success: Mapping[str, Any] | None = None
-    """Closed loop on the tuning placements: statistics.success_summary."""
+    """Closed loop on the tuning placements: summaries.Success, as Ray Tune keeps it."""
     seconds: float = 0.0
     """Over all, waiting included."""
     error: str | None = None

@@ -7,7 +7,7 @@ does is stored as ever (a run, an evaluation), so a trial that is started once m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import ray
@@ -34,7 +34,7 @@ def run_trial(settings: dict[str, float], sweep: SweepConfig, annotations: Mappi
         # Outside of the trial's placement group, which has no room for simulators.
         outside = ray.remote(evaluate).options(num_cpus=0, scheduling_strategy="DEFAULT")
         evaluation = ray.get(outside.remote(tuning_config(sweep, config)))
-        final["success"] = evaluation["success"]["ever"]
+        final["success"] = asdict(evaluation.success.ever)
     tune.report(final)
 
 
