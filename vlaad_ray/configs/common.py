@@ -117,7 +117,7 @@ class NoiseConfig:
     """Chance a step that a burst starts: a constant random push over 4-10 steps."""
     burst_sigma: Annotated[float, at_least(0)] = 0.5
     """Standard deviation of a burst's translation push (0.3 of it on rotations)."""
-    operating_scale: Annotated[Newer[float], between(0, 1)] = 1.0
+    operating_scale: Annotated[Newer[float], between(0, 1)] = 0.3
     """Share of the noise that is left while the teacher works a drawer, door, knob or plate, where it would slip off.
     Only teachers that say their phase get less."""
 

@@ -275,11 +275,7 @@ class PipelineConfig:
     round_placements: Newer[Annotated[int, at_least(1)]] = 10
     """Fresh placements a task on which the student is looked at before a round; no test state is among them."""
     collect: Annotated[CollectConfig, NO_PREFIX, Elsewhere(("out", "dagger", "need"))] = CollectConfig(
-        Path(),
-        tasks="0",
-        placements=80,
-        image_every=2,
-        noise=NoiseConfig((0.0, 0.1, 0.2, 0.3), burst_rate=0.02, operating_scale=0.3),
+        Path(), tasks="0", placements=80, image_every=2, noise=NoiseConfig(sigmas=(0.0, 0.1, 0.2, 0.3), burst_rate=0.02)
     )
     annotate: Annotated[AnnotateConfig, NO_PREFIX, Elsewhere(("data", "out", "annotator", "vlm"))] = AnnotateConfig(
         Path(), Path()
