@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 # Before any test module imports MuJoCo, Ray or torch: each reads its variable once. Ray's workers inherit them.
 os.environ.setdefault("MUJOCO_GL", "egl")
@@ -25,44 +24,36 @@ os.environ.pop("VLAAD_TOKEN", None)
 import pytest
 import ray
 import s3_server
-from xdist.scheduler import LoadFileScheduling
 
 from vlaad_ray.runtime import cluster
 
 LONGEST = (
+    "test_s3",
+    "test_nodes",
     "test_vlm",
+    "test_pipeline",
     "test_train",
     "test_rollout",
+    "test_evaluate",
     "test_extending",
     "test_screen",
     "test_shared_students",
-    "test_evaluate",
     "test_serving",
+    "test_perturbed",
+    "test_dagger",
     "test_egl",
+    "test_reach",
     "test_numbers",
+    "test_libero_stock",
     "test_libero_env",
     "test_places",
 )
-"""Files of a minute or more, begun first when several processes share the tests: at the end one would be waited for."""
-STARTS_NODES = ("test_nodes", "test_pipeline", "test_s3")
-"""Files that call `ray start`, one after another: nodes that start side by side take each other's ports."""
+"""Files of a minute or so, begun first where two processes share the tests: at the end one would be waited for."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {name: rank for rank, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: 0 if item.path.stem in STARTS_NODES else order.get(item.path.stem, len(order)))
-
-
-class WholeFiles(LoadFileScheduling):
-    """Deals out whole files, in their order: what a file has made, its tests share."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        name = Path(nodeid.partition("::")[0]).stem
-        return "nodes" if name in STARTS_NODES else name
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> WholeFiles:
-    return WholeFiles(config, log)
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -199,7 +201,9 @@ def two_disks(tmp_path_factory):
     address = f"127.0.0.1:{free_port()}"
     settings = environment(RAY_AUTH_MODE="disabled")
     start = [str(BIN / "ray"), "start", "--block", "--num-cpus=1", "--disable-usage-stats", "--include-dashboard=false"]
-    head = [*start, "--head", f"--port={address.rpartition(':')[2]}", f"--temp-dir={folder.parent / 'ray'}"]
+    # A short name: Ray's sockets lie in there, and names of sockets end at 107 characters.
+    place = tempfile.mkdtemp(prefix="ray")
+    head = [*start, "--head", f"--port={address.rpartition(':')[2]}", f"--temp-dir={place}"]
     script = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
     started = [subprocess.Popen(head, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)]
     node = [word for word in start if "dashboard" not in word] + [f"--address={address}"]
@@ -212,6 +216,7 @@ def two_disks(tmp_path_factory):
         process.terminate()
     for process in started:
         process.wait(timeout=60)
+    shutil.rmtree(place, ignore_errors=True)
 
 
 WAIT_FOR_NODES = """
