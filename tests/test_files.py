@@ -89,7 +89,9 @@ def test_a_scheme_whose_package_is_missing_says_what_to_install():
         "except UserError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout == "s3://b/x needs s3fs; type: pip install 'vlaad-ray[s3]'\n", done.stderr
+    assert (
+        done.stdout == "s3://b/x needs the package s3fs, which is not installed; type: pip install 'vlaad-ray[s3]'\n"
+    ), done.stderr
 
 
 # ----------------------------------------------------------------------------------------------------------- trouble

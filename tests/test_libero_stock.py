@@ -121,10 +121,10 @@ def test_the_scripted_teacher_is_evaluated_in_it_as_in_exact_mode(ray_local, tmp
         **{**vars(config), "out": tmp_path / "exact", "stock": False, "env": EnvConfig("exact", image_size=16)}
     )
     exact = evaluate.evaluate(as_exact)
-    assert (stock["render"], exact["render"]) == ("stock", "exact")
-    assert stock["success"]["ever"]["k"] == stock["success"]["final"]["k"] == 1
-    assert stock["steps_mean"] == exact["steps_mean"]
-    assert stock["episodes"] != exact["episodes"], "one is not taken for the other when it is resumed"
+    assert (stock.render, exact.render) == ("stock", "exact")
+    assert stock.success.ever.k == stock.success.final.k == 1
+    assert stock.steps_mean == exact.steps_mean
+    assert stock.episodes != exact.episodes, "one is not taken for the other when it is resumed"
 
 
 def test_both_ways_of_saying_stock_mean_the_same(tmp_path):

@@ -135,10 +135,10 @@ def test_a_killed_simulator_is_replaced_and_its_episode_retried(dataset, ray_loc
 
 
 class KilledAtBirth:
-    """A `finish` whose arrival in an actor kills that, as often as `times`: before the actor is up."""
+    """What makes environments; its arrival in an actor kills that, as often as `times`: before the actor is up."""
 
-    def __init__(self, folder, times):
-        self.folder, self.times = folder, times
+    def __init__(self, folder, times, make_env):
+        self.folder, self.times, self.make_env = folder, times, make_env
 
     def __setstate__(self, state):
         self.__dict__ = state
@@ -147,8 +147,12 @@ class KilledAtBirth:
             (self.folder / str(deaths)).touch()
             fakes.die()
 
-    def __call__(self, episode):
-        return {"stored": False, "kept": False}
+    def __call__(self, task):
+        return self.make_env(task)
+
+
+def length(episode):
+    return len(episode)
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -156,8 +160,9 @@ def test_a_simulator_killed_while_it_starts_is_replaced_and_counted(ray_local, t
     """It used to end the whole run with Ray's traceback."""
     specs = plan_episodes(small_config(tmp_path / "out", tasks="0", placements=0, init_states="0"), TEACHER)
     (tmp_path / "deaths").mkdir()
-    finish, fleet = KilledAtBirth(tmp_path / "deaths", times), FleetConfig(actors=1, max_retries=2)
-    report = run_fleet(specs, libero(small_config(tmp_path)), ScriptedTeacher, finish, fleet, lambda *_: None)
+    make_env = KilledAtBirth(tmp_path / "deaths", times, libero(small_config(tmp_path)))
+    fleet = FleetConfig(actors=1, max_retries=2)
+    report = run_fleet(specs, make_env, ScriptedTeacher, length, fleet, lambda *_: None)
     assert len(list((tmp_path / "deaths").iterdir())) == times
     assert (report.retried, report.lost, len(report.outcomes)) == (times, (), 1)
 
@@ -166,10 +171,11 @@ def test_simulators_that_always_die_while_they_start_end_the_run_in_one_line(ray
     """Two seats, three tries each: replaced for ever, they would keep the cluster busy with nothing."""
     specs = plan_episodes(small_config(tmp_path / "out", tasks="0", placements=0), TEACHER)
     (tmp_path / "deaths").mkdir()
-    finish, fleet = KilledAtBirth(tmp_path / "deaths", 100), FleetConfig(actors=2, max_retries=2)
+    make_env = KilledAtBirth(tmp_path / "deaths", 100, libero(small_config(tmp_path)))
+    fleet = FleetConfig(actors=2, max_retries=2)
     message = r"simulators keep dying while they start, the last 3 times in a row: .* \(process \d+ on [\d.]+;"
     with pytest.raises(UserError, match=message) as raised:
-        run_fleet(specs, libero(small_config(tmp_path)), ScriptedTeacher, finish, fleet, lambda *_: None)
+        run_fleet(specs, make_env, ScriptedTeacher, length, fleet, lambda *_: None)
     assert "\n" not in str(raised.value)
     assert 3 <= len(list((tmp_path / "deaths").iterdir())) <= 6, "two may have died at the same moment"
 
