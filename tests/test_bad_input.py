@@ -67,7 +67,7 @@ CASES = {
         "collect --teacher-noise.flip-rate 3 --out {out}",
         "--teacher-noise.flip-rate 3 is not a fraction from 0 to 0.27",
     ),
-    "no such policy": ("eval --policy {root}/nowhere --out {out}", "neither a teacher (scripted, openvla, remote) nor"),
+    "no such policy": ("eval --policy {root}/nowhere --out {out}", "neither a teacher (scripted, openvla, remote"),
     "teacher without weights": ("collect --teacher openvla --out {out}", "--teacher openvla needs --checkpoint DIR"),
     "no policy server": (
         "collect --teacher remote --url ws://127.0.0.1:9 --connect-timeout-s 0.1 --out {out}",

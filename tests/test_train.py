@@ -215,7 +215,7 @@ def test_a_killed_run_continues_where_its_last_checkpoint_was(ray_local, tmp_pat
         "--image-size",
         "32",
     ]
-    command += ["--precision", "fp32", "--validation-fraction", "0.2", "--cpus-per-worker", "1"]
+    command += ["--precision", "fp32", "--validation-fraction", "0.2", "--workers", "1"]
     address = ray.get_runtime_context().gcs_address
     snapshot = settings.out / "ray" / "checkpoint_manager_snapshot.json"
     job = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.getcwd(), "RAY_ADDRESS": address})
