@@ -125,7 +125,7 @@ def test_a_clip_student_goes_from_a_clip_checkpoint_to_a_policy(ray_local, tmp_p
     assert summary.train["loss_phase"] > 0 and summary.train["loss_direction"] > 0
     record = read_config(settings.out / "checkpoint")
     assert record["architecture"] == "clip"
-    assert record["training"]["backbone"] == fingerprint(tmp_path / "clip")
+    assert record["training"]["backbone"] == fingerprint(str(tmp_path / "clip"))
     resumable = next((settings.out / "ray").glob("checkpoint_*/trained.safetensors"))
     assert "student.text.embeddings.token_embedding.weight" not in load_file(resumable), "the backbone, once more"
     episode = synthetic.episode(0)
