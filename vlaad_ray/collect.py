@@ -43,7 +43,8 @@ MIN_NEED = 0.1
 
 def collect(config: CollectConfig) -> CollectSummary:
     """Complete the dataset that `config` describes; return (and write) its summary."""
-    begin(config.out, config, files_in(config.teacher_config))
+    reads = {"--student": config.dagger.student, "--need": config.need}
+    begin(config.out, config, {**files_in(config.teacher_config), **reads})
     places.check(config)
     teacher = find_teacher(config.teacher, config.teacher_config, config.suite, config.execute)
     config = settled(config)
@@ -133,7 +134,7 @@ def plan_episodes(
             f"choose from 0-{held_out[0] - 1}, add --placements N for more, or pass --allow-eval-states"
         )
     if config.keep and config.placements:
-        raise UserError("--keep tries as many placements as it takes; leave --placements out")
+        raise UserError("--keep tries as many placements as it takes; leave --placements out, or give it 0")
     if not tasks or not (stored or config.placements or config.keep):
         raise UserError("nothing to collect: give --tasks and --init-states, --placements or --keep")
     check_starts(config.suite, suite, tasks, stored)
