@@ -51,6 +51,25 @@ def test_pipeline_leaves_everything_it_promises(tmp_path, capsys):
     assert json.loads((tmp_path / "summary.json").read_text())["student"]["success"] == summary["student"]["success"]
 
 
+@pytest.mark.slow
+def test_a_round_of_dagger_teaches_the_student_of_the_first_training(tmp_path):
+    """From collection to the table at the end, which took the round's record for a dict."""
+    flags = ["--out", str(tmp_path), "--init-states", "0-1", "--placements", "0", "--image-every", "4", "--rounds", "1"]
+    flags += ["--image-size", "32", "--epochs", "1", "--eval.init-states", "20", "--eval.videos", "0"]
+    flags += ["--round-keep", "1", "--round-epochs", "1", "--round-placements", "1"]
+    command = [sys.executable, "jobs/pipeline.py", *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "1 episodes" in done.stdout
+    (found,) = store.read_json(tmp_path / "summary.json")["rounds"]
+    assert found["kept"] == {"0": 1} and found["taught_frames"] > 0
+    before, after = (
+        store.read_json(tmp_path / each / "checkpoint" / "config.json") for each in ("train", "round1/train")
+    )
+    assert after["training"]["episodes"] == before["training"]["episodes"] + 1
+    assert "started_from" in after["training"]
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
