@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from vlaad_ray.types import CAMERAS, LIBERO, ActionChunk, Episode, EpisodeKey, InitState, Observation
 
@@ -113,6 +115,16 @@ def load_echo(device: str, **how: object) -> Echo:
 
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill(processes: Iterable[psutil.Process]) -> list[int]:
+    """SIGKILL each; the ids of those that were still there: a parent's death may have ended a child already."""
+    killed = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+            killed.append(process.pid)
+    return killed
 
 
 def hang() -> None:

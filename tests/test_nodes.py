@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import fakes
 import psutil
 import pytest
 import synthetic
@@ -135,9 +136,8 @@ def autoscaling(request):
     command += ["--autoscaling-config", str(folder / "config.json"), "--object-store-memory", str(10**8)]
     subprocess.run(command, env={**os.environ, **OPEN, **environment}, check=True, capture_output=True)
     yield request.param, place
-    for process in psutil.process_iter(["cmdline"]):
-        if any(str(folder) in word for word in process.info["cmdline"] or ()):
-            process.kill()
+    alive = psutil.process_iter(["cmdline"])
+    fakes.kill([process for process in alive if any(str(folder) in word for word in process.info["cmdline"] or ())])
     shutil.rmtree(folder)
 
 

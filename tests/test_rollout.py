@@ -91,8 +91,7 @@ def test_a_killed_driver_loses_at_most_what_was_in_flight(dataset, ray_local, tm
         if re.match(r"collect: 2/6", line):
             break
     family = [psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True)]
-    for process in family:
-        process.kill()
+    fakes.kill(family)
     psutil.wait_procs(family, timeout=20)
     done = {path: path.stat().st_mtime_ns for path in store.list_episodes(tmp_path)}
     assert 2 <= len(done) < 6

@@ -6,7 +6,6 @@ The checkpoint has random weights in Qwen2.5-VL's true architecture and format; 
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import fakes
 import psutil
 import pyarrow.parquet as pq
 import pytest
@@ -83,9 +83,7 @@ def kill_the_engine_once(out, killed):
     while not list((out / "answers").glob("*.parquet")) and time.monotonic() < deadline:
         time.sleep(0.02)  # waits for the first answers, not for a time
     for worker in engine_workers():
-        for process in (*worker.children(recursive=True), worker):
-            process.send_signal(signal.SIGKILL)
-            killed.append(process.pid)
+        killed += fakes.kill([*worker.children(recursive=True), worker])
 
 
 def test_the_real_engine_annotates_and_survives_being_killed(data, model, tmp_path):
