@@ -31,6 +31,8 @@ from vlaad_ray.teachers.scripted.motion import (
 UP, TOWARDS_ROBOT = np.array([0, 0, 1.0]), np.array([-1.0, 0, 0])
 DRAWER_TRAVEL = 0.17
 """m to pull, from where the handle is grasped; LIBERO calls a drawer open from 0.14."""
+AJAR = 0.06
+"""m that a drawer must stand open for the fingers to fit in behind its front."""
 PLATE_RADIUS = 0.075
 PRESS_STEPS = 3
 
@@ -78,11 +80,37 @@ def pull_drawer(scene: Scene, region: str) -> Motion:
     # Turning the hand down where the arm is almost straight would lock the elbow: first back towards the robot.
     back = scene.hand + outward * 0.02 + TOWARDS_ROBOT * 0.12 + UP * 0.03
     yield from reach(scene, back, rotation, OPEN, "approaching", tolerance=0.03, limit=20)
+    if abs(scene.joint_value(joint)) > AJAR and not scene.holds(["open", region]):
+        yield from push_open(scene, region)
     return scene.holds(["open", region])
 
 
-def shut_drawer(scene: Scene, region: str) -> Motion:
-    """Push the front with closed fingers, the hand tilted so that it clears the cabinet's top."""
+def push_open(scene: Scene, region: str) -> Motion:
+    """Push a drawer that stands ajar from inside its front: where the arm met something before the drawer was open."""
+    outward = -scene.joint_axis(scene.region_joint(region))
+    rotation, _ = closing_along(np.cross(UP, outward))
+    reaches_to = float(scene.region_half(region) @ np.abs(outward))
+
+    def inside() -> np.ndarray:
+        front = scene.position(region) + outward * (reaches_to - 0.025)
+        return np.array([*front[:2], scene.position(region)[2] + 0.01])
+
+    yield from reach(scene, scene.hand + UP * 0.12, rotation, CLOSED, "approaching", tolerance=0.03, limit=40)
+    yield from reach(scene, inside() + UP * 0.1, rotation, CLOSED, "approaching", tolerance=0.015)
+    yield from reach(scene, inside(), rotation, CLOSED, "approaching", tolerance=0.015, limit=40)
+    pushed = scene.hand + outward * (0.04 + DRAWER_TRAVEL - abs(scene.joint_value(scene.region_joint(region))))
+    until = settled(scene, ["open", region])
+    yield from reach(scene, pushed, rotation, CLOSED, "operating", limit=60, until=until)
+    return (
+        yield from reach(scene, scene.hand + UP * 0.1, rotation, CLOSED, "approaching", tolerance=0.03, limit=20)
+    )
+
+
+def shut_drawer(scene: Scene, region: str, until: Callable[[], bool] | None = None) -> Motion:
+    """Push the front with closed fingers, the hand tilted so that it clears the cabinet's top.
+
+    `until`: when it is in far enough; None: when it is shut.
+    """
     joint = scene.region_joint(region)
     outward, bodies = -scene.joint_axis(joint), scene.joint_bodies(joint)
     across = np.cross(UP, outward)
@@ -100,9 +128,8 @@ def shut_drawer(scene: Scene, region: str) -> Motion:
         front = front_edge(scene, bodies, outward) - outward * 0.05
         return np.array([*front[:2], edge[2]])
 
-    shut = yield from reach(
-        scene, beyond, rotation, CLOSED, "operating", tolerance=0.002, until=settled(scene, ["close", region])
-    )
+    until = until or settled(scene, ["close", region])
+    shut = yield from reach(scene, beyond, rotation, CLOSED, "operating", tolerance=0.002, until=until)
     # Straight up: the fingertips may be behind the handle and would pull the drawer out again.
     yield from reach(scene, scene.hand + UP * 0.06, rotation, CLOSED, "completed", tolerance=0.02, limit=15)
     return shut and scene.holds(["close", region])

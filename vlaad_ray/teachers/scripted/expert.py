@@ -12,7 +12,8 @@ from vlaad_ray.teachers.scripted.articulated import is_drawer, pull_drawer, push
 from vlaad_ray.teachers.scripted.cavity import put_in_cavity
 from vlaad_ray.teachers.scripted.geometry import Scene, rotation_about
 from vlaad_ray.teachers.scripted.motion import OPEN, Command, Motion, reach
-from vlaad_ray.teachers.scripted.placing import Placement, clear_drawer, pick_and_place
+from vlaad_ray.teachers.scripted.placing import Placement, clear_drawer, pick_and_place, room_for_hand
+from vlaad_ray.teachers.scripted.shelf import put_on_shelf
 from vlaad_ray.types import ActionChunk, Observation
 
 ROUNDS = 4
@@ -87,10 +88,18 @@ def program(scene: Scene) -> Motion:
 
 def turn(scene: Scene, goal: Goal) -> tuple[int, float]:
     """When a goal's turn comes: by ORDER, and low things before tall ones, which would be in the hand's way."""
+    if goal[0] == "close" and nothing_goes_in(scene, goal[1]):
+        return -1, 0.0
     if goal[0] not in ("on", "in"):
         return ORDER[goal[0]], 0.0
     low, high = scene.box(goal[1])
     return ORDER[goal[0]], round(float(high[2] - low[2]), 2)
+
+
+def nothing_goes_in(scene: Scene, region: str) -> bool:
+    """Whether no goal puts a thing into a region or fixture: then it is shut first, before what opens above it."""
+    goals = scene.problem.parsed_problem["goal_state"]
+    return all(goal[0] != "in" or region not in (goal[2], scene.region_parent(goal[2])) for goal in goals)
 
 
 def pursue(scene: Scene, goal: Goal) -> Motion:
@@ -118,8 +127,12 @@ def put(scene: Scene, name: str, target: str) -> Motion:
     if scene.has_joint(target) and not scene.holds(["open", target]):
         yield from clear_drawer(scene, name, scene.region_joint(target))
         yield from pull_drawer(scene, target)
+    elif scene.has_joint(target) and not room_for_hand(scene, name, target):
+        yield from shut_drawer(scene, target, until=lambda: room_for_hand(scene, name, target))
     if parent is not None and "microwave" in parent and "mug" in name:
         return (yield from put_in_cavity(scene, name, target, parent))
+    if parent is not None and "shelf" in parent and "side" not in target:
+        return (yield from put_on_shelf(scene, name, target))
     return (yield from pick_and_place(scene, name, in_region(scene, name, target, parent)))
 
 

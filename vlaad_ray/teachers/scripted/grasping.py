@@ -54,7 +54,7 @@ def plan_grasps(
     states lead to nearly equal grasps.
     """
     rimmed = any(kind in name for kind in RIMMED)
-    if any(kind in name for kind in HANDLED):
+    if takes_handle(name):
         candidates = handle_grasps(scene, name)
     else:
         candidates = rim_grasps(scene, name) if rimmed else side_grasps(scene, name)
@@ -118,6 +118,10 @@ def rim_grasps(scene: Scene, name: str) -> list[Candidate]:
         cost = 0.5 * abs(yaw) + 0.1 * (1 - outward[1])
         candidates.append((np.array([*(centre + outward * radius), height]), rotation, 0.055, cost))
     return candidates
+
+
+def takes_handle(name: str) -> bool:
+    return any(kind in name for kind in HANDLED)
 
 
 def handle_grasps(scene: Scene, name: str) -> list[Candidate]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vlaad_ray.teachers.scripted.geometry import HeightMap, Scene, closing_along
-from vlaad_ray.teachers.scripted.grasping import SIDE_FUNNEL, Grasp, grasp, let_go, plan_grasps
+from vlaad_ray.teachers.scripted.grasping import SIDE_FUNNEL, Grasp, collisions, grasp, let_go, plan_grasps
 from vlaad_ray.teachers.scripted.motion import CLOSED, OPEN, Motion, open_hand, reach, travel
 
 SLIP = 0.03
@@ -150,6 +150,13 @@ def clear_drawer(scene: Scene, name: str, joint: int) -> Motion:
     rise = scene.hand + np.array([0, 0, 0.08])
     yield from reach(scene, rise, scene.hand_rotation, OPEN, "approaching", tolerance=0.03, limit=10)
     return placed
+
+
+def room_for_hand(scene: Scene, name: str, region: str) -> bool:
+    """Whether an open drawer leaves the hand room to grasp what lies before it."""
+    drawer = scene.points(scene.joint_bodies(scene.region_joint(region)))
+    plan = plan_grasps(scene, name)[0]
+    return collisions(plan.position, plan.rotation[:, 0], drawer) == 0
 
 
 def free_spot(scene: Scene, name: str, joint: int) -> np.ndarray | None:
