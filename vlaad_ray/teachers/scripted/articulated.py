@@ -1,4 +1,4 @@
-"""Drawers, doors, knobs, and plates that are pushed rather than lifted."""
+"""Drawers, knobs, and plates that are pushed rather than lifted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import mujoco
 import numpy as np
 
 from vlaad_ray.teachers.scripted.geometry import (
-    HAND_DOWN,
     HeightMap,
     Scene,
     angle_between,
@@ -71,16 +70,18 @@ def pull_drawer(scene: Scene, region: str) -> Motion:
     yield from reach(scene, grip, rotation, OPEN, "approaching", tolerance=0.008, speed=0.8, limit=40)
     held = yield from close_hand(scene, grip, rotation, "operating")
     start = scene.joint_value(joint)
+    blocked = False
     if held:
         pulled = handle + outward * (DRAWER_TRAVEL + start)
         opened = scene.holds
         yield from reach(scene, pulled, rotation, CLOSED, "operating", limit=60, until=lambda: opened(["open", region]))
+        blocked = not opened(["open", region]) and scene.fingers_touching(bodies) == 2
     yield from open_hand(scene, scene.hand, rotation, "operating", bodies)
     yield from reach(scene, scene.hand + outward * 0.04, rotation, OPEN, "approaching", tolerance=0.02, limit=12)
     # Turning the hand down where the arm is almost straight would lock the elbow: first back towards the robot.
     back = scene.hand + outward * 0.02 + TOWARDS_ROBOT * 0.12 + UP * 0.03
     yield from reach(scene, back, rotation, OPEN, "approaching", tolerance=0.03, limit=20)
-    if abs(scene.joint_value(joint)) > AJAR and not scene.holds(["open", region]):
+    if blocked and abs(scene.joint_value(joint)) > AJAR:
         yield from push_open(scene, region)
     return scene.holds(["open", region])
 
@@ -101,9 +102,7 @@ def push_open(scene: Scene, region: str) -> Motion:
     pushed = scene.hand + outward * (0.04 + DRAWER_TRAVEL - abs(scene.joint_value(scene.region_joint(region))))
     until = settled(scene, ["open", region])
     yield from reach(scene, pushed, rotation, CLOSED, "operating", limit=60, until=until)
-    return (
-        yield from reach(scene, scene.hand + UP * 0.1, rotation, CLOSED, "approaching", tolerance=0.03, limit=20)
-    )
+    return (yield from reach(scene, scene.hand + UP * 0.1, rotation, CLOSED, "approaching", tolerance=0.03, limit=20))
 
 
 def shut_drawer(scene: Scene, region: str, until: Callable[[], bool] | None = None) -> Motion:
@@ -133,50 +132,6 @@ def shut_drawer(scene: Scene, region: str, until: Callable[[], bool] | None = No
     # Straight up: the fingertips may be behind the handle and would pull the drawer out again.
     yield from reach(scene, scene.hand + UP * 0.06, rotation, CLOSED, "completed", tolerance=0.02, limit=15)
     return shut and scene.holds(["close", region])
-
-
-def shut_door(scene: Scene, fixture: str) -> Motion:
-    """Push a hinged door's free edge along its arc with closed fingers."""
-    joint = scene.region_joint(fixture)
-    anchor, bodies = scene.joint_anchor(joint), scene.joint_bodies(joint)
-    axis = -np.sign(scene.joint_value(joint) or -1.0) * scene.joint_axis(joint)
-
-    def edge() -> np.ndarray:
-        points = scene.points(bodies)
-        distance = np.linalg.norm(points[:, :2] - anchor[:2], axis=1)
-        far = points[distance > distance.max() - 0.05]
-        return (far.min(axis=0) + far.max(axis=0)) / 2
-
-    def push() -> np.ndarray:
-        """Horizontal direction [3] in which the edge moves when the door shuts."""
-        tangent = np.cross(axis, edge() - anchor)
-        tangent[2] = 0
-        return tangent / np.linalg.norm(tangent)
-
-    height = edge()[2] + 0.02
-    before = edge() - push() * 0.09
-    top = scene.points(bodies)[:, 2].max() + 0.06
-    yield from reach(
-        scene, np.array([*scene.hand[:2], top]), HAND_DOWN, CLOSED, "approaching", tolerance=0.03, turn_tolerance=3
-    )
-    yield from reach(scene, np.array([*before[:2], top]), HAND_DOWN, CLOSED, "approaching", tolerance=0.03)
-    yield from reach(scene, np.array([*before[:2], height]), HAND_DOWN, CLOSED, "approaching", tolerance=0.02)
-
-    def beyond() -> np.ndarray:
-        return np.array([*(edge() + push() * 0.05)[:2], height])
-
-    return (
-        yield from reach(
-            scene,
-            beyond,
-            HAND_DOWN,
-            CLOSED,
-            "operating",
-            tolerance=0.003,
-            limit=200,
-            until=settled(scene, ["close", fixture]),
-        )
-    )
 
 
 def turn_knob(scene: Scene, fixture: str, wanted: Callable[[float], bool], sign: float) -> Motion:

@@ -8,8 +8,15 @@ import numpy as np
 
 from vlaad_ray.configs import UserError
 from vlaad_ray.envs.libero import LiberoEnv
-from vlaad_ray.teachers.scripted.articulated import is_drawer, pull_drawer, push_flat, shut_door, shut_drawer, turn_knob
+from vlaad_ray.teachers.scripted.articulated import (
+    is_drawer,
+    pull_drawer,
+    push_flat,
+    shut_drawer,
+    turn_knob,
+)
 from vlaad_ray.teachers.scripted.cavity import put_in_cavity
+from vlaad_ray.teachers.scripted.doors import open_door, shut_door
 from vlaad_ray.teachers.scripted.geometry import Scene, rotation_about
 from vlaad_ray.teachers.scripted.motion import OPEN, Command, Motion, reach
 from vlaad_ray.teachers.scripted.placing import Placement, clear_drawer, pick_and_place, room_for_hand
@@ -106,7 +113,8 @@ def pursue(scene: Scene, goal: Goal) -> Motion:
     """One attempt at one goal."""
     predicate, name = goal[0], goal[1]
     if predicate == "open":
-        return (yield from pull_drawer(scene, name))
+        pull = pull_drawer if is_drawer(scene, scene.region_joint(name)) else open_door
+        return (yield from pull(scene, name))
     if predicate == "close":
         shut = shut_drawer if is_drawer(scene, scene.region_joint(name)) else shut_door
         return (yield from shut(scene, name))

@@ -53,7 +53,7 @@ def plan_grasps(
     `shift` [3] (to its destination); closing along `preferred` [3] is cheaper. They are weighed so that nearly equal
     states lead to nearly equal grasps.
     """
-    rimmed = any(kind in name for kind in RIMMED)
+    rimmed = has_rim(name)
     if takes_handle(name):
         candidates = handle_grasps(scene, name)
     else:
@@ -118,6 +118,10 @@ def rim_grasps(scene: Scene, name: str) -> list[Candidate]:
         cost = 0.5 * abs(yaw) + 0.1 * (1 - outward[1])
         candidates.append((np.array([*(centre + outward * radius), height]), rotation, 0.055, cost))
     return candidates
+
+
+def has_rim(name: str) -> bool:
+    return any(kind in name for kind in RIMMED)
 
 
 def takes_handle(name: str) -> bool:

@@ -24,7 +24,7 @@ Station = tuple[float, np.ndarray]
 
 
 def put_on_shelf(scene: Scene, name: str, region: str) -> Motion:
-    """Grasp a thing, bring it before the shelf's front, carry it in, let go, draw back; push in what lies too far out."""
+    """Grasp a thing, carry it in through the shelf's front, let go, draw back; push in what then lies before it."""
     if abs(scene.rotation(name)[2, 2]) < 0.5:
         return (yield from push_in(scene, name, region))
     if not (yield from grasp(scene, name, plan_grasps(scene, name)[0])):
@@ -71,7 +71,7 @@ def push_in(scene: Scene, name: str, region: str) -> Motion:
 
 
 def stations_of(scene: Scene, name: str, region: str, inward: np.ndarray) -> tuple[list[Station], float]:
-    """On the way in: how deep (m) the origin of what is held is, and the hand's rotation; and the board's height (m)."""
+    """How deep (m) the origin of what is held goes in and the hand's rotation there; and the board's height (m)."""
     floor, ceiling = boards(scene, name, region)
     size = np.ptp((scene.object_points(name) - scene.position(name)) @ scene.rotation(name), axis=0)
     _, broad, tall = np.sort(size).tolist()
@@ -88,12 +88,16 @@ def stations_of(scene: Scene, name: str, region: str, inward: np.ndarray) -> tup
 
     slants = np.deg2rad(np.arange(50, 90, 2))
     depths = [share * (tall - TALL_DEPTH) - BEFORE * (share == 0) for share in (0, 0.3, 0.6, 1)]
-    across = np.cross(UP, inward)
-    return [(d, pointing(scene, across, inward, next((s for s in slants if fits(s, d)), np.pi / 2))) for d in depths], floor
+
+    def level(depth: float) -> np.ndarray:
+        slant = next((s for s in slants if fits(s, depth)), np.pi / 2)
+        return pointing(scene, np.cross(UP, inward), inward, slant)
+
+    return [(depth, level(depth)) for depth in depths], floor
 
 
 def way_in(scene: Scene, region: str) -> np.ndarray:
-    """[3] horizontal unit vector through the open side of a shelf: that of its region's four on which no wall stands."""
+    """[3] horizontal unit vector through the open side of a shelf: that with least wall of its region's four."""
     centre, half = scene.position(region), scene.region_half(region)
     walls = scene.object_points(scene.region_parent(region)) - centre
     level = walls[np.abs(walls[:, 2]) < half[2] / 2]
