@@ -30,6 +30,8 @@ SCRIPTED_LAW = 2
 
 2: a wide funnel over rims, and less noise at fixtures. In libero_object there are neither: names stay there.
 """
+SCRIPTED_LAW_90 = 3
+"""The same for libero_90. 3: pans by their handle, shelves through their front, doors opened, drawers shut first."""
 SAMPLE = 2**20
 """Bytes of each weights file that its fingerprint is taken from, at three places."""
 
@@ -45,7 +47,8 @@ class Teacher:
 def describe_scripted(config: NoSettings, suite: str, execute: int) -> LocalPolicy:
     """The privileged expert. It acts one action at a time, whatever `execute` says."""
     check_arm("scripted", suite)
-    settings = {} if suite == "libero_object" else {"law": SCRIPTED_LAW}
+    law = SCRIPTED_LAW_90 if suite == "libero_90" else SCRIPTED_LAW
+    settings = {} if suite == "libero_object" else {"law": law}
     return LocalPolicy("scripted", _make_scripted, settings=settings, plans=True)
 
 

@@ -82,8 +82,8 @@ def open_door(scene: Scene, fixture: str) -> Motion:
     way = 1.0 if high - closed > closed - low else -1.0
     axis = way * scene.joint_axis(joint)
     points = scene.points(bodies)
-    across = (points - anchor)[np.argmax(np.linalg.norm((points - anchor)[:, :2], axis=1))] * [1, 1, 0]
-    across = across / np.linalg.norm(across)
+    sides = scene.joint_frame(joint).T
+    across = max((*sides, *-sides), key=lambda side: float((points - anchor).mean(axis=0)[:2] @ side[:2]))
     outward = np.cross(axis, across)
     bar = points[points @ outward > (points @ outward).max() - 2 * BAR_RADIUS]
     grip = (bar.min(axis=0) + bar.max(axis=0)) / 2

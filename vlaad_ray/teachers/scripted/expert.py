@@ -23,6 +23,7 @@ from vlaad_ray.teachers.scripted.placing import Placement, clear_drawer, pick_an
 from vlaad_ray.teachers.scripted.shelf import put_on_shelf
 from vlaad_ray.types import ActionChunk, Observation
 
+UP = np.array([0, 0, 1.0])
 ROUNDS = 4
 """Times that the whole goal is tried."""
 ORDER = {"open": 0, "turnon": 1, "turnoff": 1, "on": 2, "in": 2, "close": 3}
@@ -156,6 +157,8 @@ def in_region(scene: Scene, name: str, region: str, parent: str | None) -> Place
     if scene.has_joint(region):
         # Towards the drawer's front, clear of the handles above it.
         outward = -scene.joint_axis(scene.region_joint(region))
+        if scene.position(name)[2] - scene.box(name)[0][2] > 2 * scene.region_half(region)[2]:
+            return laid_down(scene, region, outward)
         return Placement(lambda: scene.position(region) + 0.02 * outward)
     if parent is not None and "rack" in parent:
         return on_rack(scene, centre, parent)
@@ -170,6 +173,18 @@ def in_region(scene: Scene, name: str, region: str, parent: str | None) -> Place
         side = int(np.argmin((high - low)[:2]))
         centre[side] += 0.047 * (-1 if mates.index(name) == 0 else 1)
     return Placement(lambda: centre)
+
+
+def laid_down(scene: Scene, region: str, outward: np.ndarray) -> Placement:
+    """A bottle whose middle, upright, would be above a drawer: let go aslant it falls flat, across the drawer."""
+    across = np.cross(UP, outward)
+    across = across if across[0] > 0 else -across
+    half = scene.region_half(region)[2]
+
+    def middle() -> np.ndarray:
+        return scene.position(region) + 0.01 * outward - half * UP
+
+    return Placement(middle, align=outward[:2], lean=rotation_about(np.cross(across, UP), 0.95))
 
 
 def on_rack(scene: Scene, lip: np.ndarray, rack: str) -> Placement:

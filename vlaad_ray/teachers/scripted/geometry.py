@@ -160,6 +160,10 @@ class Scene:
     def joint_anchor(self, joint: int) -> np.ndarray:
         return self.data.xanchor[joint].copy()
 
+    def joint_frame(self, joint: int) -> np.ndarray:
+        """[3, 3] attitude of the body that a joint moves."""
+        return self.data.xmat[self.model.jnt_bodyid[joint]].reshape(3, 3).copy()
+
     def joint_bodies(self, joint: int) -> set[int]:
         return self.subtree(int(self.model.jnt_bodyid[joint]))
 

@@ -14,7 +14,7 @@ from vlaad_ray.teachers.scripted.motion import CLOSED, OPEN, Motion, open_hand, 
 SLIP = 0.03
 """m that an object may shift in the hand before it counts as lost."""
 ATTEMPTS = 4
-NEAR = 0.38
+NEAR = 0.3
 """m, horizontally from the robot's base. Nearer, the arm may have to fold further than it can."""
 LEAN = 0.45
 """rad, of the hand's top away from the base, for what lies so near."""
