@@ -184,7 +184,7 @@ def laid_down(scene: Scene, region: str, outward: np.ndarray) -> Placement:
     def middle() -> np.ndarray:
         return scene.position(region) + 0.01 * outward - half * UP
 
-    return Placement(middle, align=outward[:2], lean=rotation_about(np.cross(across, UP), 0.95))
+    return Placement(middle, align=outward[:2], lean=rotation_about(np.cross(across, UP), 0.7))
 
 
 def on_rack(scene: Scene, lip: np.ndarray, rack: str) -> Placement:
