@@ -76,7 +76,9 @@ def test_all_checks_of_a_machine_and_their_exit_code(monkeypatch, capsys, tmp_pa
 
 
 def test_completion_is_a_script_that_bash_reads_and_knows_commands_and_flags(capsys):
-    main("completion", ["--shell", "bash"])
+    with pytest.raises(SystemExit) as ended:
+        main("completion", ["--shell", "bash"])
+    assert not ended.value.code
     script = capsys.readouterr().out
     assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
     assert all(word in script for word in ("collect", "distillation", "--placements", "--gripper-dwell"))
