@@ -145,7 +145,7 @@ def put(scene: Scene, name: str, target: str) -> Motion:
     if parent is not None and "microwave" in parent and "mug" in name:
         return (yield from put_in_cavity(scene, name, target, parent))
     if parent is not None and "shelf" in parent and "side" not in target:
-        return (yield from put_on_shelf(scene, name, target))
+        return (yield from put_on_shelf(scene, name, target, parent))
     return (yield from pick_and_place(scene, name, in_region(scene, name, target, parent)))
 
 
