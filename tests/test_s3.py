@@ -29,6 +29,7 @@ from vlaad_ray.configs import (
     EnvConfig,
     EvalConfig,
     ExportConfig,
+    FleetConfig,
     SpaceConfig,
     SweepConfig,
     TrainConfig,
@@ -98,8 +99,8 @@ def cluster(ray_local):
 def test_a_project_in_a_bucket_from_collection_to_report(s3, cluster):
     """One stage that takes the URI for a folder of that name is enough to lose its work with the machine."""
     run = s3.bucket("project") / "run"
-    env = EnvConfig(image_size=32)
-    collect(CollectConfig(run / "data", tasks="0", init_states="0-1", image_every=4, env=env))
+    env, one = EnvConfig(image_size=32), FleetConfig(actors=1)
+    collect(CollectConfig(run / "data", tasks="0", init_states="0-1", image_every=4, env=env, fleet=one))
     annotate(AnnotateConfig(run / "data", run / "annotations"))
     assert len(store.list_annotations(run / "annotations")) == len(store.list_episodes(run / "data")) == 2
 

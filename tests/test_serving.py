@@ -209,7 +209,7 @@ def test_openvla_acts_in_real_libero_through_a_replica(ray_local, tmp_path, open
         teacher_config=OpenVlaConfig(checkpoint=openvla_checkpoint, dtype="fp32"),
         serving=LIGHT,
         env=EnvConfig(render="exact", image_size=256),
-        fleet=FleetConfig(actors=2),
+        fleet=FleetConfig(actors=1),
     )
     summary = evaluate.evaluate(config)
     assert summary.success.ever.n == 2
