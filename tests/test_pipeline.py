@@ -120,7 +120,7 @@ def head(tmp_path):
     yield f"http://127.0.0.1:{port}", settings
     died = process.poll() is not None
     process.terminate()
-    process.wait(timeout=60)
+    process.wait(timeout=120)
     assert not died, f"the head ended by itself: {(tmp_path / 'head.log').read_text()[-3000:]}"
 
 

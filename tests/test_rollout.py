@@ -94,7 +94,7 @@ def test_a_killed_driver_loses_at_most_what_was_in_flight(dataset, ray_local, tm
             break
     family = [psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True)]
     fakes.kill(family)
-    psutil.wait_procs(family, timeout=20)
+    psutil.wait_procs(family, timeout=60)
     done = {path: path.stat().st_mtime_ns for path in store.list_episodes(tmp_path)}
     assert 2 <= len(done) < 6
     collect(small_config(tmp_path))

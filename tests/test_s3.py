@@ -211,12 +211,12 @@ def two_disks(tmp_path_factory):
     mounted = ["unshare", "-m", "sh", "-c", script, str(folder), *node]
     wait_for(lambda: answers(address), started[0])
     started.append(subprocess.Popen(mounted, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-    subprocess.run([sys.executable, "-c", WAIT_FOR_NODES, address], env=settings, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", WAIT_FOR_NODES, address], env=settings, check=True, timeout=300)
     yield address, folder
     for process in reversed(started):
         process.terminate()
     for process in started:
-        process.wait(timeout=60)
+        process.wait(timeout=120)
     shutil.rmtree(place, ignore_errors=True)
 
 
