@@ -36,7 +36,6 @@ LONGEST = (
     "test_rollout",
     "test_evaluate",
     "test_extending",
-    "test_screen",
     "test_shared_students",
     "test_serving",
     "test_perturbed",

@@ -78,7 +78,7 @@ def test_outcomes_through_a_replica_are_those_of_local_copies(ray_local, checkpo
         env=EnvConfig(image_size=64),
         fleet=FleetConfig(actors=2),
     )
-    evaluate(config)
+    evaluate(dataclasses.replace(config, fleet=FleetConfig(actors=1)))
     evaluate(dataclasses.replace(config, out=tmp_path / "shared", serving=SHARED))
     local, shared = (store.read_outcomes(tmp_path / name, Outcome) for name in ("local", "shared"))
     assert len(local) == 3

@@ -22,7 +22,6 @@ from vlaad_ray.configs import (
     settings_of,
     what_a_checkpoint_is,
 )
-from vlaad_ray.deploy import loading
 from vlaad_ray.envs import check_starts, find_suite
 from vlaad_ray.rollout.episode import EpisodeSpec
 from vlaad_ray.rollout.fleet import FleetReport, Pupil, check_images, fleet_of
@@ -103,11 +102,13 @@ def find_pupil(config: CollectConfig, teacher: LocalPolicy | SharedPolicy) -> Pu
         )
     if not how.student.is_dir():
         raise UserError(f"--student: {how.student} is not there; {what_a_checkpoint_is(how.student)}")
+    from vlaad_ray.deploy.loading import describe  # torch, which a teacher alone does without
+
     check_device(how.student_device, "--student-device")
     serving = ServingConfig(replicas=how.student_replicas if how.student_device == "cuda" else 0)
     serving = on_device(serving, how.student_device)
     acting = Acting(device=how.student_device)
-    policy = student_policy(how.student.resolve(), loading.describe(how.student), acting, serving)
+    policy = student_policy(how.student.resolve(), describe(how.student), acting, serving)
     return Pupil(policy, serving, how, config.budget)
 
 

@@ -260,21 +260,18 @@ def import_libero() -> SimpleNamespace:
     LIBERO's own import would have Python show everybody's deprecations from then on: Ray Data's, on the user's screen.
     """
     tame_robosuite()
-    logging.disable(logging.WARNING)
-    # robosuite, which draws nothing here, fails unless it finds this digit somewhere in CUDA_VISIBLE_DEVICES.
-    chosen = os.environ.pop(egl.CHOICE, None)
-    try:
-        with warnings.catch_warnings():
-            from libero.libero import benchmark
-            from libero.libero.envs.bddl_utils import robosuite_parse_problem
-            from libero.libero.envs.env_wrapper import ControlEnv, OffScreenRenderEnv
-            from libero.libero.envs.objects import OBJECTS_DICT
-            from robosuite.utils.observables import Observable, sensor
-            from robosuite.utils.transform_utils import quat2axisangle
-    finally:
-        logging.disable(logging.NOTSET)
-        if chosen is not None:
-            os.environ[egl.CHOICE] = chosen
+    with contextlib.ExitStack() as after, warnings.catch_warnings():
+        logging.disable(logging.WARNING)
+        after.callback(logging.disable, logging.NOTSET)
+        # robosuite, which draws nothing here, fails unless it finds this digit somewhere in CUDA_VISIBLE_DEVICES.
+        if (chosen := os.environ.pop(egl.CHOICE, None)) is not None:
+            after.callback(os.environ.update, {egl.CHOICE: chosen})
+        from libero.libero import benchmark
+        from libero.libero.envs.bddl_utils import robosuite_parse_problem
+        from libero.libero.envs.env_wrapper import ControlEnv, OffScreenRenderEnv
+        from libero.libero.envs.objects import OBJECTS_DICT
+        from robosuite.utils.observables import Observable, sensor
+        from robosuite.utils.transform_utils import quat2axisangle
     return SimpleNamespace(
         benchmark=benchmark,
         ControlEnv=ControlEnv,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,8 @@ def _ask_nodes(written: Mapping[str, Location], read: Mapping[str, Location]) ->
     mark = f".probe-{secrets.token_hex(6)}"
     nodes = _nodes()
     made = [place for place in written.values() if not place.exists()]
-    try:
+    with ExitStack() as after:
+        after.callback(_clear_up, written.values(), [f"{mark}-{left}" for left in ("driver", *range(len(nodes)))], made)
         for place in written.values():
             files.write_json(place / f"{mark}-driver", None)
         answers = [
@@ -92,14 +93,17 @@ def _ask_nodes(written: Mapping[str, Location], read: Mapping[str, Location]) ->
             for name, place in written.items():
                 if not (place / f"{mark}-{number}").exists():
                     raise UserError(f"--{name} {place}: what {who} writes there is not here; {REMEDY}")
-    finally:
-        for place in written.values():
-            for left in ("driver", *range(len(nodes))):
-                (place / f"{mark}-{left}").unlink(missing_ok=True)
-        for place in made:
-            if isinstance(place, Path):
-                with suppress(OSError):  # others write there by now
-                    place.rmdir()
+
+
+def _clear_up(written: Iterable[Location], marks: Sequence[str], made: Iterable[Location]) -> None:
+    """Remove the marks, and the folders that were made for them, unless somebody has written there since."""
+    for place in written:
+        for mark in marks:
+            (place / mark).unlink(missing_ok=True)
+    for place in made:
+        if isinstance(place, Path):
+            with suppress(OSError):
+                place.rmdir()
 
 
 def _look_around(mark: str, own_mark: str, written: Mapping[str, Location], read: Mapping[str, Location]) -> str | None:

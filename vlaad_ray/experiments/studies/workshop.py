@@ -14,6 +14,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -220,18 +221,15 @@ class Workshop:
             return
         task = ray.remote(stage).options(num_cpus=0)  # it only waits for its actors, which have CPUs of their own
         running: dict[ray.ObjectRef[Any], Piece] = {}
-        with cli.progress(stage.__name__, len(missing), every_line=True) as advance:
-            try:
-                for config in missing:
-                    if len(running) == concurrent:
-                        advance(_wait_for_one(running))
-                    if self._has_time(config):
-                        running[task.remote(config)] = config
-                while running:
+        with cli.progress(stage.__name__, len(missing), every_line=True) as advance, ExitStack() as after:
+            after.callback(lambda: [ray.cancel(left) for left in running])
+            for config in missing:
+                if len(running) == concurrent:
                     advance(_wait_for_one(running))
-            finally:
-                for left in running:
-                    ray.cancel(left)
+                if self._has_time(config):
+                    running[task.remote(config)] = config
+            while running:
+                advance(_wait_for_one(running))
 
     def _has_time(self, piece: Piece) -> bool:
         name = f"{piece.out.parent.name}/{piece.out.name}"
