@@ -172,7 +172,11 @@ def test_the_presets_size():
 @pytest.mark.parametrize("kind", ["full", "routed", "fixed"])
 def test_every_objective_trains_all_that_answers(network, seen, tokenizer, objective, kind):
     """A parameter without a gradient makes workers that train together wait for it; and the loss has to fall."""
-    kinds = {"full": lambda: network, "routed": lambda: mini.with_router(network), "fixed": lambda: mini.on_route(network, (0, 3))}
+    kinds = {
+        "full": lambda: network,
+        "routed": lambda: mini.with_router(network),
+        "fixed": lambda: mini.on_route(network, (0, 3)),
+    }
     student = kinds[kind]().train()
     method = METHODS[objective]
     torch.manual_seed(0)
@@ -238,7 +242,9 @@ def test_a_routed_checkpoint_is_a_policy_like_any_other(network, tokenizer, tmp_
         fixed = StudentPolicy.from_pretrained(directory)
     inputs = fixed.prepare([observation(0)])
     with torch.no_grad():
-        state = routed(network, network._inputs(*map(torch.from_numpy, inputs)), torch.tensor([[True, False, True, True]]))
+        state = routed(
+            network, network._inputs(*map(torch.from_numpy, inputs)), torch.tensor([[True, False, True, True]])
+        )
         expected = network.decide(network.queried(state))
     np.testing.assert_allclose(fixed.backend.output(*inputs), expected, atol=1e-5)
 
