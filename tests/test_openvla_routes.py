@@ -15,7 +15,7 @@ from test_openvla import inputs, load, observation
 from vlaad_ray.configs import UserError
 from vlaad_ray.models.openvla import preprocess, random_checkpoint
 from vlaad_ray.models.openvla.actions import parse_statistics, tokens_to_actions
-from vlaad_ray.models.openvla.layered import NO_WORD, LayeredOpenVla, cost
+from vlaad_ray.models.openvla.layered import NO_WORD, cost
 from vlaad_ray.models.openvla.routing import ROUTER, ROUTING, write_routing
 from vlaad_ray.models.openvla.settings import parse_config
 from vlaad_ray.models.vla import routes

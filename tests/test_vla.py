@@ -1,4 +1,4 @@
-"""Networks whose decoder layers are gated in training and skipped at run time: mini_vla, the loops, routes, the router."""
+"""Decoder layers that are gated in training and skipped at run time: mini_vla, the loops, routes, the router."""
 
 import contextlib
 import dataclasses
@@ -130,8 +130,9 @@ def test_a_hard_gate_has_its_sigmoids_gradient():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("1-3", "first and the last"), ("0-2", "first and the last"), ("0-9", "layer 4"), ("0;3", "no route")]
-)  # fmt: skip
+    ("text", "told"),
+    [("1-3", "first and the last"), ("0-2", "first and the last"), ("0-9", "layer 4"), ("0;3", "no route")],
+)
 def test_a_route_that_no_network_takes_is_refused(text, told):
     with pytest.raises(UserError, match=told):
         routes.parse(text, 4, "--route")

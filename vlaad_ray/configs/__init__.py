@@ -84,6 +84,7 @@ from vlaad_ray.configs.sweep import (
     TuningConfig,
 )
 from vlaad_ray.configs.teachers import (
+    CheckpointConfig,
     OpenVlaConfig,
     RemoteConfig,
     ServingConfig,
@@ -106,6 +107,7 @@ __all__ = [
     "BenchPolicyConfig",
     "BenchRolloutConfig",
     "BenchTeacherConfig",
+    "CheckpointConfig",
     "CollectConfig",
     "DaggerConfig",
     "EnvConfig",

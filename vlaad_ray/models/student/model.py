@@ -90,7 +90,7 @@ class Student(nn.Module, ABC):
 
     @abstractmethod
     def embed_text(self, tokens: Tensor) -> Tensor:
-        """[B, L] -> [B, D], or whatever form [B, …] the network reads texts in; then `text_vector` makes [B, D] of it."""
+        """[B, L] -> [B, D], or the form [B, …] in which the network reads texts; `text_vector` makes [B, D] of it."""
 
     @abstractmethod
     def perceive(self, images: Tensor, proprio: Tensor, instruction: Tensor) -> Tensor:
