@@ -1,4 +1,4 @@
-"""A checkpoint in torch: fp32 or bf16, on CPU as it comes, on CUDA through CUDA graphs (a student whose parts run on demand: without)."""
+"""A checkpoint in torch: fp32 or bf16, on CPU as it comes, on CUDA through CUDA graphs, unless it is dynamic."""
 
 from __future__ import annotations
 
