@@ -35,6 +35,10 @@ from vlaad_ray.configs.deploy import (
     ServedStudentConfig,
     ServerConfig,
 )
+from vlaad_ray.configs.doctor import (
+    CompletionConfig,
+    DoctorConfig,
+)
 from vlaad_ray.configs.errors import (
     UserError,
     users_errors,
@@ -109,7 +113,9 @@ __all__ = [
     "BenchTeacherConfig",
     "CheckpointConfig",
     "CollectConfig",
+    "CompletionConfig",
     "DaggerConfig",
+    "DoctorConfig",
     "EnvConfig",
     "EvalConfig",
     "ExportConfig",
