@@ -268,7 +268,6 @@ def test_a_fixed_route_is_exported_whole_and_a_router_is_refused(network, tokeni
     seen = [observation(row) for row in range(3)]  # instructions of three lengths, in one graph
     ours, theirs = (each.backend.output(*each.prepare(seen)) for each in (reference, policy))
     np.testing.assert_allclose(theirs, ours, atol=1e-4)
-    assert (made / "perceive.onnx").stat().st_size < sum(each.numel() * 4 for each in read.student.parameters())
 
     with saved(mini.with_router(network), tokenizer, tmp_path / "routed") as directory:
         read = checkpoint.from_pretrained(directory)
