@@ -88,6 +88,7 @@ from vlaad_ray.configs.sweep import (
     TuningConfig,
 )
 from vlaad_ray.configs.teachers import (
+    CheckpointConfig,
     OpenVlaConfig,
     RemoteConfig,
     ServingConfig,
@@ -110,6 +111,7 @@ __all__ = [
     "BenchPolicyConfig",
     "BenchRolloutConfig",
     "BenchTeacherConfig",
+    "CheckpointConfig",
     "CollectConfig",
     "CompletionConfig",
     "DaggerConfig",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vlaad_ray.configs import EvalConfig, UserError, location, what_a_checkpoint_is
-from vlaad_ray.rollout.students import Acting, check_device, student_policy
+from vlaad_ray.deploy.acting import Acting, check_device, student_policy
 from vlaad_ray.teachers import TEACHERS, find_teacher
 from vlaad_ray.types import LocalPolicy, SharedPolicy
 
