@@ -35,6 +35,12 @@ from vlaad_ray.configs.deploy import (
     ServedStudentConfig,
     ServerConfig,
 )
+from vlaad_ray.configs.distil import (
+    ActDistillConfig,
+    DistilConfig,
+    HeadsSettings,
+    ProbeConfig,
+)
 from vlaad_ray.configs.errors import (
     UserError,
     users_errors,
@@ -96,6 +102,7 @@ __all__ = [
     "STUDIES",
     "TAXONOMIES",
     "WAIT_FOR_NODES_S",
+    "ActDistillConfig",
     "ActuationConfig",
     "AnnotateConfig",
     "AuditConfig",
@@ -108,11 +115,13 @@ __all__ = [
     "BenchTeacherConfig",
     "CollectConfig",
     "DaggerConfig",
+    "DistilConfig",
     "EnvConfig",
     "EvalConfig",
     "ExportConfig",
     "Flat",
     "FleetConfig",
+    "HeadsSettings",
     "Later",
     "Location",
     "Machine",
@@ -121,6 +130,7 @@ __all__ = [
     "NoiseConfig",
     "OpenVlaConfig",
     "PipelineConfig",
+    "ProbeConfig",
     "RemoteConfig",
     "ReportConfig",
     "ServeClusterConfig",
