@@ -82,6 +82,27 @@ def train() -> Run:
     return _stage(train, table)
 
 
+def probe() -> Run:
+    """ActDistill, stage 1: what each decoder layer of a trained mini_vla knows of the action.
+
+    vlaad probe --checkpoint TEACHER --data DATA --out PROBES
+    """
+    from vlaad_ray.distil.probe import probe, show
+
+    return _stage(probe, show)
+
+
+def distil() -> Run:
+    """ActDistill, stage 2: a student that is its teacher with fewer decoder layers, to a budget of FLOPs.
+
+    vlaad distil --checkpoint TEACHER --data DATA --probes PROBES --budget 0.5 --out RUN
+    vlaad distil --checkpoint TEACHER --data DATA --select first --losses task --budget 0.5 --out RUN     a plain cut
+    """
+    from vlaad_ray.distil.stage import distil, show
+
+    return _stage(distil, show)
+
+
 def sweep() -> Run:
     """Stage 4: search for hyperparameters with Ray Tune; ends with a table, a plot and a config for `vlaad train`.
 
@@ -242,6 +263,8 @@ COMMANDS: Mapping[str, Command] = {
     "collect": Command(collect, configs.CollectConfig, "sim"),
     "annotate": Command(annotate, configs.AnnotateConfig, "pipeline"),
     "train": Command(train, configs.TrainConfig, "train"),
+    "probe": Command(probe, configs.ProbeConfig, "train"),
+    "distil": Command(distil, configs.DistilConfig, "train"),
     "sweep": Command(sweep, configs.SweepConfig, "tune"),
     "study": Command(study, STUDIES, "tune"),
     "eval": Command(evaluate, configs.EvalConfig, "sim,train"),

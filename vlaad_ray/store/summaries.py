@@ -12,13 +12,12 @@ from vlaad_ray.summaries import (
     CollectSummary,
     EvalSummary,
     ProbeSummary,
-    RoutesSummary,
     TrainSummary,
 )
 
 Summary = TypeVar(
     "Summary",
-    bound=AnnotateSummary | AuditSummary | CollectSummary | EvalSummary | ProbeSummary | RoutesSummary | TrainSummary,
+    bound=AnnotateSummary | AuditSummary | CollectSummary | EvalSummary | ProbeSummary | TrainSummary,
 )
 SUMMARY = "summary.json"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,10 +16,11 @@ from vlaad_ray.configs.distil import ActDistillConfig
 from vlaad_ray.files import in_parallel, local_copy, read_json, sha256, write_json
 from vlaad_ray.methods.method import Columns
 from vlaad_ray.models.student import checkpoint
-from vlaad_ray.models.student.checkpoint import of_architecture, read_config
 from vlaad_ray.models.vla.heads import REVISION, Heads, HeadsConfig
-from vlaad_ray.models.vla.mini import MiniVlaConfig
 from vlaad_ray.types import Episode
+
+if TYPE_CHECKING:
+    from vlaad_ray.methods.actdistill.probing import Prober
 
 HEADS, WEIGHTS = "heads.json", "heads.safetensors"
 SEMANTICS, ACTIONS = "semantics", "known_actions"
@@ -49,9 +50,13 @@ class HeadsRecord:
         }
 
 
-def write_heads(folder: Path, heads: Heads) -> None:
-    """heads.safetensors alone."""
-    checkpoint.save_tensors(folder / WEIGHTS, heads.state_dict())
+def reads(settings: ActDistillConfig) -> Mapping[str, Location]:
+    return {"--probes": settings.probes} if settings.probes is not None else {}
+
+
+def leave(learner: Prober, folder: Path) -> None:
+    """The weights of the heads, beside the teacher they were trained on."""
+    checkpoint.save_tensors(folder / WEIGHTS, learner.heads.state_dict())
 
 
 def adopt_heads(probes: Location, weights: Location, config: HeadsConfig, teacher: str) -> HeadsRecord:
@@ -117,18 +122,3 @@ def columns(settings: ActDistillConfig, episode: Episode) -> Columns:
     for name, values in found.items():
         spread[name][probes.steps] = values
     return spread
-
-
-def teacher_config(place: Location, flag: str) -> MiniVlaConfig:
-    """Of a checkpoint whose layers can be read and skipped. Raises UserError, naming the `flag`, for any other."""
-    written = read_config(place)
-    kind, _ = of_architecture(written["architecture"], place).network()
-    if not issubclass(kind, MiniVlaConfig):
-        raise UserError(
-            f"{flag} {place} is a {written['architecture']} student, which has no decoder layers to skip; train the "
-            "teacher with --student mini_vla"
-        )
-    config = read_record(kind, written["student"], f"{place}: 'student'", "copy the checkpoint again")
-    if config.routed or config.route:
-        raise UserError(f"{flag} {place} skips layers already; give the teacher it was made from")
-    return config

@@ -16,9 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vlaad_ray.configs import Location, UserError
+from vlaad_ray.configs import UserError
 from vlaad_ray.configs.distil import ActDistillConfig
 from vlaad_ray.methods.actdistill import kept, losses, selecting
+from vlaad_ray.methods.actdistill.teacher import teacher_config
 from vlaad_ray.methods.method import Batch, Learner, Material, Parts, action_loss
 from vlaad_ray.models.student.model import Student
 from vlaad_ray.models.vla.decoder import gated
@@ -170,9 +171,6 @@ def loss(
     return total, {name: part.detach() for name, part in parts.items()}
 
 
-PARTS = ("image", "kl", "align", "struct", "act", "budget", "share", "multiplier")
-
-
 def learner(settings: ActDistillConfig, student: Student, phases: Sequence[str]) -> Distiller:
     assert isinstance(student, MiniVla)
     whole = cost(student.config)
@@ -188,7 +186,7 @@ def check(settings: ActDistillConfig, material: Material) -> Mapping[str, str]:
     """Raises UserError for a budget that can't be met, and for probes of another teacher or other data."""
     if material.start_from is None:
         raise UserError("--objective actdistill makes a student of a teacher: name its checkpoint with --start-from")
-    whole = cost(kept.teacher_config(material.start_from, "--start-from"))
+    whole = cost(teacher_config(material.start_from, "--start-from"))
     selecting.budgets(settings, whole, material.phases)
     if settings.phase_budgets and settings.select != "router":
         raise UserError("--phase-budgets: only a router runs other layers in other phases; leave --select as it is")
@@ -200,7 +198,3 @@ def check(settings: ActDistillConfig, material: Material) -> Mapping[str, str]:
         raise UserError("--losses all needs --probes DIR, what jobs/probe.py left of this teacher (or --losses task)")
     selecting.route_of(settings, whole)
     return identity
-
-
-def reads(settings: ActDistillConfig) -> Mapping[str, Location]:
-    return {"--probes": settings.probes} if settings.probes is not None else {}

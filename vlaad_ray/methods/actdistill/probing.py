@@ -8,7 +8,6 @@ gates, and the target is the whole chunk.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from vlaad_ray.configs import UserError
 from vlaad_ray.configs.distil import HeadsSettings
-from vlaad_ray.methods.actdistill import kept
+from vlaad_ray.methods.actdistill.teacher import teacher_config
 from vlaad_ray.methods.method import Batch, Learner, Material, Parts
 from vlaad_ray.models.student.model import Student
 from vlaad_ray.models.vla.decoder import gated
@@ -69,7 +68,7 @@ def heads_config(settings: HeadsSettings, teacher: MiniVlaConfig) -> HeadsConfig
 def check(settings: HeadsSettings, material: Material) -> Mapping[str, str]:
     if material.start_from is None:
         raise UserError("--objective probe reads a teacher: name its checkpoint with --start-from")
-    kept.teacher_config(material.start_from, "--start-from")
+    teacher_config(material.start_from, "--start-from")
     return {}
 
 
@@ -84,7 +83,3 @@ def loss(
     """Squared error of the actions, averaged over the layers; `last` is that of the last layer's head."""
     errors = (answers.actions.float() - batch.actions[:, None]).square().mean((0, 2, 3))
     return errors.mean(), {"first": errors[0].detach(), "last": errors[-1].detach()}
-
-
-def leave(learner: Prober, folder: Path) -> None:
-    kept.write_heads(folder, learner.heads)
