@@ -75,9 +75,9 @@ def routes_taken(
     return [tuple(map(bool, row)) for row in routes_of(logits, network.config.threshold).tolist()]
 
 
-def summarise(counted: Counted, whole: routes.Cost) -> RoutesSummary:
+def summarise(counted: Mapping[tuple[str, str], int], whole: routes.Cost) -> RoutesSummary:
     """Shares and means over all frames; `whole`: what the network's layers cost."""
-    frames = counted.total()
+    frames = sum(counted.values())
     of_route: Counter[str] = Counter()
     for (written, _), count in counted.items():
         of_route[written] += count
@@ -101,7 +101,7 @@ def summarise(counted: Counted, whole: routes.Cost) -> RoutesSummary:
     )
 
 
-def mean_layers(counted: Counted, read: Mapping[str, Route], phase: str) -> float:
+def mean_layers(counted: Mapping[tuple[str, str], int], read: Mapping[str, Route], phase: str) -> float:
     own = {written: count for (written, of), count in counted.items() if of == phase}
     return sum(sum(read[written]) * count for written, count in own.items()) / sum(own.values())
 

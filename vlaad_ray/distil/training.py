@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,12 +27,14 @@ READ_BATCH = 64
 def from_teacher(config: TrainConfig, place: Location, objective: str, method: Any) -> TrainConfig:
     """`config`, starting from the checkpoint at `place`, whose network it is then. Raises UserError for a wrong one."""
     teacher = teacher_config(place, "--checkpoint")
-    student = next(name for name, preset in STUDENTS.items() if preset.architecture == teacher.architecture)
+    student, preset = next(each for each in STUDENTS.items() if each[1].architecture == teacher.architecture)
+    shape = vars(teacher)
+    network = preset.config(**{each.name: shape[each.name] for each in fields(preset.config) if each.name in shape})
     return replace(
         config,
         start_from=place,
         student=student,
-        network=None,
+        network=network,
         objective=objective,
         method=method,
         chunk=teacher.chunk,
