@@ -10,11 +10,11 @@ import torch
 
 from vlaad_ray import store
 from vlaad_ray.configs import ActuationConfig, EnvConfig, EvalConfig, FleetConfig, ServingConfig, UserError
+from vlaad_ray.deploy.acting import on_device
 from vlaad_ray.evaluate.policies import find_policy
 from vlaad_ray.evaluate.stage import evaluate
 from vlaad_ray.models.student.checkpoint import from_pretrained, save_pretrained
 from vlaad_ray.rollout.replicas import pack, placed, unpack
-from vlaad_ray.rollout.students import on_device
 from vlaad_ray.types import ActionChunk, LocalPolicy, Observation, Outcome, SharedPolicy
 
 SHARED = ServingConfig(replicas=1, cpus_per_replica=0)

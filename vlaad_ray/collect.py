@@ -23,11 +23,11 @@ from vlaad_ray.configs import (
     what_a_checkpoint_is,
 )
 from vlaad_ray.deploy import loading
+from vlaad_ray.deploy.acting import Acting, check_device, on_device, student_policy
 from vlaad_ray.envs import check_starts, find_suite
 from vlaad_ray.rollout.episode import EpisodeSpec
 from vlaad_ray.rollout.fleet import FleetReport, Pupil, check_images, fleet_of
 from vlaad_ray.rollout.noise import check_teacher_noise
-from vlaad_ray.rollout.students import Acting, check_device, on_device, student_policy
 from vlaad_ray.runtime import cli, places
 from vlaad_ray.runtime.record import begin, files_in, software, write_run_record
 from vlaad_ray.summaries import CollectSummary, EpisodeCounts, TaskCounts

@@ -90,6 +90,7 @@ from vlaad_ray.configs.sweep import (
     TuningConfig,
 )
 from vlaad_ray.configs.teachers import (
+    CheckpointConfig,
     OpenVlaConfig,
     RemoteConfig,
     ServingConfig,
@@ -113,6 +114,7 @@ __all__ = [
     "BenchPolicyConfig",
     "BenchRolloutConfig",
     "BenchTeacherConfig",
+    "CheckpointConfig",
     "CollectConfig",
     "DaggerConfig",
     "DistilConfig",

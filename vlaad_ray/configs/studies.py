@@ -29,9 +29,10 @@ class StudyBudget:
     minutes: Machine[Annotated[float | None, at_least(0)]] = None
     """Begin nothing new after this much; what was measured is written, the rest is listed as not run."""
     teacher: str = "scripted"
-    """Which teacher acts: scripted, openvla (--checkpoint) or remote (--url)."""
+    """Which teacher acts: scripted, openvla or checkpoint (a student; both --checkpoint), or remote (--url)."""
     teacher_execute: Annotated[int, at_least(0)] = 0
-    """Actions of a teacher's chunk executed before it is asked again; 0: as its authors do (openvla 1, remote 5)."""
+    """Actions of a teacher's chunk executed before it is asked again; 0: as its authors do (openvla 1, remote 5), 2 of
+    a student's."""
     tasks: str = "0-3"
     """Tasks of each suite, learned by one student."""
     init_states: str = "0-19"

@@ -7,7 +7,7 @@ from typing import Any
 
 from vlaad_ray.configs import EvalConfig, UserError, location, what_a_checkpoint_is
 from vlaad_ray.deploy import loading
-from vlaad_ray.rollout.students import Acting, check_device, student_policy
+from vlaad_ray.deploy.acting import Acting, check_device, student_policy
 from vlaad_ray.teachers import TEACHERS, find_teacher
 from vlaad_ray.types import LocalPolicy, SharedPolicy
 

@@ -21,6 +21,7 @@ from vlaad_ray.configs import (
     parse_range,
     settings_of,
 )
+from vlaad_ray.deploy.acting import on_device
 from vlaad_ray.envs import check_starts, find_suite
 from vlaad_ray.evaluate.metrics import find_metrics
 from vlaad_ray.evaluate.outcomes import by_task, compare, flips, read_results, steps_mean, success
@@ -30,7 +31,6 @@ from vlaad_ray.rollout.episode import EpisodeSpec
 from vlaad_ray.rollout.fleet import Fleet, FleetReport, check_images, fleet_of
 from vlaad_ray.rollout.noise import check_teacher_noise
 from vlaad_ray.rollout.outcome import store_outcome
-from vlaad_ray.rollout.students import on_device
 from vlaad_ray.runtime import cli, places
 from vlaad_ray.runtime.record import begin, files_in, software, write_run_record
 from vlaad_ray.stats import format_success

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from vlaad_ray.models.vla.layered import Inputs, Layered
 
-LayerOfRows = Callable[[int, Tensor, Tensor | None], Tensor]
-"""(layer, hidden [R, T, D], their rows [R] int64; None: all) -> [R, T, D]."""
+Layer = Callable[[int, Tensor, Inputs], Tensor]
+"""Layered.layer, or one that also keeps a cache."""
 
 
 def gated(network: Layered, inputs: Inputs, gates: Tensor | None = None) -> list[Tensor]:
@@ -36,16 +36,7 @@ def routed(network: Layered, inputs: Inputs, routes: Tensor) -> Tensor:
 
     A row's answer is as if it were alone (to rounding): no row runs a layer because another does.
     """
-    chosen: dict[int, Inputs] = {}
-
-    def layer(index: int, hidden: Tensor, rows: Tensor | None) -> Tensor:
-        if rows is None:
-            return network.layer(index, hidden, inputs)
-        if id(rows) not in chosen:
-            chosen[id(rows)] = inputs.rows(rows)
-        return network.layer(index, hidden, chosen[id(rows)])
-
-    return along(layer, inputs.hidden, rows_of(routes))
+    return along(network.layer, inputs, rows_of(routes))
 
 
 def rows_of(routes: Tensor) -> list[Tensor | None]:
@@ -63,13 +54,17 @@ def rows_of(routes: Tensor) -> list[Tensor | None]:
     return layers
 
 
-def along(layer: LayerOfRows, hidden: Tensor, rows: Sequence[Tensor | None]) -> Tensor:
-    """Run each layer for its rows, as `rows_of` has them: hidden [B, T, D] -> [B, T, D]."""
+def along(layer: Layer, inputs: Inputs, rows: Sequence[Tensor | None]) -> Tensor:
+    """Run each layer for its rows, as `rows_of` has them -> the last hidden state [B, T, D]."""
+    hidden = inputs.hidden
+    chosen: dict[int, Inputs] = {}
     for index, of_layer in enumerate(rows):
         if of_layer is None:
-            hidden = layer(index, hidden, None)
+            hidden = layer(index, hidden, inputs)
         elif len(of_layer):
-            after = layer(index, hidden.index_select(0, of_layer), of_layer)
+            if id(of_layer) not in chosen:
+                chosen[id(of_layer)] = inputs.rows(of_layer)
+            after = layer(index, hidden.index_select(0, of_layer), chosen[id(of_layer)])
             hidden = hidden.index_copy(0, of_layer, after.to(hidden.dtype))
     return hidden
 

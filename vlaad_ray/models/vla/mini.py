@@ -133,13 +133,11 @@ class MiniVla(BinnedStudent, Layered):
         if config.proprio:
             self.proprio = nn.Sequential(nn.Linear(config.proprio_dim, width), nn.GELU(), nn.Linear(width, width))
         self.layers = nn.ModuleList(LlamaDecoderLayer(llama, index) for index in range(config.depth))
-        for layer in self.layers:
-            layer.self_attn.is_causal = False
         self.rotary = LlamaRotaryEmbedding(llama)
         self.router = Router(width, config.depth) if config.routed else None
         self.summary_width = config.chunk * width
         self.say = nn.Linear(width, config.text_width)
-        self.no_description = nn.Parameter(torch.randn(config.text_width) * 0.02)
+        self.no_words = nn.Parameter(torch.randn(width) * 0.02)
         self.norm = LlamaRMSNorm(width, eps=llama.rms_norm_eps)
         self.head = nn.Sequential(
             nn.Linear(width + config.text_width, 2 * width),
@@ -148,6 +146,10 @@ class MiniVla(BinnedStudent, Layered):
         )
         for module in (self.layers, self.words):
             module.apply(_initialise)
+        if self.route is not None:  # what no answer comes from is not trained: workers would wait for its gradient
+            unused = [layer for layer, runs in zip(self.layers, self.route, strict=True) if not runs]
+            for part in (*unused, *([self.router] if self.router else [])):
+                part.requires_grad_(False)
 
     # --------------------------------------------------------------------------------------------- as a student
 
@@ -166,7 +168,7 @@ class MiniVla(BinnedStudent, Layered):
         return self.queried(self.last_state(inputs))
 
     def decide(self, features: Tensor, description: Tensor | None = None) -> Tensor:
-        said = self.no_description if description is None else self.text_vector(description)
+        said = self.say(self.no_words) if description is None else self.text_vector(description)
         said = said.expand(len(features), -1)[:, None].expand(-1, features.shape[1], -1)
         return self.as_actions(self.head(torch.cat([self.norm(features), said.to(features.dtype)], dim=-1)).flatten(1))
 
@@ -181,10 +183,7 @@ class MiniVla(BinnedStudent, Layered):
 
     def layer(self, index: int, hidden: Tensor, inputs: Inputs) -> Tensor:
         cos, sin, *mask = inputs.shared
-        after: Tensor = self.layers[index](
-            hidden, mask[0] if mask else None, None, None, False, position_embeddings=(cos, sin)
-        )
-        return after
+        return run_layer(self.layers[index], hidden, cos, sin, mask[0] if mask else None)
 
     def readout(self, hidden: Tensor, inputs: Inputs) -> Tensor:
         return self.decide(self.queried(hidden))
@@ -210,6 +209,12 @@ class MiniVla(BinnedStudent, Layered):
             return gated(self, inputs, hard_gates(logits))[-1]
         return routed(self, inputs, routes_of(logits, self.config.threshold))
 
+    def _angles(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """[1, T, 1, head] cosine and sine of rotary positions, the sine with the sign that `rotated` needs."""
+        cos, sin = self.rotary(hidden, positions)
+        half = sin.shape[-1] // 2
+        return cos[:, :, None], torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)[:, :, None]
+
     def _inputs(self, images: Tensor, proprio: Tensor, text: Tensor) -> Inputs:
         """text [B, L, D + 1]: as encode_text has it.
 
@@ -234,8 +239,9 @@ class MiniVla(BinnedStudent, Layered):
         present = torch.cat([said.new_ones(batch, words), said, said.new_ones(batch, self.config.chunk)], dim=1)
         positions = (place + (length - text.shape[1]) * (place >= queries)).expand(batch, -1)
         hidden = torch.cat([part.to(torch.float32) for part in parts], dim=1)
-        cos, sin = self.rotary(hidden, positions[:1])
-        shared = [cos.expand(batch, -1, -1), sin.expand(batch, -1, -1)]
+        device = hidden.device.type
+        computed = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        shared = [each.to(computed).expand(batch, -1, -1, -1) for each in self._angles(hidden, positions[:1])]
         if not (looks and bool(said.all())):
             shared.append(present[:, None, None, :].expand(-1, 1, place.shape[0], -1))
         return Inputs(
@@ -246,6 +252,43 @@ class MiniVla(BinnedStudent, Layered):
             text=present & (place >= words) & (place < queries),
             shared=tuple(shared),
         )
+
+
+def run_layer(layer: LlamaDecoderLayer, hidden: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
+    """What `layer` computes without a causal mask, [B, T, D] -> [B, T, D], in the dtype of `cos`.
+
+    cos, sin [B, T, 1, head]; mask [B, 1, T, T] bool: what is attended to; None: everything. A training step on a CPU
+    takes two thirds of the time of the module's own forward: attention's backward in PyTorch alone took a third of
+    it, and slicing for rotary positions, whose backward fills zeros, a tenth.
+    """
+    attention, mlp = layer.self_attn, layer.mlp
+    x = rms_norm(layer.input_layernorm, hidden).to(cos.dtype)
+    query, key, value = (
+        project(x).unflatten(-1, (-1, attention.head_dim))
+        for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    query, key, value = (each.transpose(1, 2) for each in (rotated(query, cos, sin), rotated(key, cos, sin), value))
+    if hidden.device.type == "cpu" and torch.is_grad_enabled():
+        scores = query @ key.transpose(-1, -2) * attention.scaling
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        mixed = scores.softmax(-1).to(value.dtype) @ value
+    else:
+        mixed = functional.scaled_dot_product_attention(query, key, value, mask)
+    hidden = hidden + attention.o_proj(mixed.transpose(1, 2).flatten(2))
+    x = rms_norm(layer.post_attention_layernorm, hidden).to(cos.dtype)
+    after: Tensor = hidden + mlp.down_proj(functional.silu(mlp.gate_proj(x)) * mlp.up_proj(x))
+    return after
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions: x [B, T, heads, head] times cosine, its halves swapped times the signed sine."""
+    return x * cos + torch.roll(x, x.shape[-1] // 2, -1) * sin
+
+
+def rms_norm(norm: LlamaRMSNorm, x: Tensor) -> Tensor:
+    scaled: Tensor = norm.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + norm.variance_epsilon))
+    return scaled
 
 
 def fits(image_size: int) -> bool:
