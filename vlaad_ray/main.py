@@ -122,6 +122,7 @@ def study() -> Run:
     vlaad study noise              does semantics beat plain cloning when the teacher flips its gripper?
     vlaad study phases             3 to 13 phases: how even, and what for the student?
     vlaad study alpha              weight of the path without description, by suite
+    vlaad study budget             students that run fewer layers: success against FLOPs (ActDistill)
     vlaad study alpha --tasks 0 --epochs 2 --placements 0 --eval-init-states 20-22    small, to see it work
     """
     from vlaad_ray.files import read_bytes
@@ -249,6 +250,7 @@ STUDIES: Mapping[str, type[Any]] = {
     "noise": configs.StudyNoiseConfig,
     "alpha": configs.StudyAlphaConfig,
     "distillation": configs.StudyDistillationConfig,
+    "budget": configs.StudyFlopsConfig,
 }
 BENCHMARKS: Mapping[str, type[Any]] = {
     "rollout": configs.BenchRolloutConfig,

@@ -81,6 +81,7 @@ from vlaad_ray.configs.studies import (
     StudyAlphaConfig,
     StudyBudget,
     StudyDistillationConfig,
+    StudyFlopsConfig,
     StudyNoiseConfig,
     StudyPhasesConfig,
 )
@@ -144,6 +145,7 @@ __all__ = [
     "StudyAlphaConfig",
     "StudyBudget",
     "StudyDistillationConfig",
+    "StudyFlopsConfig",
     "StudyNoiseConfig",
     "StudyPhasesConfig",
     "SweepConfig",

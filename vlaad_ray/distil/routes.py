@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from vlaad_ray import files, store
@@ -16,7 +16,8 @@ from vlaad_ray.configs import Location, UserError
 from vlaad_ray.distil.training import frames_of, loaded
 from vlaad_ray.models.student import checkpoint
 from vlaad_ray.models.vla import routes
-from vlaad_ray.models.vla.mini import MiniVla, cost, on_route
+from vlaad_ray.models.vla.drawn import with_drawn_routes
+from vlaad_ray.models.vla.mini import MiniVla, cost
 from vlaad_ray.models.vla.router import routes_of
 from vlaad_ray.models.vla.routes import Route
 from vlaad_ray.runtime.over_episodes import over_episodes
@@ -24,6 +25,8 @@ from vlaad_ray.summaries import RoutesSummary
 from vlaad_ray.train.survey import EpisodeSource, phases_of
 from vlaad_ray.types import Episode
 
+DRAWN_ROUTES = 256
+"""Of a student whose gates are those of other frames: enough that each route has its share."""
 Counted = Counter[tuple[str, str]]
 """(route as it is written, phase) -> frames."""
 
@@ -47,7 +50,9 @@ def count_routes(student: Location, sources: Sequence[EpisodeSource], gpus: floa
     )
     if errors := [each["error"] for each in records if "error" in each]:
         raise UserError(f"{len(errors)} of {len(sources)} episodes could not be read; the first: {errors[0]}")
-    counted: Counted = Counter()
+    counted: DRAWN_ROUTES = 256
+"""Of a student whose gates are those of other frames: enough that each route has its share."""
+Counted = Counter()
     for each in records:
         counted.update({(route, phase): frames for route, phase, frames in each["routes"]})
     return counted
@@ -57,7 +62,9 @@ def count_episode(path: Location, episode: Episode, _: Mapping[str, Any], lookin
     place = looking.annotations[path.stem]
     phases = phases_of(episode, store.read_annotation(place) if place else None)
     network, tokenizer = loaded(looking.student, looking.name, looking.device)
-    counted: Counted = Counter()
+    counted: DRAWN_ROUTES = 256
+"""Of a student whose gates are those of other frames: enough that each route has its share."""
+Counted = Counter()
     for frames in frames_of(path, network, tokenizer, looking.device):
         with torch.no_grad():
             taken = routes_taken(network, frames.images, frames.proprio, frames.instruction)
@@ -107,14 +114,41 @@ def mean_layers(counted: Mapping[tuple[str, str], int], read: Mapping[str, Route
 
 
 def write_on_route(student: Location, route: str, out: Location) -> None:
-    """The student that always takes `route`, as a checkpoint of its own at `out`."""
+    """The student that always takes `route`, without its router, as a checkpoint of its own at `out`."""
     found = checkpoint.from_pretrained(student)
     assert isinstance(found.student, MiniVla)
-    layers = routes.parse(route, found.student.depth, "the commonest route")
-    fixed = on_route(found.student, tuple(index for index, runs in enumerate(layers) if runs))
-    record = {**found.training, "route": route, "routed_by": checkpoint.checkpoint_name(student)}
+    runs = routes.parse(route, found.student.depth, "the commonest route")
+    layers = tuple(index for index, each in enumerate(runs) if each)
+    fixed = MiniVla(replace(found.student.config, routed=False, route=layers))
+    kept = fixed.state_dict().keys()
+    fixed.load_state_dict({name: tensor for name, tensor in found.student.state_dict().items() if name in kept})
+    write_variant(student, fixed, found, {"route": route}, out)
+
+
+def write_drawn(student: Location, counted: Counted, out: Location) -> None:
+    """The student whose gates are those of some other frame, as a checkpoint of its own at `out`."""
+    found = checkpoint.from_pretrained(student)
+    assert isinstance(found.student, MiniVla)
+    of_route: Counter[str] = Counter()
+    for (written, _), frames in counted.items():
+        of_route[written] += frames
+    names = sorted(of_route)
+    shares = np.array([of_route[name] for name in names], np.float64)
+    picked = np.random.default_rng(0).choice(len(names), DRAWN_ROUTES, p=shares / shares.sum())
+    layers = {
+        name: tuple(index for index, runs in enumerate(routes.parse(name, found.student.depth, "a route")) if runs)
+        for name in names
+    }
+    drawn = with_drawn_routes(found.student, tuple(layers[names[index]] for index in picked))
+    write_variant(student, drawn, found, {"drawn_of": len(names)}, out)
+
+
+def write_variant(
+    student: Location, network: MiniVla, found: checkpoint.Pretrained, facts: Mapping[str, Any], out: Location
+) -> None:
+    record = {**found.training, **facts, "made_of": checkpoint.checkpoint_name(student)}
     with files.replacing_directory(out, checkpoint.CONFIG) as folder:
-        checkpoint.save_pretrained(Path(folder), fixed, found.tokenizer, record)
+        checkpoint.save_pretrained(folder, network, found.tokenizer, record)
 
 
 def cost_of(student: Location) -> routes.Cost:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from vlaad_ray import store, train
 from vlaad_ray.configs import DistilConfig, TrainConfig, read_record
-from vlaad_ray.distil.routes import cost_of, count_routes, summarise, write_on_route
+from vlaad_ray.distil.routes import Counted, cost_of, count_routes, summarise, write_on_route
 from vlaad_ray.distil.training import from_teacher
 from vlaad_ray.models.student import checkpoint
 from vlaad_ray.runtime import cluster
@@ -52,6 +52,13 @@ def training_of(config: DistilConfig) -> TrainConfig:
 
 def look_at_routes(training: TrainConfig) -> RoutesSummary:
     """Write and return OUT/routes.json."""
+    taken = summarise(counted_routes(training), cost_of(training.out / "checkpoint"))
+    store.write_json(training.out / ROUTES, taken)
+    return taken
+
+
+def counted_routes(training: TrainConfig) -> Counted:
+    """Of the trained student, on all pictured frames that it was trained on or that were held out."""
     config = prepare.complete(training)
     more = zip(config.more_data, config.more_annotations or (None,) * len(config.more_data), strict=True)
     method = prepare.find_method(config.objective)
@@ -59,11 +66,7 @@ def look_at_routes(training: TrainConfig) -> RoutesSummary:
     cluster.connect(ray_data=True)
     ray.data.DataContext.get_current().enable_progress_bars = False  # ours instead of one an operator
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # warns of its progress bars being off
-    student = config.out / "checkpoint"
-    counted = count_routes(student, facts.sources, config.gpus_per_worker)
-    taken = summarise(counted, cost_of(student))
-    store.write_json(config.out / ROUTES, taken)
-    return taken
+    return count_routes(config.out / "checkpoint", facts.sources, config.gpus_per_worker)
 
 
 def read_routes(training: TrainConfig) -> RoutesSummary | None:

@@ -74,9 +74,6 @@ class Distiller(Learner):
         self.register_buffer("budget", torch.tensor(budgets), persistent=False)
         self.register_buffer("group_of_phase", torch.tensor(group_of_phase), persistent=False)
         self.register_buffer("layer_weights", losses.layer_weights(teacher.depth, settings.gamma), persistent=False)
-        self.student.say.requires_grad_(False)  # of descriptions, which nobody says here
-        for layer, runs in zip(self.student.layers, route or (True,) * teacher.depth, strict=True):
-            layer.requires_grad_(runs)
 
     def train(self, mode: bool = True) -> Distiller:
         super().train(mode)
