@@ -50,9 +50,7 @@ def count_routes(student: Location, sources: Sequence[EpisodeSource], gpus: floa
     )
     if errors := [each["error"] for each in records if "error" in each]:
         raise UserError(f"{len(errors)} of {len(sources)} episodes could not be read; the first: {errors[0]}")
-    counted: DRAWN_ROUTES = 256
-"""Of a student whose gates are those of other frames: enough that each route has its share."""
-Counted = Counter()
+    counted: Counted = Counter()
     for each in records:
         counted.update({(route, phase): frames for route, phase, frames in each["routes"]})
     return counted
@@ -62,9 +60,7 @@ def count_episode(path: Location, episode: Episode, _: Mapping[str, Any], lookin
     place = looking.annotations[path.stem]
     phases = phases_of(episode, store.read_annotation(place) if place else None)
     network, tokenizer = loaded(looking.student, looking.name, looking.device)
-    counted: DRAWN_ROUTES = 256
-"""Of a student whose gates are those of other frames: enough that each route has its share."""
-Counted = Counter()
+    counted: Counted = Counter()
     for frames in frames_of(path, network, tokenizer, looking.device):
         with torch.no_grad():
             taken = routes_taken(network, frames.images, frames.proprio, frames.instruction)
