@@ -210,7 +210,7 @@ def test_a_static_student_trains_the_layers_on_its_route_and_deploys_no_others(t
     total.backward()
     assert all(each.grad is not None for each in distiller.parameters() if each.requires_grad)
     assert [layer.mlp.up_proj.weight.requires_grad for layer in distiller.student.layers] == list(route)
-    assert parts["align"] > 1e-4 and "budget" not in parts
+    assert parts["align"] > 1e-5 and "budget" not in parts
     with torch.no_grad():
         deployed = distiller.student.eval()(frames.images, frames.proprio, frames.instruction)
     assert torch.allclose(deployed, answers.image, atol=1e-5)

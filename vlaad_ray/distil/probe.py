@@ -75,8 +75,8 @@ def probe(config: ProbeConfig) -> ProbeSummary:
     train.train(training)
     weights = training.out / "checkpoint" / kept.WEIGHTS
     heads = kept.adopt_heads(out, weights, heads_config(config.heads, teacher_config(teacher, "--checkpoint")), name)
-    more = [(place, None) for place in settings.more_data]
-    facts = survey(settings.data, None, settings.validation_fraction, more=more)
+    more = [(place.resolve(), None) for place in settings.more_data]  # whole paths: tasks run in other directories
+    facts = survey(settings.data.resolve(), None, settings.validation_fraction, more=more)
     held_out = {source.path.stem for source in facts.sources if source.held_out}
     cluster.connect(ray_data=True)
     ray.data.DataContext.get_current().enable_progress_bars = False  # ours instead of one an operator
