@@ -120,7 +120,7 @@ def test_static_choices_fill_the_budget_and_say_what_cannot_be():
     assert selecting.route_of(ActDistillConfig(), COST) is None
     with pytest.raises(UserError, match=r"--budget 0.3 cannot be met: .* take 0.360"):
         selecting.route_of(ActDistillConfig(select="first", budget=0.3), COST)
-    with pytest.raises(UserError, match=r"takes 0.680 of the FLOPs; --budget 0.6 allows 5 layers"):
+    with pytest.raises(UserError, match=r"takes 0.680 of the whole; --budget 0.6 allows 5 layers"):
         selecting.route_of(ActDistillConfig(select="0-4,9", budget=0.6), COST)
     with pytest.raises(UserError, match="name its directory with --probes"):
         selecting.route_of(ActDistillConfig(select="gateprobe"), COST)

@@ -47,7 +47,9 @@ class ActDistillConfig:
     probes: Machine[Location | None] = None
     """What `vlaad probe` left of this teacher and this data; needed but with --losses task."""
     budget: Annotated[float, above(0, up_to=1)] = 0.5
-    """FLOPs that an answer may take on average, of those of the whole network."""
+    """What an answer may take on average, of what the whole network takes."""
+    count: Literal["flops", "milliseconds"] = "flops"
+    """What is counted. milliseconds: of one answer on one thread, as `vlaad probe` measured them where it ran."""
     phase_budgets: str = ""
     """Budgets of single phases, as transporting=0.3,grasping=0.8; all others have --budget."""
     select: str = "router"

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from vlaad_ray import store, train
 from vlaad_ray.configs import Location, ProbeConfig, UserError
+from vlaad_ray.distil.timing import milliseconds
 from vlaad_ray.distil.training import Frames, frames_of, from_teacher, loaded
 from vlaad_ray.methods.actdistill import kept
 from vlaad_ray.methods.actdistill.kept import HeadsRecord
@@ -66,9 +67,9 @@ def probe(config: ProbeConfig) -> ProbeSummary:
     training = from_teacher(settings, teacher, "probe", config.heads)
     training = replace(training, out=out / "training")
     name = checkpoint_name(teacher)
-    if (out / kept.HEADS).exists() and (before := kept.read_heads(out)).teacher != name:
+    if (out / kept.HEADS).exists() and (found := kept.read_heads(out)).teacher != name:
         raise UserError(
-            f"--out {out} holds probes of the teacher {before.teacher}, --checkpoint is {name}; choose another"
+            f"--out {out} holds probes of the teacher {found.teacher}, --checkpoint is {name}; choose another"
         )
     if not (out / record.RECORD).exists():
         record.write_run_record(out, config)
@@ -87,7 +88,12 @@ def probe(config: ProbeConfig) -> ProbeSummary:
     records = over_episodes(paths, functools.partial(keep, reading=reading), "probing", config.gpus_per_task)
     if errors := [each["error"] for each in records if "error" in each]:
         raise UserError(f"{len(errors)} of {len(paths)} episodes could not be read; the first: {errors[0]}")
-    summary = summarise(heads, records, held_out, round(time.monotonic() - began, 1))
+    # Kept as they were first: a budget in milliseconds is not to change under a student that is trained to it.
+    before = store.read_summary(out, ProbeSummary)
+    network, tokenizer = loaded(teacher, name, "cpu")
+    (first, *_) = frames_of(paths[0], network, tokenizer, "cpu")
+    times = before.milliseconds if before else milliseconds(network, first)
+    summary = summarise(heads, records, held_out, times, round(time.monotonic() - began, 1))
     store.write_summary(out, summary)
     return summary
 
@@ -179,7 +185,11 @@ def joined(parts: Sequence[Said], heads: Heads) -> tuple[store.Probes, dict[str,
 
 
 def summarise(
-    heads: HeadsRecord, records: Sequence[Mapping[str, Any]], held_out: set[str], seconds: float
+    heads: HeadsRecord,
+    records: Sequence[Mapping[str, Any]],
+    held_out: set[str],
+    milliseconds: tuple[float, float],
+    seconds: float,
 ) -> ProbeSummary:
     unseen = [each for each in records if each["episode"] in held_out] or list(records)
     seen = [each for each in records if each["episode"] not in held_out]
@@ -194,6 +204,7 @@ def summarise(
         frames=sum(each["frames"] for each in records),
         errors=mean_of(unseen, "errors"),
         gate_probe=mean_of(seen, "gate_probe"),
+        milliseconds=milliseconds,
         seconds=seconds,
     )
 

@@ -27,6 +27,8 @@ class ProbeSummary:
     gate_probe: tuple[float, ...]
     """[L] E|<dL/dh_l, h_l - h_(l-1)>| on the training episodes: how much the loss depends on a layer
     (GateProbe, arXiv 2606.27755)."""
+    milliseconds: tuple[float, float]
+    """Of one answer on one thread where the job ran first: what always runs, and a layer."""
     seconds: float
 
 

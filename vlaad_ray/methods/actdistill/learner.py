@@ -25,7 +25,7 @@ from vlaad_ray.models.student.model import Student
 from vlaad_ray.models.vla.decoder import gated
 from vlaad_ray.models.vla.heads import Heads, Known
 from vlaad_ray.models.vla.layered import Inputs
-from vlaad_ray.models.vla.mini import MiniVla, cost, on_route, with_router
+from vlaad_ray.models.vla.mini import MiniVla, on_route, with_router
 from vlaad_ray.models.vla.router import hard_gates, with_ends
 from vlaad_ray.models.vla.routes import Cost, Route
 
@@ -40,7 +40,7 @@ class Distilled(NamedTuple):
     taught: Tensor | None
     """The teacher's output."""
     share: Tensor | None
-    """[B] of the whole network's FLOPs, with the gradient of the gates."""
+    """[B] of what the whole network takes, with the gradient of the gates."""
     ran: Tensor | None
     """[B] the same of the layers that really ran."""
 
@@ -66,7 +66,7 @@ class Distiller(Learner):
         """`route`: static; None: a router's. `heads`: None where only the task counts. `budgets` [G]."""
         layers = tuple(index for index, runs in enumerate(route or ()) if runs)
         super().__init__(with_router(teacher) if route is None else on_route(teacher, layers))
-        self.cost: Cost = cost(teacher.config)
+        self.cost: Cost = selecting.cost_of(settings, teacher.config)
         self.route, self.authors = route, settings.gating == "authors"
         self.heads = heads.requires_grad_(False) if heads else None
         self.teacher = copy.deepcopy(teacher).requires_grad_(False) if heads and settings.kappa else None
@@ -112,7 +112,7 @@ class Distiller(Learner):
         return gates, with_ends(logits.sigmoid()) if noise else gates
 
     def share_of(self, layers: Tensor) -> Tensor:
-        """How many layers run [B] -> share of the whole network's FLOPs [B]."""
+        """How many layers run [B] -> share of what the whole network takes [B]."""
         whole = self.cost.fixed + self.cost.depth * self.cost.layer
         return (self.cost.fixed + self.cost.layer * layers) / whole
 
@@ -138,7 +138,7 @@ def loss(
 ) -> tuple[Tensor, Parts]:
     """The formula of losses.py. In training it also moves the multipliers on.
 
-    Parts beside the loss's own: `share` of the whole network's FLOPs that ran, and `multiplier`, the mean of them.
+    Parts beside the loss's own: `share` of what the whole network takes that ran, and `multiplier`, the mean of them.
     """
     parts: Parts = {"image": action_loss(learner.student, answers.image, batch, smoothing)}
     total = parts["image"]
@@ -170,7 +170,7 @@ def loss(
 
 def learner(settings: ActDistillConfig, student: Student, phases: Sequence[str]) -> Distiller:
     assert isinstance(student, MiniVla)
-    whole = cost(student.config)
+    whole = selecting.cost_of(settings, student.config)
     budgets, groups = selecting.budgets(settings, whole, phases)
     heads = None
     if settings.losses == "all":
@@ -183,7 +183,7 @@ def check(settings: ActDistillConfig, material: Material) -> Mapping[str, str]:
     """Raises UserError for a budget that can't be met, and for probes of another teacher or other data."""
     if material.start_from is None:
         raise UserError("--objective actdistill makes a student of a teacher: name its checkpoint with --start-from")
-    whole = cost(teacher_config(material.start_from, "--start-from"))
+    whole = selecting.cost_of(settings, teacher_config(material.start_from, "--start-from"))
     selecting.budgets(settings, whole, material.phases)
     if settings.phase_budgets and settings.select != "router":
         raise UserError("--phase-budgets: only a router runs other layers in other phases; leave --select as it is")

@@ -8,13 +8,16 @@ from vlaad_ray import store
 from vlaad_ray.configs import UserError
 from vlaad_ray.configs.distil import ActDistillConfig
 from vlaad_ray.models.vla import routes
+from vlaad_ray.models.vla.mini import MiniVlaConfig, cost
 from vlaad_ray.models.vla.routes import Cost, Route
 from vlaad_ray.summaries import ProbeSummary
 
 ROUNDING = 1e-9
 
 
-def budgets(settings: ActDistillConfig, cost: Cost, phases: Sequence[str]) -> tuple[tuple[float, ...], tuple[int, ...]]:
+def budgets(
+    settings: ActDistillConfig, whole: Cost, phases: Sequence[str]
+) -> tuple[tuple[float, ...], tuple[int, ...]]:
     """Budgets of groups of frames, the first that of all phases without one of their own; and each phase's group.
 
     Raises UserError for a budget that no route meets, and for a phase that the data does not have.
@@ -27,20 +30,20 @@ def budgets(settings: ActDistillConfig, cost: Cost, phases: Sequence[str]) -> tu
         if phase not in phases:
             raise UserError(f"--phase-budgets: the data has no phase {phase!r}; it has {', '.join(phases)}")
         own[phase] = float(number)
-    within(cost, settings.budget, "--budget")
+    within(whole, settings.budget, "--budget")
     for phase, budget in own.items():
-        within(cost, budget, f"--phase-budgets {phase}")
+        within(whole, budget, f"--phase-budgets {phase}")
     groups = {phase: group for group, phase in enumerate(own, start=1)}
     return (settings.budget, *own.values()), tuple(groups.get(phase, 0) for phase in phases)
 
 
-def within(cost: Cost, budget: float, flag: str) -> int:
+def within(whole: Cost, budget: float, flag: str) -> int:
     """The most layers that a budget allows. Raises UserError, naming the nearest, where it does not allow two."""
 
     def share(layers: int) -> float:
-        return (cost.fixed + layers * cost.layer) / (cost.fixed + cost.depth * cost.layer)
+        return (whole.fixed + layers * whole.layer) / (whole.fixed + whole.depth * whole.layer)
 
-    fitting = [layers for layers in range(2, cost.depth + 1) if share(layers) <= budget + ROUNDING]
+    fitting = [layers for layers in range(2, whole.depth + 1) if share(layers) <= budget + ROUNDING]
     if not fitting:
         raise UserError(
             f"{flag} {budget:g} cannot be met: vision, readout, the first and the last layer take {share(2):.3f}; give "
@@ -49,33 +52,41 @@ def within(cost: Cost, budget: float, flag: str) -> int:
     return fitting[-1]
 
 
-def route_of(settings: ActDistillConfig, cost: Cost) -> Route | None:
+def route_of(settings: ActDistillConfig, whole: Cost) -> Route | None:
     """The static choice; None: a router's. Raises UserError for one that the budget does not allow."""
-    depth = cost.depth
+    depth = whole.depth
     if settings.select == "router":
         return None
-    count = within(cost, settings.budget, "--budget")
+    count = within(whole, settings.budget, "--budget")
     if settings.select == "first":
         return routes.of_layers([*range(count - 1), depth - 1], depth, "--select first")
     if settings.select == "gateprobe":
-        return most_needed(gate_probe(settings), count)
+        return most_needed(measured(settings, "--select gateprobe").gate_probe, count)
     route = routes.parse(settings.select, depth, "--select")
     if sum(route) > count:
         raise UserError(
-            f"--select {settings.select} takes {cost.share(route):.3f} of the FLOPs; --budget {settings.budget:g} "
+            f"--select {settings.select} takes {whole.share(route):.3f} of the whole; --budget {settings.budget:g} "
             f"allows {count} layers, choose so many or raise it"
         )
     return route
 
 
-def gate_probe(settings: ActDistillConfig) -> tuple[float, ...]:
-    """E|<dL/dh_l, h_l - h_(l-1)>| of each layer, as stage 1 measured it on the training episodes."""
+def cost_of(settings: ActDistillConfig, network: MiniVlaConfig) -> Cost:
+    """What the network's parts take, as --count has it."""
+    if settings.count == "flops":
+        return cost(network)
+    fixed, layer = measured(settings, "--count milliseconds").milliseconds
+    return Cost(fixed, layer, network.depth)
+
+
+def measured(settings: ActDistillConfig, flag: str) -> ProbeSummary:
+    """What stage 1 measured. Raises UserError, naming the `flag` that goes by it, where it has not come to its end."""
     if settings.probes is None:
-        raise UserError("--select gateprobe goes by what jobs/probe.py measured: name its directory with --probes")
+        raise UserError(f"{flag} goes by what jobs/probe.py measured: name its directory with --probes")
     summary = store.read_summary(settings.probes, ProbeSummary)
     if summary is None:
         raise UserError(f"--probes {settings.probes} is not complete; run jobs/probe.py there again")
-    return summary.gate_probe
+    return summary
 
 
 def most_needed(scores: Sequence[float], count: int) -> Route:
