@@ -93,6 +93,7 @@ def test_probes_are_what_the_heads_say_of_the_frozen_teacher(root, probed):
     """Row by row, with the teacher and the heads loaded anew: no gates, evaluation mode, in float16."""
     assert (probed.probed, probed.frames, probed.layers) == (EPISODES, EPISODES * STEPS, 6)
     assert len(probed.errors) == len(probed.gate_probe) == 6 and min(probed.gate_probe) > 0
+    assert min(probed.milliseconds) > 0
     found = checkpoint.from_pretrained(root / "teacher")
     heads = kept.load_heads(root / "probes")
     path = store.list_episodes(root / "data")[0]

@@ -90,12 +90,16 @@ def probe(config: ProbeConfig) -> ProbeSummary:
         raise UserError(f"{len(errors)} of {len(paths)} episodes could not be read; the first: {errors[0]}")
     # Kept as they were first: a budget in milliseconds is not to change under a student that is trained to it.
     before = store.read_summary(out, ProbeSummary)
-    network, tokenizer = loaded(teacher, name, "cpu")
-    (first, *_) = frames_of(paths[0], network, tokenizer, "cpu")
-    times = before.milliseconds if before else milliseconds(network, first)
+    times = before.milliseconds if before else timed(teacher, paths)
     summary = summarise(heads, records, held_out, times, round(time.monotonic() - began, 1))
     store.write_summary(out, summary)
     return summary
+
+
+def timed(teacher: Location, paths: Sequence[Location]) -> tuple[float, float]:
+    """timing.milliseconds on the first pictured frame."""
+    network, tokenizer = loaded(teacher, checkpoint_name(teacher), "cpu")
+    return milliseconds(network, next(each for path in paths for each in frames_of(path, network, tokenizer, "cpu")))
 
 
 def keep(path: Location, episode: Episode, facts: Mapping[str, Any], reading: Reading) -> dict[str, Any]:
