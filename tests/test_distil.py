@@ -13,14 +13,17 @@ from vlaad_ray import store
 from vlaad_ray.configs import ActDistillConfig, DistilConfig, HeadsSettings, ProbeConfig, TrainConfig, UserError
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.distil import distil, probe
-from vlaad_ray.distil.probe import dependence
+from vlaad_ray.distil.probe import Reading, dependence, keep
 from vlaad_ray.distil.routes import summarise
 from vlaad_ray.distil.training import from_teacher
 from vlaad_ray.methods import METHODS
 from vlaad_ray.methods.actdistill import kept
+from vlaad_ray.methods.actdistill.probing import heads_config
+from vlaad_ray.methods.actdistill.teacher import teacher_config
 from vlaad_ray.models.student import checkpoint
 from vlaad_ray.models.student.text import train_tokenizer
 from vlaad_ray.models.vla.decoder import gated
+from vlaad_ray.models.vla.heads import Heads
 from vlaad_ray.models.vla.mini import MiniVla, MiniVlaConfig, cost
 from vlaad_ray.models.vla.routes import Cost
 from vlaad_ray.summaries import ProbeSummary
@@ -32,7 +35,7 @@ from vlaad_ray.train.survey import survey
 from vlaad_ray.types import Observation
 
 torch.set_num_threads(1)  # tiny tensors: threads only wait for each other
-EPISODES, STEPS, BUDGET = 6, 10, 0.7
+EPISODES, STEPS, BUDGET = 6, 10, 0.85
 HEADS = HeadsSettings(semantics=8, head_width=16)
 DISTILLATION = ActDistillConfig(budget=BUDGET)
 
@@ -81,6 +84,21 @@ def probing(root: Path, **changes: object) -> ProbeConfig:
 
 
 @pytest.fixture(scope="module")
+def by_hand(root: Path) -> Path:
+    """Probes of heads that nobody has trained, made without Ray."""
+    out = root / "by_hand"
+    torch.manual_seed(0)
+    heads = Heads(heads_config(HEADS, teacher_config(root / "teacher", "--checkpoint")))
+    checkpoint.save_tensors(root / "heads.safetensors", heads.state_dict())
+    name = checkpoint.checkpoint_name(root / "teacher")
+    record = kept.adopt_heads(out, root / "heads.safetensors", heads.config, name)
+    reading = Reading(out, root / "teacher", record, (1.0, 2.0, 1.0), 1.5, "cpu")
+    for path in store.list_episodes(root / "data"):
+        keep(path, store.read_episode(path, images=False), store.read_metadata(path), reading)
+    return out
+
+
+@pytest.fixture(scope="module")
 def probed(ray_local: None, root: Path) -> ProbeSummary:
     return probe(probing(root))
 
@@ -121,11 +139,11 @@ def test_a_missing_episode_is_made_again_and_comes_out_the_same(root, probed):
     assert (again.errors, again.gate_probe) == (probed.errors, probed.gate_probe)
 
 
-def test_probes_of_another_teacher_or_of_other_data_are_refused_in_one_line(root, probed, tmp_path):
+def test_probes_of_another_teacher_or_of_other_data_are_refused_in_one_line(root, by_hand, tmp_path):
     other = write_teacher(tmp_path / "other", seed=1)
     with pytest.raises(UserError, match="holds probes of the teacher student-"):
-        probe(probing(root, checkpoint=other))
-    config = distilling(root, tmp_path / "out")
+        probe(probing(root, checkpoint=other, train=settings(root / "data", by_hand)))
+    config = distilling(root, tmp_path / "out", probes=by_hand)
     with pytest.raises(UserError, match=r"--probes .* are of the teacher student-"):
         distil(dataclasses.replace(config, checkpoint=other))
     data, _ = synthetic.write_dataset(tmp_path / "more", EPISODES + 1, STEPS, size=28)
@@ -138,14 +156,14 @@ def test_probes_of_another_teacher_or_of_other_data_are_refused_in_one_line(root
     with pytest.raises(UserError, match="made from another episode of this name"):
         distil(dataclasses.replace(config, train=settings(data, tmp_path / "out")))
     with pytest.raises(UserError, match="needs --probes"):
-        distil(dataclasses.replace(config, distillation=ActDistillConfig()))
+        distil(dataclasses.replace(config, distillation=ActDistillConfig(budget=BUDGET)))
     with pytest.raises(UserError, match="cannot be met"):
         distil(dataclasses.replace(config, distillation=dataclasses.replace(config.distillation, budget=0.05)))
     assert not (tmp_path / "out").exists()
 
 
 def distilling(root: Path, out: Path, **changes: object) -> DistilConfig:
-    method = dataclasses.replace(DISTILLATION, probes=root / "probes", **changes)
+    method = dataclasses.replace(DISTILLATION, **{"probes": root / "probes", **changes})
     return DistilConfig(root / "teacher", method, train=settings(root / "data", out))
 
 
@@ -170,13 +188,13 @@ def test_from_teacher_to_a_student_that_keeps_to_its_budget_and_runs(root, probe
     assert distil(config).routes == found.routes, "a finished run is shown again"
 
 
-def test_multipliers_and_schedules_survive_a_resume(root, probed, tmp_path):
+def test_multipliers_and_schedules_survive_a_resume(root, by_hand, tmp_path):
     """What only this method has: noise and budget by how far training has come, and dual ascent's multipliers."""
     config = from_teacher(
         settings(root / "data", tmp_path / "run", epochs=4, annotations=root / "annotations"),
         root / "teacher",
         "actdistill",
-        dataclasses.replace(DISTILLATION, probes=root / "probes", phase_budgets="grasping=0.9"),
+        dataclasses.replace(DISTILLATION, probes=by_hand, phase_budgets="grasping=0.9"),
     )
     config, method = complete(config), METHODS["actdistill"]
     facts = survey(config.data, config.annotations, config.validation_fraction, method)
