@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from vlaad_ray.configs import ActDistillConfig, DistilConfig, HeadsSettings, Pro
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.distil import distil, probe
 from vlaad_ray.distil.probe import Reading, dependence, keep
-from vlaad_ray.distil.routes import summarise
+from vlaad_ray.distil.routes import Looking, count_episode, summarise, write_drawn, write_on_route
 from vlaad_ray.distil.training import from_teacher
 from vlaad_ray.methods import METHODS
 from vlaad_ray.methods.actdistill import kept
@@ -167,52 +169,83 @@ def distilling(root: Path, out: Path, **changes: object) -> DistilConfig:
     return DistilConfig(root / "teacher", method, train=settings(root / "data", out))
 
 
-def test_from_teacher_to_a_student_that_keeps_to_its_budget_and_runs(root, probed, tmp_path):
-    """With the settings of a real run, but for its size; then the student that always takes the commonest route."""
-    config = distilling(root, tmp_path / "run")
-    longer = dataclasses.replace(config.train, epochs=20, batch_size=4, checkpoint_every=10)
-    config = dataclasses.replace(config, commonest=True, train=longer)
+def test_from_teacher_to_student_on_ray(root, probed, tmp_path):
+    """The commands as they are, for one epoch: the training, the look at the routes, the commonest one of them."""
+    config = dataclasses.replace(distilling(root, tmp_path / "run"), commonest=True)
     found = distil(config)
     assert {"loss_kl", "loss_align", "loss_struct", "loss_act", "loss_share"} <= found.training.train.keys()
-    assert found.routes.frames == EPISODES * STEPS
-    assert found.routes.share <= BUDGET + 0.02
-    assert found.routes.by_layer[0] == found.routes.by_layer[-1] == 1
-    assert set(found.routes.by_phase) == {"unknown"}
-    episode = synthetic.episode(0, STEPS, 28)
-    images = {camera: frames[0] for camera, frames in episode.images.items()}
-    for place in ("checkpoint", "commonest"):
-        policy = StudentPolicy.from_pretrained(tmp_path / "run" / place)
-        assert policy.infer(Observation(episode.instruction, episode.proprio[0], images)).actions.shape == (2, 7)
-    fixed = checkpoint.from_pretrained(tmp_path / "run" / "commonest").student
-    assert cost(fixed.config).share(fixed.route) == pytest.approx(found.routes.commonest_share)
+    assert found.routes.frames == EPISODES * STEPS and set(found.routes.by_phase) == {"unknown"}
+    answers(tmp_path / "run" / "checkpoint")
+    answers(tmp_path / "run" / "commonest")
     assert distil(config).routes == found.routes, "a finished run is shown again"
 
 
-def test_multipliers_and_schedules_survive_a_resume(root, by_hand, tmp_path):
-    """What only this method has: noise and budget by how far training has come, and dual ascent's multipliers."""
-    config = from_teacher(
-        settings(root / "data", tmp_path / "run", epochs=4, annotations=root / "annotations"),
-        root / "teacher",
-        "actdistill",
-        dataclasses.replace(DISTILLATION, probes=by_hand, phase_budgets="grasping=0.9"),
-    )
-    config, method = complete(config), METHODS["actdistill"]
-    facts = survey(config.data, config.annotations, config.validation_fraction, method)
+def answers(place: Path) -> np.ndarray:
+    """Of a checkpoint as it is deployed."""
+    episode = synthetic.episode(0, STEPS, 28)
+    images = {camera: frames[0] for camera, frames in episode.images.items()}
+    observation = Observation(episode.instruction, episode.proprio[0], images)
+    actions = StudentPolicy.from_pretrained(place).infer(observation).actions
+    assert actions.shape == (2, 7)
+    return actions
+
+
+def prepared(root: Path, probes: Path, out: Path, **changes: object) -> Callable[[], Setup]:
+    """What makes the training of a student afresh, as a worker does."""
+    method = dataclasses.replace(DISTILLATION, **{"probes": probes, **changes})
+    plain = settings(root / "data", out, epochs=4, annotations=root / "annotations", batch_size=4)
+    config, actdistill = complete(from_teacher(plain, root / "teacher", "actdistill", method)), METHODS["actdistill"]
+    facts = survey(config.data, config.annotations, config.validation_fraction, actdistill)
     tokenizer = checkpoint.from_pretrained(root / "teacher").tokenizer
     numbered = [{text: index for index, text in enumerate(each)} for each in (facts.texts, facts.phases)]
 
     def fresh() -> Setup:
         torch.manual_seed(0)
         student = checkpoint.from_pretrained(root / "teacher").student
-        batches = [
-            episode_frames(source, *numbered, student.config, columns_of(method, config.method))
-            for source in facts.sources
-        ]
-        learner = method.learner(config.method, student, facts.phases)
-        texts = torch.from_numpy(tokenizer(facts.texts))
-        frames = gather(batches, EPISODES * STEPS)
-        return Setup(learner, learner, make_optimiser(learner, config), frames, texts, facts.phases, config, method)
+        columns = columns_of(actdistill, config.method)
+        batches = [episode_frames(source, *numbered, student.config, columns) for source in facts.sources]
+        learner = actdistill.learner(config.method, student, facts.phases)
+        texts, frames = torch.from_numpy(tokenizer(facts.texts)), gather(batches, EPISODES * STEPS)
+        return Setup(learner, learner, make_optimiser(learner, config), frames, texts, facts.phases, config, actdistill)
 
+    return fresh
+
+
+def test_a_student_keeps_to_its_budget_as_it_is_deployed(root, by_hand, tmp_path):
+    """Trained as by the command but for Ray; then all frames of the data through the checkpoint that it leaves."""
+    setup = prepared(root, by_hand, tmp_path / "out")()
+    setup = dataclasses.replace(setup, config=dataclasses.replace(setup.config, epochs=20))
+    progress = Progress()
+    run(setup, progress)
+    tokenizer = checkpoint.from_pretrained(root / "teacher").tokenizer
+    student = setup.method.finish(setup.learner)
+    checkpoint.save_pretrained(tmp_path / "student", student, tokenizer, {"render": "fast"})
+    name = checkpoint.checkpoint_name(tmp_path / "student")
+    notes = {path.stem: path for path in store.list_annotations(root / "annotations")}
+    looking = Looking(tmp_path / "student", name, notes, "cpu")
+    counted = Counter()
+    for path in store.list_episodes(root / "data"):
+        record = count_episode(path, store.read_episode(path, images=False), {}, looking)
+        counted.update({(route, phase): frames for route, phase, frames in record["routes"]})
+    taken = summarise(counted, cost(student.config))
+    assert taken.frames == EPISODES * STEPS and set(taken.by_phase) == {"approaching", "grasping"}
+    assert taken.by_layer[0] == taken.by_layer[-1] == 1
+    assert taken.share <= BUDGET + 0.02
+    shares = [record["train"]["loss_share"] for record in progress.history]
+    assert shares[0] > 0.9, "it starts as its teacher"
+    write_on_route(tmp_path / "student", taken.commonest, tmp_path / "commonest")
+    write_drawn(tmp_path / "student", counted, tmp_path / "drawn")
+    fixed = checkpoint.from_pretrained(tmp_path / "commonest").student
+    assert cost(fixed.config).share(fixed.route) == pytest.approx(taken.commonest_share)
+    for place in ("student", "commonest", "drawn"):
+        assert np.isfinite(answers(tmp_path / place)).all()
+    names = {checkpoint.checkpoint_name(tmp_path / place) for place in ("student", "commonest")}
+    assert len(names) == 2, "their episodes must not go by one name"
+
+
+def test_multipliers_and_schedules_survive_a_resume(root, by_hand, tmp_path):
+    """What only this method has: noise and budget by how far training has come, and dual ascent's multipliers."""
+    fresh = prepared(root, by_hand, tmp_path / "run", phase_budgets="grasping=0.9")
     whole = run(fresh(), Progress())
     interrupted, progress = fresh(), Progress()
     run(interrupted, progress, stop_after=2)

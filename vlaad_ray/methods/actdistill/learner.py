@@ -41,7 +41,7 @@ class Distilled(NamedTuple):
     """The teacher's output."""
     share: Tensor | None
     """[B] of what the whole network takes, with the gradient of the gates."""
-    ran: Tensor | None
+    ran: Tensor
     """[B] the same of the layers that really ran."""
 
 
@@ -83,7 +83,7 @@ class Distiller(Learner):
 
     def forward(self, images: Tensor, proprio: Tensor, instruction: Tensor) -> Distilled:  # type: ignore[override]
         inputs = self.student.embed(images, proprio, instruction)
-        share, ran = None, None
+        share = None
         if self.route is None:
             gates, probability = self.gates(inputs)
             states = scaled(self.student, inputs, gates) if self.authors and self.training else None
@@ -91,6 +91,7 @@ class Distiller(Learner):
             share, ran = (self.share_of(layers.float().sum(1)) for layers in (probability, gates.detach() > 0.5))
         else:
             states = along_route(self.student, inputs, self.route)
+            ran = torch.full((len(images),), self.cost.share(self.route), device=images.device)
         image = self.student.readout(states[-1], inputs)
         known = self.heads(states, inputs.present) if self.heads is not None else None
         taught = None
@@ -156,13 +157,14 @@ def loss(
         total = total + settings.align * (weighed["align"] + settings.eta * weighed["struct"])
         total = total + settings.act * weighed["act"]
         parts |= weighed
-    if answers.share is not None and answers.ran is not None:
+    parts["share"] = answers.ran.mean()
+    if answers.share is not None:
         group = learner.group_of_phase[batch.phase]
         allowed = losses.scheduled_budget(learner.budget, learner.done if learner.training else 1.0)
         multiplier = learner.multiplier.clone()  # backward needs it as it is now
         parts["budget"] = losses.budget_loss(answers.share, allowed, multiplier, group)
         total = total + parts["budget"]
-        parts |= {"share": answers.ran.mean(), "multiplier": multiplier.mean()}
+        parts["multiplier"] = multiplier.mean()
         if learner.training:
             learner.multiplier.copy_(losses.ascend(multiplier, answers.ran, allowed, group))
     return total, {name: part.detach() for name, part in parts.items()}
