@@ -214,7 +214,7 @@ def prepared(root: Path, probes: Path, out: Path, **changes: object) -> Callable
 def test_a_student_keeps_to_its_budget_as_it_is_deployed(root, by_hand, tmp_path):
     """Trained as by the command but for Ray; then all frames of the data through the checkpoint that it leaves."""
     setup = prepared(root, by_hand, tmp_path / "out")()
-    setup = dataclasses.replace(setup, config=dataclasses.replace(setup.config, epochs=20))
+    setup = dataclasses.replace(setup, config=dataclasses.replace(setup.config, epochs=15))
     progress = Progress()
     run(setup, progress)
     tokenizer = checkpoint.from_pretrained(root / "teacher").tokenizer
@@ -245,7 +245,7 @@ def test_a_student_keeps_to_its_budget_as_it_is_deployed(root, by_hand, tmp_path
 
 def test_multipliers_and_schedules_survive_a_resume(root, by_hand, tmp_path):
     """What only this method has: noise and budget by how far training has come, and dual ascent's multipliers."""
-    fresh = prepared(root, by_hand, tmp_path / "run", phase_budgets="grasping=0.9")
+    fresh = prepared(root, by_hand, tmp_path / "run", budget=0.7, phase_budgets="grasping=0.9")
     whole = run(fresh(), Progress())
     interrupted, progress = fresh(), Progress()
     run(interrupted, progress, stop_after=2)
@@ -255,7 +255,8 @@ def test_multipliers_and_schedules_survive_a_resume(root, by_hand, tmp_path):
     progress = restore(tmp_path / "saved", again.learner, again.optimiser)
     resumed = run(again, progress)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert whole["multiplier"].shape == (2,) and whole["multiplier"][0] > 1
+    assert whole["multiplier"].shape == (2,)
+    assert progress.history[2]["train"]["loss_multiplier"] > 1, "there was something to lose"
 
 
 def run(setup: Setup, progress: Progress, stop_after: int = 0) -> dict[str, torch.Tensor]:
