@@ -47,7 +47,7 @@ def test_a_student_teaches_under_the_name_of_its_weights(ray_local, student, tmp
     )
     summary = collect(config)
     assert summary.episodes.planned == 2
-    (first, second) = store.list_episodes(tmp_path)
+    first, _ = store.list_episodes(tmp_path)
     name = checkpoint.checkpoint_name(student)
     assert name in first.stem
     episode = store.read_episode(first)

@@ -10,6 +10,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vlaad_ray.configs import UserError
+from vlaad_ray.deploy import exported
+from vlaad_ray.deploy.convert import convert
 from vlaad_ray.deploy.policy import StudentPolicy
 from vlaad_ray.methods import METHODS
 from vlaad_ray.methods.method import Batch
@@ -169,8 +171,10 @@ def test_the_presets_size():
         mini_vla.check(mini_vla.MiniVlaSettings(), 96)
 
 
-@pytest.mark.parametrize("objective", ["bc", "dual_path", "auxiliary"])
-@pytest.mark.parametrize("kind", ["full", "routed", "fixed"])
+@pytest.mark.parametrize(
+    ("objective", "kind"),
+    [("bc", "full"), ("bc", "routed"), ("bc", "fixed"), ("dual_path", "full"), ("auxiliary", "full")],
+)
 def test_every_objective_trains_all_that_answers(network, seen, tokenizer, objective, kind):
     """A parameter without a gradient makes workers that train together wait for it; and the loss has to fall."""
     kinds = {
@@ -214,30 +218,34 @@ def observation(row: int) -> Observation:
     return Observation(TEXTS[row], random.normal(size=8).astype(np.float32), images)
 
 
-def decided(network: mini.MiniVla) -> mini.MiniVla:
-    """With a router whose gates differ from picture to picture."""
-    made = mini.with_router(network)
-    assert made.router is not None
-    torch.nn.init.normal_(made.router.gates.weight, std=3)
-    torch.nn.init.zeros_(made.router.gates.bias)
-    return made
-
-
 def test_a_routed_checkpoint_is_a_policy_like_any_other(network, tokenizer, tmp_path):
     """Router, threshold and route must survive the disk, and a batch of mixed routes must answer as each row alone."""
-    student = decided(network)
+    student = mini.with_router(network, threshold=0.3)
+    assert student.router is not None
+    with saved(student, tokenizer, tmp_path / "new") as directory:
+        policy = StudentPolicy.from_pretrained(directory)
+    three = [observation(row) for row in range(3)]
+    inputs = [torch.from_numpy(each) for each in policy.prepare(three)]
+    plain = policy.backend.output(*policy.prepare(three))
     with torch.no_grad():
-        images = torch.randint(0, 256, (64, 2, 28, 28, 3), dtype=torch.uint8)
-        words = torch.from_numpy(tokenizer([TEXTS[0]] * 64))
-        taken = router.routes_of(student.router(student.embed(images, torch.zeros(64, 8), words)))
-    assert len({tuple(route) for route in taken.tolist()}) > 1
+        np.testing.assert_allclose(plain, network.decide(network.perceive(*inputs)), atol=1e-5)  # new gates are open
+        torch.nn.init.normal_(student.router.gates.weight)
+        order = student.router(student._inputs(*inputs)).sort(0).values
+        # One gate is open for one row, the other for two, at this threshold.
+        between = torch.stack([order[1:, 0].mean(), order[:2, 1].mean()])
+        student.router.gates.bias -= between - torch.logit(torch.tensor(0.3))
     with saved(student, tokenizer, tmp_path / "routed") as directory:
         policy = StudentPolicy.from_pretrained(directory)
-    together = policy.infer_batch([observation(row) for row in range(3)])
-    for row, chunk in enumerate(together):
-        alone = policy.infer(observation(row))
-        assert alone.actions.shape == (5, 7)
-        np.testing.assert_allclose(chunk.actions, alone.actions, atol=1e-5)
+    with torch.no_grad():
+        taken = router.routes_of(student.router(student._inputs(*inputs)), 0.3)
+    assert taken.sum(0).tolist() == [3, 1, 2, 3]
+    assert policy.backend.output(*policy.prepare(three)).shape == (3, 5, 7, 16)
+    for row, chunk in enumerate(policy.infer_batch(three)):
+        np.testing.assert_allclose(chunk.actions, policy.infer(three[row]).actions, atol=1e-5)
+        with torch.no_grad():
+            state = routed(network, network._inputs(*(each[row : row + 1] for each in inputs)), taken[row : row + 1])
+            expected = network.decide(network.queried(state))
+        np.testing.assert_allclose(policy.backend.output(*policy.prepare([three[row]])), expected, atol=1e-5)
 
     with saved(mini.on_route(student, (0, 2, 3)), tokenizer, tmp_path / "fixed") as directory:
         fixed = StudentPolicy.from_pretrained(directory)
@@ -248,6 +256,23 @@ def test_a_routed_checkpoint_is_a_policy_like_any_other(network, tokenizer, tmp_
         )
         expected = network.decide(network.queried(state))
     np.testing.assert_allclose(fixed.backend.output(*inputs), expected, atol=1e-5)
+
+
+def test_a_fixed_route_is_exported_whole_and_a_router_is_refused(network, tokenizer, tmp_path):
+    """A graph frozen to the route of the picture that it was traced with would act on it for ever."""
+    with saved(mini.on_route(network, (0, 2, 3)), tokenizer, tmp_path / "fixed") as directory:
+        read, reference = checkpoint.from_pretrained(directory), StudentPolicy.from_pretrained(directory)
+    made = tmp_path / "export"
+    exported.write_manifest(made, convert(read, "fixed", made, "onnx", "fp32"))
+    policy = StudentPolicy.from_pretrained(made)
+    seen = [observation(row) for row in range(3)]  # instructions of three lengths, in one graph
+    ours, theirs = (each.backend.output(*each.prepare(seen)) for each in (reference, policy))
+    np.testing.assert_allclose(theirs, ours, atol=1e-4)
+
+    with saved(mini.with_router(network), tokenizer, tmp_path / "routed") as directory:
+        read = checkpoint.from_pretrained(directory)
+    with pytest.raises(UserError, match="fixed route"):
+        convert(read, "routed", tmp_path / "none", "onnx", "fp32")
 
 
 def test_a_checkpoints_impossible_route_is_refused(network, tokenizer, tmp_path):

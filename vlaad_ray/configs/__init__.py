@@ -41,6 +41,10 @@ from vlaad_ray.configs.distil import (
     HeadsSettings,
     ProbeConfig,
 )
+from vlaad_ray.configs.doctor import (
+    CompletionConfig,
+    DoctorConfig,
+)
 from vlaad_ray.configs.errors import (
     UserError,
     users_errors,
@@ -117,8 +121,10 @@ __all__ = [
     "BenchTeacherConfig",
     "CheckpointConfig",
     "CollectConfig",
+    "CompletionConfig",
     "DaggerConfig",
     "DistilConfig",
+    "DoctorConfig",
     "EnvConfig",
     "EvalConfig",
     "ExportConfig",

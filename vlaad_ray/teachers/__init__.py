@@ -111,8 +111,8 @@ def describe_checkpoint(config: CheckpointConfig, suite: str, execute: int) -> L
 TEACHERS: dict[str, Teacher] = {
     "scripted": Teacher(NoSettings, describe_scripted),
     "openvla": Teacher(OpenVlaConfig, describe_openvla),
-    "checkpoint": Teacher(CheckpointConfig, describe_checkpoint),
     "remote": Teacher(RemoteConfig, describe_remote),
+    "checkpoint": Teacher(CheckpointConfig, describe_checkpoint),
 }
 
 

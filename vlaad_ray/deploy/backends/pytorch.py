@@ -1,4 +1,4 @@
-"""A checkpoint in torch: fp32 or bf16, on CPU as it comes, on CUDA through CUDA graphs."""
+"""A checkpoint in torch: fp32 or bf16, on CPU as it comes, on CUDA through CUDA graphs, unless it is dynamic."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ class TorchBackend:
     @torch.inference_mode()
     def output(self, images: np.ndarray, proprio: np.ndarray, text: np.ndarray) -> np.ndarray:
         inputs = torch.from_numpy(images), torch.from_numpy(proprio), torch.from_numpy(text)
-        if self._device.type != "cuda":
+        # A graph captured whole would replay the layers that its first picture needed.
+        if self._device.type != "cuda" or self._student.dynamic:
             return self._run(*(each.to(self._device) for each in inputs)).cpu().numpy()
         pieces = zip(*(each.split(GRAPH_BATCHES[-1]) for each in inputs), strict=True)
         return torch.cat([self._replay(*piece) for piece in pieces]).numpy()

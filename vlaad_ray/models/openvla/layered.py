@@ -84,7 +84,8 @@ class LayeredOpenVla(Layered):
         positions = (present.cumsum(1) - 1).clamp(min=0)[:, start:]
         cos, sin = self.llama.rotary_emb(hidden, positions)
         neither = torch.zeros_like(positions, dtype=torch.bool)
-        mask = () if bool(present.all()) else (visible(present, start),)  # attention is quicker without
+        # Attention is quicker without a mask.
+        mask: tuple[Tensor, ...] = () if bool(present.all()) else (visible(present, start),)
         return Inputs(
             hidden,
             present[:, start:],

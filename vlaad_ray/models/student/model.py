@@ -79,6 +79,11 @@ class Student(nn.Module, ABC):
         self.register_buffer("proprio_mean", torch.zeros(config.proprio_dim))
         self.register_buffer("proprio_std", torch.ones(config.proprio_dim))
 
+    @property
+    def dynamic(self) -> bool:
+        """Which of its parts run depends on what it sees: it can be no single graph."""
+        return False
+
     @classmethod
     def unfilled(cls, config: StudentConfig) -> Student:
         """One whose weights are yet to be loaded."""

@@ -30,9 +30,14 @@ class Inputs(NamedTuple):
 
     def rows(self, chosen: Tensor) -> Inputs:
         """Those of the rows `chosen` [R] int64."""
-        *parts, shared = self
-        kept = [part.index_select(0, chosen) for part in parts]
-        return Inputs(*kept, shared=tuple(part.index_select(0, chosen) for part in shared))
+        return Inputs(
+            self.hidden.index_select(0, chosen),
+            self.present.index_select(0, chosen),
+            self.positions.index_select(0, chosen),
+            self.vision.index_select(0, chosen),
+            self.text.index_select(0, chosen),
+            tuple(part.index_select(0, chosen) for part in self.shared),
+        )
 
 
 class Layered(ABC):

@@ -153,6 +153,10 @@ class MiniVla(BinnedStudent, Layered):
 
     # --------------------------------------------------------------------------------------------- as a student
 
+    @property
+    def dynamic(self) -> bool:
+        return self.router is not None and self.route is None
+
     def embed_text(self, tokens: Tensor) -> Tensor:
         """[B, L] -> [B, L, D + 1]: the tokens' embeddings, and 1 where there is one, 0 at padding."""
         present = (tokens != PAD)[..., None]

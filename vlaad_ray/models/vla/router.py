@@ -51,7 +51,7 @@ def _pool(features: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
 
 def with_ends(inner: Tensor) -> Tensor:
     """[B, L - 2] gates or routes -> [B, L]: the first and the last layer run."""
-    end = torch.ones_like(inner[:, :1])
+    end = inner.new_ones(len(inner), 1)  # of a network of two layers, inner is empty
     return torch.cat([end, inner, end], dim=1)
 
 
