@@ -214,7 +214,7 @@ def prepared(root: Path, probes: Path, out: Path, **changes: object) -> Callable
 def test_a_student_keeps_to_its_budget_as_it_is_deployed(root, by_hand, tmp_path):
     """Trained as by the command but for Ray; then all frames of the data through the checkpoint that it leaves."""
     setup = prepared(root, by_hand, tmp_path / "out")()
-    setup = dataclasses.replace(setup, config=dataclasses.replace(setup.config, epochs=15))
+    setup = dataclasses.replace(setup, config=dataclasses.replace(setup.config, epochs=12))
     progress = Progress()
     run(setup, progress)
     tokenizer = checkpoint.from_pretrained(root / "teacher").tokenizer

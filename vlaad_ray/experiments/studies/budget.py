@@ -96,12 +96,14 @@ def study(config: StudyFlopsConfig) -> Location:
     impossible: list[float] = []
     for seed in workshop.seeds:
         if (teacher := taught(config, workshop, seed)) is None:
+            workshop.not_run.append(f"all arms of seed {seed}")
             continue
         impossible = [share for share in config.shares if share + ROUNDING < least_share(teacher)]
         for arm in config.arms:
             for share in [FULL] if arm == 1 else [each for each in config.shares if each not in impossible]:
                 run = student(config, workshop, teacher, Cell(arm, share))
                 if run is None:
+                    workshop.not_run.append(f"arm {arm} at a budget of {share:g}, seed {seed}")
                     continue
                 outcome = workshop.evaluate(workshop.evaluation(run, config.suite))
                 if outcome is None:

@@ -239,7 +239,8 @@ class Workshop:
         name = f"{piece.out.parent.name}/{piece.out.name}"
         minutes = self.budget.minutes
         if minutes is not None and time.monotonic() - self.began > 60 * minutes:
-            self.not_run.append(name)
+            if name not in self.not_run:
+                self.not_run.append(name)
             return False
         cli.console.rule(name)
         return True
