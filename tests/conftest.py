@@ -40,6 +40,7 @@ LONGEST = (
     "test_serving",
     "test_perturbed",
     "test_dagger",
+    "test_distil",
     "test_egl",
     "test_reach",
     "test_numbers",

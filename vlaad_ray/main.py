@@ -82,6 +82,27 @@ def train() -> Run:
     return _stage(train, table)
 
 
+def probe() -> Run:
+    """ActDistill, stage 1: what each decoder layer of a trained mini_vla knows of the action.
+
+    vlaad probe --checkpoint TEACHER --data DATA --out PROBES
+    """
+    from vlaad_ray.distil.probe import probe, show
+
+    return _stage(probe, show)
+
+
+def distil() -> Run:
+    """ActDistill, stage 2: a student that is its teacher with fewer decoder layers, to a budget of FLOPs.
+
+    vlaad distil --checkpoint TEACHER --data DATA --probes PROBES --budget 0.5 --out RUN
+    vlaad distil --checkpoint TEACHER --data DATA --select first --losses task --budget 0.5 --out RUN     a plain cut
+    """
+    from vlaad_ray.distil.stage import distil, show
+
+    return _stage(distil, show)
+
+
 def sweep() -> Run:
     """Stage 4: search for hyperparameters with Ray Tune; ends with a table, a plot and a config for `vlaad train`.
 
@@ -101,6 +122,7 @@ def study() -> Run:
     vlaad study noise              does semantics beat plain cloning when the teacher flips its gripper?
     vlaad study phases             3 to 13 phases: how even, and what for the student?
     vlaad study alpha              weight of the path without description, by suite
+    vlaad study budget             students that run fewer layers: success against FLOPs (ActDistill)
     vlaad study alpha --tasks 0 --epochs 2 --placements 0 --eval-init-states 20-22    small, to see it work
     """
     from vlaad_ray.files import read_bytes
@@ -253,6 +275,7 @@ STUDIES: Mapping[str, type[Any]] = {
     "noise": configs.StudyNoiseConfig,
     "alpha": configs.StudyAlphaConfig,
     "distillation": configs.StudyDistillationConfig,
+    "budget": configs.StudyFlopsConfig,
 }
 BENCHMARKS: Mapping[str, type[Any]] = {
     "rollout": configs.BenchRolloutConfig,
@@ -267,6 +290,8 @@ COMMANDS: Mapping[str, Command] = {
     "collect": Command(collect, configs.CollectConfig, "sim"),
     "annotate": Command(annotate, configs.AnnotateConfig, "pipeline"),
     "train": Command(train, configs.TrainConfig, "train"),
+    "probe": Command(probe, configs.ProbeConfig, "train"),
+    "distil": Command(distil, configs.DistilConfig, "train"),
     "sweep": Command(sweep, configs.SweepConfig, "tune"),
     "study": Command(study, STUDIES, "tune"),
     "eval": Command(evaluate, configs.EvalConfig, "sim,train"),

@@ -72,7 +72,7 @@ def with_settings(
     }
     settled = []
     for door in DOORS:
-        if not {door.name, door.settings} <= fields.keys():
+        if not {door.name, door.settings} <= fields.keys() or door.settings in hidden:
             continue
         chosen = _value(args, f"{prefix}{door.name}")
         if chosen is None and fields[door.settings].default is None:  # nobody named one: the usual one has flags, too

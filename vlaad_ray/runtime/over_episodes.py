@@ -19,9 +19,10 @@ Work = Callable[[Location, Episode, dict[str, Any]], dict[str, Any]]
 """(path, the episode without its pictures, the facts in its footer) -> what is to be known of it; JSON must hold it."""
 
 
-def over_episodes(paths: Sequence[Location], work: Work, title: str) -> list[dict[str, Any]]:
-    """What `work` returns for each file; {"path", "error"} for one that cannot be read."""
-    rows = ray.data.from_items([{"path": str(path)} for path in paths]).map(functools.partial(_one, work=work))
+def over_episodes(paths: Sequence[Location], work: Work, title: str, gpus: float = 0.0) -> list[dict[str, Any]]:
+    """What `work` returns for each file; {"path", "error"} for one that cannot be read. `gpus`: of each task."""
+    files = ray.data.from_items([{"path": str(path)} for path in paths])
+    rows = files.map(functools.partial(_one, work=work), num_gpus=gpus or None)
     records = []
     with cli.progress(title, len(paths)) as advance:
         for row in rows_of(rows):

@@ -45,7 +45,8 @@ TRACES: dict[str, tuple[str, tuple[str, ...]]] = {
     "annotations/[!.]*.parquet": ("annotations", ("AnnotateConfig",)),
     "metrics.jsonl": ("a training run", ("TrainConfig",)),
     "export.json": ("an exported policy", ("ExportConfig",)),
-    "[!.]*.safetensors": ("a model's weights", ()),
+    "probes/[!.]*.parquet": ("probes of a teacher's layers", ("ProbeConfig",)),
+    "[!.]*.safetensors": ("a model's weights", ("ProbeConfig",)),
 }
 """What tells of an output, beside its record: files -> (in words, the jobs that write them into their --out)."""
 

@@ -30,6 +30,7 @@ from vlaad_ray.summaries.audit import (
     TaskNoise,
 )
 from vlaad_ray.summaries.collection import CollectSummary, EpisodeCounts, TaskCounts
+from vlaad_ray.summaries.distillation import ProbeSummary, RoutesSummary
 from vlaad_ray.summaries.evaluation import EvalSummary
 from vlaad_ray.summaries.rates import Comparison, Paired, Success, Successes, TaskSuccesses
 from vlaad_ray.summaries.training import SplitCounts, TrainSummary
@@ -55,7 +56,9 @@ __all__ = [
     "Paired",
     "PhaseAgreement",
     "PhaseNoise",
+    "ProbeSummary",
     "RepairCounts",
+    "RoutesSummary",
     "SplitCounts",
     "Steadiness",
     "Success",

@@ -113,6 +113,7 @@ def fit(
                 done = max(done, elapsed() / limit)
             if done >= 1:
                 break
+            setup.learner.done = done
             for group in setup.optimiser.param_groups:
                 group["lr"] = config.lr * learning_rate(
                     progress.step, done, min(WARM_UP_STEPS, steps * config.epochs // 10)
