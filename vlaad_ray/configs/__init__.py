@@ -41,6 +41,13 @@ from vlaad_ray.configs.errors import (
     with_packages,
     writing,
 )
+from vlaad_ray.configs.exchange import (
+    ExportDatasetConfig,
+    Hdf5Reading,
+    ImportDatasetConfig,
+    LeRobotLayout,
+    LeRobotReading,
+)
 from vlaad_ray.configs.machine import (
     Machine,
     machine_flags,
@@ -111,9 +118,14 @@ __all__ = [
     "EnvConfig",
     "EvalConfig",
     "ExportConfig",
+    "ExportDatasetConfig",
     "Flat",
     "FleetConfig",
+    "Hdf5Reading",
+    "ImportDatasetConfig",
     "Later",
+    "LeRobotLayout",
+    "LeRobotReading",
     "Location",
     "Machine",
     "Newer",

@@ -34,10 +34,15 @@ def write_table(path: Location, table: pa.Table, footer: Mapping[str, Any]) -> L
 
 def read_footer(path: Location, kind: str) -> dict[str, Any]:
     """The facts of a file of ours: one request to a store. Raises UserError for any other file."""
+    return _footer(path, kind, schema_metadata(path))
+
+
+def schema_metadata(path: Location) -> Mapping[bytes, bytes]:
+    """What any Parquet file's schema says beside its columns: one request to a store. Raises UserError for others."""
     with _reading(path):
         # Whole: Arrow takes run:1/data for a URI.
         source = path.absolute() if isinstance(path, Path) else pa.BufferReader(_tail(path))
-        return _footer(path, kind, pq.read_schema(source).metadata or {})
+        return dict(pq.read_schema(source).metadata or {})
 
 
 @contextmanager

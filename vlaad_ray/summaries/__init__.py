@@ -31,6 +31,7 @@ from vlaad_ray.summaries.audit import (
 )
 from vlaad_ray.summaries.collection import CollectSummary, EpisodeCounts, TaskCounts
 from vlaad_ray.summaries.evaluation import EvalSummary
+from vlaad_ray.summaries.exchange import ExportDatasetSummary, ImportDatasetSummary, Replayed
 from vlaad_ray.summaries.rates import Comparison, Paired, Success, Successes, TaskSuccesses
 from vlaad_ray.summaries.training import SplitCounts, TrainSummary
 
@@ -47,15 +48,18 @@ __all__ = [
     "EpisodeCounts",
     "EpisodeNoise",
     "EvalSummary",
+    "ExportDatasetSummary",
     "Faults",
     "Flicker",
     "Forecast",
+    "ImportDatasetSummary",
     "Judged",
     "Noise",
     "Paired",
     "PhaseAgreement",
     "PhaseNoise",
     "RepairCounts",
+    "Replayed",
     "SplitCounts",
     "Steadiness",
     "Success",
