@@ -120,8 +120,8 @@ def remarks(config: ImportDatasetConfig, plan: Plan, found: Sequence[Mapping[str
         notes.append(f"{unknown} of {len(found)} episodes do not say whether they succeeded: taken for successes")
     if not plan.body.libero_arm:
         notes.append(
-            "the rules cannot annotate this robot (LIBERO's arm has 7 actions, 8 of proprioception, 20 steps a second): "
-            "phases are what the source says, if it does; train with --objective bc"
+            "the rules cannot annotate this robot (LIBERO's arm: 7 actions, 8 of proprioception, 20 steps a second); "
+            "phases are what the source says, if it does: train with --objective bc"
         )
     if config.suite != NO_SUITE:
         notes.append("whether these start where evaluations do cannot be known: their init states have no number")

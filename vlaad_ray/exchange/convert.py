@@ -23,7 +23,7 @@ FLIPS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 WATCHED_STEPS = 10
 """Fingers take about as many steps (0.5 s) to follow a command."""
 APART_M = 0.005
-"""Fingers that are so much nearer to each other when told to open than when told to close say that the sign is wrong."""
+"""Fingers so much nearer to each other when told to open than when told to close say that the sign is wrong."""
 TOLERANCE = 1e-6
 """An action so far outside [-1, 1] is rounding."""
 

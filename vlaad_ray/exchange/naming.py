@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from vlaad_ray.configs import UserError
+from vlaad_ray.types import CAMERAS
 
 
 def renamed(wishes: Sequence[str], usual: Mapping[str, str], short: Mapping[str, str]) -> dict[str, str]:
@@ -23,3 +24,8 @@ def renamed(wishes: Sequence[str], usual: Mapping[str, str], short: Mapping[str,
     if len(set(names.values())) < len(names):
         raise UserError(f"--cameras: two cameras would have one name: {', '.join(names.values())}")
     return names
+
+
+def in_order(cameras: Iterable[str]) -> tuple[str, ...]:
+    """LIBERO's first, in the order that an Embodiment of its arm has them; the others by name."""
+    return tuple(sorted(cameras, key=lambda name: (CAMERAS.index(name) if name in CAMERAS else len(CAMERAS), name)))

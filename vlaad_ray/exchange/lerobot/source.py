@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 from vlaad_ray import store
 from vlaad_ray.configs import ImportDatasetConfig, LeRobotReading, Location, UserError, location
 from vlaad_ray.exchange.lerobot import layout
-from vlaad_ray.exchange.naming import renamed
+from vlaad_ray.exchange.naming import in_order, renamed
 from vlaad_ray.exchange.records import Demonstration, Item, Plan
 from vlaad_ray.files import descendants, local_copy, opened, read_bytes, read_json
 from vlaad_ray.store.parquet import matrix
 from vlaad_ray.store.video import VideoError, frames
-from vlaad_ray.types import ACTION_DIM, CAMERAS, CONTROL_HZ, PROPRIO_DIM, Embodiment
+from vlaad_ray.types import ACTION_DIM, CONTROL_HZ, PROPRIO_DIM, Embodiment
 
 EPISODES_A_TASK = 20
 """Episodes in the same files are split among tasks from so many on."""
@@ -107,11 +107,6 @@ def is_libero(described: Mapping[str, Any], state: str | None, pictures: Mapping
     usual = {*layout.LIBERO_CAMERAS, *layout.LIBERO_CAMERAS.values(), *layout.ALSO_CALLED}
     sizes = (list(described[layout.ACTION]["shape"]), list(described[state]["shape"]) if state else [])
     return sizes == ([ACTION_DIM], [PROPRIO_DIM]) and bool(names) and names <= usual
-
-
-def in_order(cameras: Any) -> tuple[str, ...]:
-    """LIBERO's first, as an Embodiment of LIBERO's has them."""
-    return tuple(sorted(cameras, key=lambda name: (CAMERAS.index(name) if name in CAMERAS else len(CAMERAS), name)))
 
 
 def _notes(described: Mapping[str, Any], used: set[str | None]) -> list[str]:
