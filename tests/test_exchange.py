@@ -40,8 +40,9 @@ from vlaad_ray.exchange.lerobot.pieces import Job, Part
 from vlaad_ray.train import train
 
 EPISODES, STEPS, A_FILE = 5, 14, 2
-VIDEO_ERROR = 2.5
-"""Mean error of a pixel, of 255: H.264 at crf 18 with halved colour, on the synthetic pictures' noise."""
+VIDEO_ERROR = 13
+"""Mean error of a pixel, of 255: H.264 at crf 18 halves the colours' resolution, and the synthetic pictures are noise
+in all three of them: the worst that can be. One picture off is 21."""
 
 
 @pytest.fixture(scope="module")
