@@ -208,12 +208,8 @@ def check_training(specs: Sequence[EpisodeSpec], training: Mapping[str, Any]) ->
         and spec.key.init.label in training.get("init_states", {}).get(spec.key.suite, {}).get(str(spec.key.task), ())
     }
     warnings = []
-    if any(
-        label.startswith("i")
-        for tasks in training.get("init_states", {}).values()
-        for of in tasks.values()
-        for label in of
-    ):
+    used = (labels for tasks in training.get("init_states", {}).values() for labels in tasks.values())
+    if any(label.startswith("i") for labels in used for label in labels):
         warnings.append("the student was trained on imported episodes: whether they start as these do is not known")
     if not seen:
         return warnings
