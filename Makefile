@@ -22,7 +22,7 @@ help: ## Show these targets
 
 install: $(READY) ## Virtual environment, packages and OpenGL libraries
 
-$(READY): pyproject.toml scripts/setup.sh scripts/check_rendering.py
+$(READY): pyproject.toml scripts/setup.sh vlaad_ray/envs/check_rendering.py
 	@PYTHON="$(PYTHON)" scripts/setup.sh $(VENV) $(EXTRAS)
 	@touch $@
 

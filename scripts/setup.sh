@@ -83,7 +83,7 @@ say "Packages are in place after $((SECONDS - start)) s"
 case ",$extras," in *,sim,*) ;; *) exit 0 ;; esac
 
 libraries="libegl1 libegl-mesa0 libgl1-mesa-dri libgl1 libglib2.0-0"
-renders() { MUJOCO_GL=egl "$venv/bin/python" scripts/check_rendering.py >"$venv/rendering.log" 2>&1; }
+renders() { MUJOCO_GL=egl "$venv/bin/python" -m vlaad_ray.envs.check_rendering >"$venv/rendering.log" 2>&1; }
 if ! renders; then
     may_install || {
         tail -n 1 "$venv/rendering.log" >&2

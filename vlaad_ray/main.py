@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import cleandoc
-from typing import Any
+from typing import Annotated, Any, Union
 
 import tyro
 
@@ -244,6 +244,31 @@ def pipeline() -> Run:
     return _stage(run_pipeline, show)
 
 
+def doctor() -> Run:
+    """Is this machine ready? A line for each check; what is broken comes with what to do about it.
+
+    vlaad doctor
+    vlaad doctor --extras sim train annotate-cpu --out /shared/runs
+    """
+    from vlaad_ray.doctor import run
+
+    return run
+
+
+def completion() -> Run:
+    """Print what lets a shell complete commands and flags with Tab.
+
+    vlaad completion --shell bash        append what it prints to ~/.bash_completion
+    """
+
+    def show_completion(config: configs.CompletionConfig) -> None:
+        kinds = {name: _config_type(command.config) for name, command in COMMANDS.items()}
+        words = ["--tyro-print-completion", config.shell]
+        tyro.extras.subcommand_cli_from_dict(kinds, prog="vlaad", args=words)
+
+    return show_completion
+
+
 STUDIES: Mapping[str, type[Any]] = {
     "phases": configs.StudyPhasesConfig,
     "noise": configs.StudyNoiseConfig,
@@ -275,6 +300,8 @@ COMMANDS: Mapping[str, Command] = {
     "report": Command(report, configs.ReportConfig, "pipeline"),
     "bench": Command(bench, BENCHMARKS, "sim,train"),
     "pipeline": Command(pipeline, configs.PipelineConfig, "sim,train"),
+    "doctor": Command(doctor, configs.DoctorConfig, "sim,train"),
+    "completion": Command(completion, configs.CompletionConfig, "deploy"),
 }
 
 
@@ -323,6 +350,13 @@ def parse(name: str, args: Sequence[str]) -> Any:
 
 def _says(name: str) -> str:
     return cleandoc(COMMANDS[name].load.__doc__ or "")
+
+
+def _config_type(config: type[Any] | Mapping[str, type[Any]]) -> Any:
+    """One type, as tyro takes it, of a command with subcommands too."""
+    if isinstance(config, Mapping):
+        return Union[*(Annotated[each, tyro.conf.subcommand(name)] for name, each in config.items())]
+    return config
 
 
 def _stage(run: Callable[[Any], Any], show: Callable[[Any], Any]) -> Run:

@@ -35,6 +35,10 @@ from vlaad_ray.configs.deploy import (
     ServedStudentConfig,
     ServerConfig,
 )
+from vlaad_ray.configs.doctor import (
+    CompletionConfig,
+    DoctorConfig,
+)
 from vlaad_ray.configs.errors import (
     UserError,
     users_errors,
@@ -114,7 +118,9 @@ __all__ = [
     "BenchRolloutConfig",
     "BenchTeacherConfig",
     "CollectConfig",
+    "CompletionConfig",
     "DaggerConfig",
+    "DoctorConfig",
     "EnvConfig",
     "EvalConfig",
     "ExportConfig",
