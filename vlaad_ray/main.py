@@ -294,7 +294,7 @@ COMMANDS: Mapping[str, Command] = {
     "audit": Command(audit, configs.AuditConfig, "sim"),
     "export": Command(export, configs.ExportConfig, "export"),
     "export-dataset": Command(export_dataset, configs.ExportDatasetConfig, "pipeline"),
-    "import-dataset": Command(import_dataset, configs.ImportDatasetConfig, "sources"),
+    "import-dataset": Command(import_dataset, configs.ImportDatasetConfig, "pipeline"),
     "serve": Command(serve, configs.ServeClusterConfig, "serve"),
     "server": Command(server, configs.ServeConfig, "deploy"),
     "report": Command(report, configs.ReportConfig, "pipeline"),

@@ -6,6 +6,7 @@ until one is chosen.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from vlaad_ray.configs import (
     ImportDatasetConfig,
     LeRobotLayout,
     LeRobotReading,
+    with_packages,
 )
 from vlaad_ray.exchange.records import Format, Plan, Source
 from vlaad_ray.summaries import ExportDatasetSummary
@@ -35,6 +37,7 @@ def _from_lerobot(config: ImportDatasetConfig, reading: LeRobotReading) -> Plan:
 
 
 def _from_hdf5(config: ImportDatasetConfig, reading: Hdf5Reading) -> Plan:
+    with_packages(lambda: importlib.import_module("h5py"), "--source hdf5", "vlaad-ray[sources]")
     from vlaad_ray.exchange.hdf5 import plan
 
     return plan(config, reading)

@@ -82,7 +82,7 @@ def episode_of(
     )
     known = bool(ours) or found.success is not None
     extra |= {
-        "render": config.render or ours.get("render"),
+        "render": config.render or ours.get("render") or "unknown",
         "teacher_noise": ours.get("teacher_noise", {}),
         "kept": episode.success_final,
         "imported": {

@@ -22,7 +22,7 @@ from vlaad_ray.exchange.lerobot import layout
 from vlaad_ray.exchange.naming import in_order, renamed
 from vlaad_ray.exchange.records import Demonstration, Item, Plan
 from vlaad_ray.files import descendants, local_copy, opened, read_bytes, read_json
-from vlaad_ray.store.parquet import matrix
+from vlaad_ray.store.parquet import matrix, reading
 from vlaad_ray.store.video import VideoError, frames
 from vlaad_ray.types import ACTION_DIM, CONTROL_HZ, PROPRIO_DIM, Embodiment
 
@@ -128,7 +128,7 @@ def read_rows(root: Location, info: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The metadata of every episode, in order; of its statistics only a hash."""
     rows: list[dict[str, Any]] = []
     for path in descendants(root / layout.EPISODES, ".parquet"):
-        with opened(path) as file:
+        with reading(path), opened(path) as file:
             rows += pq.read_table(file).to_pylist()
     rows.sort(key=lambda row: int(row["episode_index"]))
     if [row["episode_index"] for row in rows] != list(range(info["total_episodes"])):
