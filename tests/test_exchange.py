@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import reach_data
+import s3_server
 import synthetic
 from PIL import Image
 
@@ -33,10 +34,12 @@ from vlaad_ray.configs import (
     TrainConfig,
     UserError,
 )
+from vlaad_ray.evaluate.stage import check_training
 from vlaad_ray.exchange.bring import import_dataset
 from vlaad_ray.exchange.export import export_dataset
 from vlaad_ray.exchange.lerobot import export, source, stats
 from vlaad_ray.exchange.lerobot.pieces import Job, Part
+from vlaad_ray.files import descendants
 from vlaad_ray.train import train
 
 EPISODES, STEPS, A_FILE = 5, 14, 2
@@ -204,8 +207,10 @@ def test_an_imported_dataset_is_annotated_and_trained_on_without_a_simulator(
     assert again.imported_before == again.episodes == EPISODES
     assert annotate(AnnotateConfig(data, notes)).episodes.annotated == EPISODES
     small = {"epochs": 1, "batch_size": 16, "chunk": 1, "image_size": 32, "precision": "fp32", "workers": 1}
-    summary = train(TrainConfig(data, tmp_path / "run", annotations=notes, cpus_per_worker=1, **small))
-    assert summary.train.episodes + summary.validation.episodes == EPISODES
+    small |= {"cpus_per_worker": 1, "validation_fraction": 0.4}
+    summary = train(TrainConfig(data, tmp_path / "run", annotations=notes, **small))
+    assert (summary.episodes.train, summary.episodes.validation) == (3, 2)
+    assert 0 <= summary.validation["near"] <= 1, "open loop, on the episodes held out"
     with pytest.raises(UserError, match="holds 5 episodes of another source or other settings"):
         import_dataset(ImportDatasetConfig(exported / "image", data))
 
@@ -272,6 +277,25 @@ def test_another_robot_keeps_its_sizes_rate_and_camera(ray_local: None, tmp_path
     for one, back in pairs(ours, tmp_path / "back"):
         assert back.embodiment == one.embodiment
         np.testing.assert_array_equal(back.images["top"][3], one.images["top"][3])
+
+
+def test_both_ways_through_an_object_store(
+    ray_local: None, s3: s3_server.Server, exported: Path, data: tuple[Path, Path]
+) -> None:
+    bucket = s3.bucket("exchange")
+    export_dataset(to_lerobot(data, bucket / "lerobot"))
+    written = {str(path).removeprefix(f"{bucket / 'lerobot'}/") for path in descendants(bucket / "lerobot", "")}
+    assert written == {str(path.relative_to(exported / "video")) for path in descendants(exported / "video", "")}
+    summary = import_dataset(ImportDatasetConfig(bucket / "lerobot", bucket / "data"))
+    assert summary.episodes == EPISODES
+    first = {store.read_metadata(path)["instruction"] for path in store.list_episodes(bucket / "data")}
+    assert first == set(synthetic.INSTRUCTIONS)
+
+
+def test_evaluation_says_that_a_student_learnt_from_starts_that_nobody_knows() -> None:
+    trained_on = {"init_states": {"none": {"0": ["i0000"]}}}
+    assert ["imported episodes" in warning for warning in check_training([], trained_on)] == [True]
+    assert check_training([], {"init_states": {"libero_object": {"0": ["s0000", "p0001"]}}}) == []
 
 
 def change(root: Path, **values: Any) -> None:
