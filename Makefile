@@ -1,7 +1,7 @@
 # Every target does its own set-up, once; it is repeated when pyproject.toml changes.
 SHELL := /bin/bash
 VENV ?= .venv
-EXTRAS := sim,train,tune,export,openvla,annotate-cpu,serve,dev
+EXTRAS := sim,sources,train,tune,export,openvla,annotate-cpu,serve,dev
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 

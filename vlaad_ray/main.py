@@ -180,6 +180,27 @@ def export() -> Run:
     return _stage(export, show)
 
 
+def export_dataset() -> Run:
+    """Write a dataset as a LeRobot dataset, so that others can train on it.
+
+    vlaad export-dataset --data DATA --annotations NOTES --format lerobot --out DIR
+    """
+    from vlaad_ray.exchange.export import export_dataset, show
+
+    return _stage(export_dataset, show)
+
+
+def import_dataset() -> Run:
+    """Make a dataset out of somebody else's: LeRobot's, or LIBERO's and robomimic's demonstrations in HDF5.
+
+    vlaad import-dataset --source lerobot --from DIR --out DATA
+    vlaad import-dataset --source hdf5 --from DIR --suite libero_object --replay 2 --out DATA
+    """
+    from vlaad_ray.exchange.bring import import_dataset, show
+
+    return _stage(import_dataset, show)
+
+
 def serve() -> Run:
     """Serve a student from replicas on a cluster, over openpi's websocket protocol, until it is stopped.
 
@@ -297,6 +318,8 @@ COMMANDS: Mapping[str, Command] = {
     "eval": Command(evaluate, configs.EvalConfig, "sim,train"),
     "audit": Command(audit, configs.AuditConfig, "sim"),
     "export": Command(export, configs.ExportConfig, "export"),
+    "export-dataset": Command(export_dataset, configs.ExportDatasetConfig, "pipeline"),
+    "import-dataset": Command(import_dataset, configs.ImportDatasetConfig, "pipeline"),
     "serve": Command(serve, configs.ServeClusterConfig, "serve"),
     "server": Command(server, configs.ServeConfig, "deploy"),
     "report": Command(report, configs.ReportConfig, "pipeline"),
@@ -330,7 +353,7 @@ def main(name: str | None = None, args: Sequence[str] | None = None) -> None:
 
 def overview() -> str:
     """What `vlaad --help` says."""
-    lines = [f"  {name:12}{_says(name).splitlines()[0]}" for name in COMMANDS]
+    lines = [f"  {name:16}{_says(name).splitlines()[0]}" for name in COMMANDS]
     return "\n".join(["usage: vlaad COMMAND [--help | --version | flags]", "", *lines])
 
 

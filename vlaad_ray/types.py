@@ -51,9 +51,11 @@ LIBERO = Embodiment(ACTION_DIM, PROPRIO_DIM, CAMERAS, CONTROL_HZ, GRIPPER)
 
 @dataclass(frozen=True, order=True)
 class InitState:
-    """Where an episode starts: a stored init state of the task (its index) or a fresh random placement (its number)."""
+    """Where an episode starts: a stored init state of the task (its index), a fresh random placement (its number), or
+    wherever an imported one did (its number in its source): no environment can repeat that.
+    """
 
-    kind: Literal["stored", "placement"]
+    kind: Literal["stored", "placement", "imported"]
     index: int
 
     @property

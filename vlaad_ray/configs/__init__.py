@@ -51,6 +51,13 @@ from vlaad_ray.configs.errors import (
     with_packages,
     writing,
 )
+from vlaad_ray.configs.exchange import (
+    ExportDatasetConfig,
+    Hdf5Reading,
+    ImportDatasetConfig,
+    LeRobotLayout,
+    LeRobotReading,
+)
 from vlaad_ray.configs.machine import (
     Machine,
     machine_flags,
@@ -128,10 +135,15 @@ __all__ = [
     "EnvConfig",
     "EvalConfig",
     "ExportConfig",
+    "ExportDatasetConfig",
     "Flat",
     "FleetConfig",
+    "Hdf5Reading",
     "HeadsSettings",
+    "ImportDatasetConfig",
     "Later",
+    "LeRobotLayout",
+    "LeRobotReading",
     "Location",
     "Machine",
     "Newer",

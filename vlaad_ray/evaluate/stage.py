@@ -207,9 +207,13 @@ def check_training(specs: Sequence[EpisodeSpec], training: Mapping[str, Any]) ->
         if spec.key.init.kind == "stored"  # what a placement is depends on its seed, which the record does not tell
         and spec.key.init.label in training.get("init_states", {}).get(spec.key.suite, {}).get(str(spec.key.task), ())
     }
+    warnings = []
+    used = (labels for tasks in training.get("init_states", {}).values() for labels in tasks.values())
+    if any(label.startswith("i") for labels in used for label in labels):
+        warnings.append("the student was trained on imported episodes: whether they start as these do is not known")
     if not seen:
-        return []
-    return [f"{len(seen)} of {len(specs)} episodes start from init states that the student was trained on"]
+        return warnings
+    return [*warnings, f"{len(seen)} of {len(specs)} episodes start from init states that the student was trained on"]
 
 
 def show(summary: EvalSummary) -> Table:

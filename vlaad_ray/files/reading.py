@@ -38,6 +38,17 @@ def children(folder: Location, ending: str) -> list[Location]:
     return [folder / name for name in sorted(names) if name.endswith(ending) and not name.startswith(".")]
 
 
+def descendants(folder: Location, ending: str) -> list[Location]:
+    """The same of all folders below `folder`, too, by path."""
+    with asking(folder):
+        if isinstance(folder, Path):
+            found: list[Location] = [path for path in folder.rglob(f"*{ending}") if path.is_file()]
+        else:
+            root = folder.path.rstrip("/") + "/"
+            found = [folder / name.removeprefix(root) for name in folder.fs.find(folder.path) if name.endswith(ending)]
+    return sorted((path for path in found if not path.name.startswith(".")), key=str)
+
+
 def read_bytes(place: Location) -> bytes:
     """A whole file: one request to a store."""
     with asking(place):

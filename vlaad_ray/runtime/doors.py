@@ -39,6 +39,8 @@ DOORS: tuple[Door, ...] = (
     Door("policy", "teacher_config", "vlaad_ray.teachers:TEACHERS", others=True, extra="sim"),
     Door("student", "network", "vlaad_ray.models.student:STUDENTS"),
     Door("objective", "method", "vlaad_ray.methods:METHODS"),
+    Door("format", "layout", "vlaad_ray.exchange:FORMATS", extra="pipeline"),
+    Door("source", "reading", "vlaad_ray.exchange:SOURCES", extra="pipeline"),
 )
 
 SETTINGS = frozenset(door.settings for door in DOORS)

@@ -19,7 +19,7 @@ from vlaad_ray.runtime import cluster
 
 WRITTEN = ("out", "repair", "frame_cache", "results")
 """Fields of configs that name a place to write to; others are read."""
-READ_BY_NODES = ("data", "annotations", "checkpoint")
+READ_BY_NODES = ("data", "annotations", "checkpoint", "from_")
 ANSWER_S = 300.0
 """Seconds that a node has to look at a place: it may have to install the job's packages first."""
 REMEDY = "give a directory on a mount that all nodes share, or a URI, as s3://BUCKET/FOLDER"
@@ -64,7 +64,7 @@ def _nodes() -> list[dict[str, Any]]:
 
 
 def _relative(name: str, place: Path) -> str:
-    here = f"--{name.replace('_', '-')} {place} is relative"
+    here = f"--{name.replace('_', '-').rstrip('-')} {place} is relative"
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:  # a submitted job
         return f"{here}, and a submitted job runs in Ray's own copy of the working directory; {REMEDY}"
     return f"{here}, and the cluster's nodes run elsewhere; write {place.absolute()} if that is a mount they share"

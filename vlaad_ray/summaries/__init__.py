@@ -32,6 +32,7 @@ from vlaad_ray.summaries.audit import (
 from vlaad_ray.summaries.collection import CollectSummary, EpisodeCounts, TaskCounts
 from vlaad_ray.summaries.distillation import ProbeSummary, RoutesSummary
 from vlaad_ray.summaries.evaluation import EvalSummary
+from vlaad_ray.summaries.exchange import ExportDatasetSummary, ImportDatasetSummary, Replayed
 from vlaad_ray.summaries.rates import Comparison, Paired, Success, Successes, TaskSuccesses
 from vlaad_ray.summaries.training import SplitCounts, TrainSummary
 
@@ -48,9 +49,11 @@ __all__ = [
     "EpisodeCounts",
     "EpisodeNoise",
     "EvalSummary",
+    "ExportDatasetSummary",
     "Faults",
     "Flicker",
     "Forecast",
+    "ImportDatasetSummary",
     "Judged",
     "Noise",
     "Paired",
@@ -58,6 +61,7 @@ __all__ = [
     "PhaseNoise",
     "ProbeSummary",
     "RepairCounts",
+    "Replayed",
     "RoutesSummary",
     "SplitCounts",
     "Steadiness",
