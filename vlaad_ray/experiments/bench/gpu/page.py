@@ -75,8 +75,8 @@ def student(records: Sequence[Record]) -> list[str]:
     throughput = markdown_table(["precision", "mode", *(f"batch {size}" for size in sizes)], batches)
     return [
         f"Whole `infer`, batch 1, one picture of {request['image_size']} px, {request['calls']} calls; actions a "
-        f"second are inferences times K = {CHUNK}. Modes: operation by operation, CUDA graphs, and torch.compile (on CUDA "
-        f'mode "{CUDA_COMPILE_MODE}", else the default one; nothing compiled before is reused). {MEMORY} Paper, on an '
+        f"second are inferences times K = {CHUNK}. Modes: operation by operation, CUDA graphs, and torch.compile (on "
+        f'CUDA mode "{CUDA_COMPILE_MODE}", else the default one; nothing compiled before is reused). {MEMORY} Paper, on an '
         f"RTX 4090: {PAPER['student_hz']} inferences/s, {PAPER['student_mb']} MB.",
         markdown_table(head, rows),
         "Throughput, inferences a second of `infer_batch`:",
