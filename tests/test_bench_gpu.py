@@ -184,7 +184,7 @@ def test_the_page_says_what_the_records_say():
     devices = [
         {"index": 0, "kind": "NVIDIA", "problem": "", "renderer": "Abacus", "fast": drawn, "exact": drawn},
         {"index": 1, "kind": "other", "problem": "Cannot initialize"},
-        {"index": None, "kind": "software", "problem": "none"},
+        {"index": "any", "kind": "software", "problem": "there is none"},
     ]
     answers = {"vllm": {"median": 50.0}, "pipeline": {"median": 45.0}}
     graphs = {"dtype": "bf16", "mode": "graphs", "image_size": 224, "calls": 300}
@@ -215,7 +215,7 @@ def test_the_page_says_what_the_records_say():
         "- student-bf16-compiled: took longer than 150 s",
         "- teacher-openvla: batch 32 does not fit the GPU's memory",
         "- rendering-egl: EGL device 1 (other): Cannot initialize",
-        "- rendering-egl: EGL device (software): none",
+        "- rendering-egl: EGL device any (software): there is none",
         "- training-small-bf16: not asked for, or not its turn yet",
     ):
         assert f"\n{line}\n" in f"\n{text}\n", line

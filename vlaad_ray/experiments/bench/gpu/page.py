@@ -76,8 +76,8 @@ def student(records: Sequence[Record]) -> list[str]:
     return [
         f"Whole `infer`, batch 1, one picture of {request['image_size']} px, {request['calls']} calls; actions a "
         f"second are inferences times K = {CHUNK}. Modes: operation by operation, CUDA graphs, and torch.compile (on "
-        f'CUDA mode "{CUDA_COMPILE_MODE}", else the default one; nothing compiled before is reused). {MEMORY} Paper, on an '
-        f"RTX 4090: {PAPER['student_hz']} inferences/s, {PAPER['student_mb']} MB.",
+        f'CUDA mode "{CUDA_COMPILE_MODE}", else the default one; nothing compiled before is reused). {MEMORY} Paper, '
+        f"on an RTX 4090: {PAPER['student_hz']} inferences/s, {PAPER['student_mb']} MB.",
         markdown_table(head, rows),
         "Throughput, inferences a second of `infer_batch`:",
         throughput,
@@ -216,12 +216,8 @@ def gaps(record: Record) -> list[str]:
     if record.section == "teacher":
         return [f"batch {size} does not fit the GPU's memory" for size, each in answer["batches"].items() if not each]
     if record.section == "rendering":
-        names = {None: ""} | {each["index"]: f" {each['index']}" for each in answer["devices"]}
-        return [
-            f"EGL device{names[each['index']]} ({each['kind']}): {each['problem']}"
-            for each in answer["devices"]
-            if each["problem"]
-        ]
+        silent = [each for each in answer["devices"] if each["problem"]]
+        return [f"EGL device {each['index']} ({each['kind']}): {each['problem']}" for each in silent]
     return []
 
 

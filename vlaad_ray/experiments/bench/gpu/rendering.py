@@ -27,8 +27,8 @@ Kind = Literal["NVIDIA", "software", "other"]
 MARKS: dict[str, Kind] = {"EGL_NV_device_cuda": "NVIDIA", "EGL_MESA_device_software": "software"}
 """Extension of an EGL device -> what it is."""
 NO_DEVICE: dict[Kind, str] = {
-    "NVIDIA": "none; a container needs NVIDIA_DRIVER_CAPABILITIES=all, which lets the driver's EGL in",
-    "software": "none; apt-get install libegl-mesa0",
+    "NVIDIA": "there is none; a container needs NVIDIA_DRIVER_CAPABILITIES=all, which lets the driver's EGL in",
+    "software": "there is none; apt-get install libegl-mesa0",
 }
 """Why a kind of device may be missing."""
 
@@ -57,7 +57,7 @@ def time_devices(request: RenderingRequest) -> dict[str, Any]:
         done = alone.measure("drawing", dataclasses.asdict(request), log, request.limit_s, environment)
         devices.append({"index": index, "kind": kinds[index], "problem": done.problem, **(done.answer or {})})
     wanted: tuple[Kind, ...] = ("NVIDIA", "software") if request.device == "cuda" else ("software",)
-    missing = [{"index": None, "kind": kind, "problem": NO_DEVICE[kind]} for kind in wanted if kind not in kinds]
+    missing = [{"index": "any", "kind": kind, "problem": NO_DEVICE[kind]} for kind in wanted if kind not in kinds]
     return {"devices": devices + missing, "pixels": request.pixels, "cameras": len(CAMERAS)}
 
 
