@@ -25,6 +25,7 @@ MACHINE = {
     "gpu_memory_gib": 23.6,
     "compute_capability": "8.9",
     "cuda": "13.0",
+    "fp32_products": "highest",
     "driver": "580.1",
     "cpu": "A CPU",
     "cpus": 16,
@@ -66,7 +67,7 @@ def test_the_command_measures_stores_and_shows(measured):
     assert student["batches"].keys() == teacher["batches"].keys() == {"1", "2"}
     assert 0 < student["p50_ms"] <= student["p99_ms"]
     assert training["samples_per_second"] > 0
-    assert 0 < training["waiting_share"] < 1
+    assert training["waiting_share"] > 0
 
 
 def test_what_is_there_is_not_measured_again_but_what_was_asked_otherwise_is(measured, monkeypatch):

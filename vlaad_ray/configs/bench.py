@@ -118,7 +118,7 @@ class BenchGpuConfig:
     """
 
     out: Location = Path("runs/bench/gpu")
-    """Where records/, logs/, summary.json and the page go; a folder on this machine."""
+    """Where records/, logs/, summary.json, the page, and made/ (random weights, 9 GB) go; a folder on this machine."""
     page: Location | None = None
     """The page of results; none: OUT/gpu.md."""
     only: tuple[str, ...] = ()

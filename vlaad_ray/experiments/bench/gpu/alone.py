@@ -30,11 +30,17 @@ class Done:
     problem: str = ""
 
 
-def run(command: Sequence[str], log: Path, limit_s: float, environment: Mapping[str, str | None] | None = None) -> Done:
+def run(
+    command: Sequence[str],
+    log: Path,
+    limit_s: float,
+    environment: Mapping[str, str | None] | None = None,
+    inner: bool = False,
+) -> Done:
     """Run `command` with the path of a file, where it puts its answer in JSON, as one more word.
 
     `log` gets what it prints. After `limit_s` it is killed with all that it has started. `environment`: variables to
-    set, or (None) to unset.
+    set, or (None) to unset. `inner`: called within a measurement, it ends with that, and must not start others.
     """
     changed = {**os.environ, **(environment or {})}
     kept = {name: value for name, value in changed.items() if value is not None}
@@ -42,14 +48,14 @@ def run(command: Sequence[str], log: Path, limit_s: float, environment: Mapping[
     with tempfile.TemporaryDirectory() as folder, log.open("w") as printed:
         place = Path(folder) / "answer.json"
         process = subprocess.Popen(
-            [*command, str(place)], stdout=printed, stderr=subprocess.STDOUT, env=kept, start_new_session=True
+            [*command, str(place)], stdout=printed, stderr=subprocess.STDOUT, env=kept, start_new_session=not inner
         )
         try:
             process.wait(limit_s)
         except subprocess.TimeoutExpired:
             return Done(problem=f"took longer than {limit_s:.0f} s")
         finally:
-            end(process)
+            process.kill() if inner else end(process)
         if process.returncode == 0:
             return Done(json.loads(place.read_text()))
     return Done(problem=reason(log.read_text(errors="replace"), process.returncode))
@@ -63,10 +69,15 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def measure(
-    kind: str, request: Any, log: Path, limit_s: float, environment: Mapping[str, str | None] | None = None
+    kind: str,
+    request: Any,
+    log: Path,
+    limit_s: float,
+    environment: Mapping[str, str | None] | None = None,
+    inner: bool = False,
 ) -> Done:
     """Run one of measure.KINDS. `request` is JSON-able."""
-    return run((*MEASURE, kind, json.dumps(request)), log, limit_s, environment)
+    return run((*MEASURE, kind, json.dumps(request)), log, limit_s, environment, inner)
 
 
 def reason(printed: str, status: int) -> str:

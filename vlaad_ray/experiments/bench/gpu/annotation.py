@@ -40,7 +40,7 @@ def time_answers(request: AnnotationRequest) -> dict[str, Any]:
     model = folder / f"vlm-{request.size}"
     if not model.is_dir():
         wanted = {"size": request.size, "directory": str(model), "device": request.device}
-        done = alone.measure("vlm", wanted, Path(request.log), request.limit_s)
+        done = alone.measure("vlm", wanted, Path(request.log), request.limit_s, inner=True)
         if done.problem:
             raise UserError(f"the random VLM could not be made: {done.problem}")
     data = Path(request.data) if request.data else motion.write_dataset(folder / "episodes", request.episodes)

@@ -30,6 +30,8 @@ def machine(device: str) -> dict[str, Any]:
         "gpu_memory_gib": found.total_memory / 2**30,
         "compute_capability": f"{found.major}.{found.minor}",
         "cuda": torch.version.cuda,
+        # "highest" is fp32 itself, others allow TF32.
+        "fp32_products": torch.get_float32_matmul_precision(),
     }
 
 

@@ -34,7 +34,8 @@ def page(size: str, machine: Mapping[str, Any], records: Sequence[Record], missi
     for name, (title, section) in SECTIONS.items():
         if mine := [each for each in good if each.section == name]:
             blocks += [f"## {title}", *section(mine)]
-    blocks += against_teacher(good)
+        if name == "teacher":
+            blocks += against_teacher(good)
     lines = [f"- {each.name}: {each.problem}" for each in records if each.problem]
     lines += [f"- {each.name}: {line}" for each in good for line in gaps(each)]
     lines += [f"- {name}: not asked for, or not its turn yet" for name in missing]
@@ -49,6 +50,7 @@ def machine_table(machine: Mapping[str, Any]) -> str:
         memory, capability = machine["gpu_memory_gib"], machine["compute_capability"]
         rows.insert(0, ["GPU", f"{machine['gpu']}, {memory:.0f} GiB, compute capability {capability}"])
         rows.insert(1, ["driver; CUDA of torch", f"{machine['driver']}; {machine['cuda']}"])
+        rows.insert(2, ["fp32 products in torch", machine["fp32_products"]])
     versions = [f"{name} {machine['versions'][name]}" for name in VERSIONS if name in machine["versions"]]
     rows += [["versions", ", ".join([f"Python {machine['python']}", *versions])]]
     rows += [["git revision", machine["git_revision"] or "unknown"]]

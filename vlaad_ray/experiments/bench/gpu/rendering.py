@@ -54,7 +54,7 @@ def time_devices(request: RenderingRequest) -> dict[str, Any]:
         # The variable would choose the device, and robosuite refuses one that it does not name.
         environment = {"MUJOCO_GL": "egl", "MUJOCO_EGL_DEVICE_ID": str(index), "CUDA_VISIBLE_DEVICES": None}
         log = Path(request.logs) / f"drawing-{index}.log"
-        done = alone.measure("drawing", dataclasses.asdict(request), log, request.limit_s, environment)
+        done = alone.measure("drawing", dataclasses.asdict(request), log, request.limit_s, environment, inner=True)
         devices.append({"index": index, "kind": kinds[index], "problem": done.problem, **(done.answer or {})})
     wanted: tuple[Kind, ...] = ("NVIDIA", "software") if request.device == "cuda" else ("software",)
     missing = [{"index": "any", "kind": kind, "problem": NO_DEVICE[kind]} for kind in wanted if kind not in kinds]
