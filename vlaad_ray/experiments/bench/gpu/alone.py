@@ -55,16 +55,19 @@ def run(
         except subprocess.TimeoutExpired:
             return Done(problem=f"took longer than {limit_s:.0f} s")
         finally:
-            process.kill() if inner else end(process)
+            end(process, inner)
         if process.returncode == 0:
             return Done(json.loads(place.read_text()))
     return Done(problem=reason(log.read_text(errors="replace"), process.returncode))
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of its session's group: engines that outlive it would hold the GPU's memory."""
-    with contextlib.suppress(ProcessLookupError):  # nothing is left of it
-        os.killpg(process.pid, signal.SIGKILL)
+def end(process: subprocess.Popen[bytes], inner: bool = False) -> None:
+    """Kill it; unless `inner` with all that is left of its group, as engines that outlive it hold the GPU's memory."""
+    if inner:
+        process.kill()
+    else:
+        with contextlib.suppress(ProcessLookupError):  # nothing is left of it
+            os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
