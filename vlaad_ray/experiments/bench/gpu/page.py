@@ -189,7 +189,7 @@ def annotation(records: Sequence[Record]) -> list[str]:
         ["through Ray Data", f"**{rates['pipeline']:.1f}**", f"{answer['ratio_to_vllm']:.2f}"],
     ]
     shape = "of Qwen2.5-VL-3B's shape" if record.request["size"] == "full" else "(tiny)"
-    data = "the dataset given" if record.request["data"] else "synthetic episodes"
+    data = "the dataset given" if record.request["data"] else "synthetic episodes, one picture each"
     return [
         f"A random VLM {shape} in bf16, {answer['measured_questions']} questions on {data}, starts of engines not "
         "counted. Answers of random weights are as long as they may be.",

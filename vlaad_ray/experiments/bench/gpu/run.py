@@ -136,7 +136,7 @@ def annotation(config: BenchGpuConfig) -> list[Piece]:
         "device": config.device,
         "folder": str(config.out.resolve() / "made"),
         "data": None if config.data is None else str(config.data.resolve()),
-        "episodes": 40 if full else 6,
+        "episodes": 64 if full else 6,  # of 12 questions each
         "questions": 768 if full else 64,
         "batch_size": 16 if full else 1,
         "limit_s": 120.0,
