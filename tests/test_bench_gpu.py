@@ -36,8 +36,8 @@ MACHINE = {
 }
 
 
-def tiny(out: Path, *only: str, **settings: float) -> BenchGpuConfig:
-    return BenchGpuConfig(out, only=only, size="tiny", device="cpu", **settings)
+def tiny(out: Path, *only: str, minutes: float = 60.0) -> BenchGpuConfig:
+    return BenchGpuConfig(out, only=only, size="tiny", device="cpu", minutes=minutes)
 
 
 def request(config: BenchGpuConfig, name: str) -> tuple[str, dict]:
@@ -297,7 +297,7 @@ def test_egl_devices_are_known_by_their_extensions():
 @pytest.mark.slow
 def test_the_whole_command_at_tiny_sizes(tmp_path):
     """Compiling, rendering and vLLM too: minutes of it are starts."""
-    summary = gpu.bench_gpu(tiny(tmp_path, minutes=40))
+    summary = gpu.bench_gpu(tiny(tmp_path))
     assert {record.name: record.problem for record in summary["records"] if record.problem} == {}
     text = (tmp_path / "gpu.md").read_text()
     for title, _ in page.SECTIONS.values():

@@ -18,7 +18,7 @@ from typing import Any
 MEASURE = (sys.executable, "-m", "vlaad_ray.experiments.bench.gpu.measure")
 RAISED = re.compile(r"^(?:error|(?:[\w.]+\.)?\w*(?:Error|Exception|Exit)): .+")
 """How a process says why it failed: a user's error, or the end of a traceback."""
-LONGEST = 160
+LONGEST = 240
 """Characters of a reason on a page."""
 
 
