@@ -18,6 +18,7 @@ from vlaad_ray.configs import (
     UserError,
     parse_range,
 )
+from vlaad_ray.experiments import markdown
 from vlaad_ray.experiments.studies import alpha, budget, closed_loop, distillation, noise, pages, phases
 from vlaad_ray.experiments.studies.closed_loop import SeededOutcome
 from vlaad_ray.experiments.studies.pages import plain_settings, span
@@ -187,10 +188,10 @@ def test_distillation_counts_both_on_the_same_states(tmp_path):
 def test_a_page_keeps_to_its_columns_and_its_words():
     """Rows of 250 columns and lines of 300 are read by nobody."""
     prose = " ".join(f"word{number}" for number in range(60))
-    text = pages.wrapped(f"# Heading\n\n{prose}\n\n| a table | {prose} |\n\n- {prose}\n\n![picture](x.png)")
+    text = markdown.wrapped(f"# Heading\n\n{prose}\n\n| a table | {prose} |\n\n- {prose}\n\n![picture](x.png)")
     heading, paragraph, table, listed, picture = text.split("\n\n")
     for block in (paragraph, listed):
-        assert max(map(len, block.splitlines())) <= pages.COLUMNS
+        assert max(map(len, block.splitlines())) <= markdown.COLUMNS
         assert block.removeprefix("- ").split() == prose.split()
     assert table == f"| a table | {prose} |" and heading == "# Heading" and picture == "![picture](x.png)"
 

@@ -240,6 +240,7 @@ def bench() -> Run:
     vlaad bench policy --policy vlaad_158m --out DIR     a student in every backend against OpenVLA-7B
     vlaad bench teacher --out DIR                  batched teacher requests against the ideal, and plainer batching
     vlaad bench evaluation --out DIR               episodes a minute: a student in each simulator against shared ones
+    vlaad bench gpu --out DIR                      all that an NVIDIA GPU is needed for, within ten minutes
     vlaad bench audit --data DATA --out DIR        what the audit sees of a server that lies at known rates
     """
     from vlaad_ray.runtime import cli
@@ -306,6 +307,7 @@ BENCHMARKS: Mapping[str, type[Any]] = {
     "policy": configs.BenchPolicyConfig,
     "teacher": configs.BenchTeacherConfig,
     "evaluation": configs.BenchEvaluationConfig,
+    "gpu": configs.BenchGpuConfig,
 }
 COMMANDS: Mapping[str, Command] = {
     "collect": Command(collect, configs.CollectConfig, "sim"),
