@@ -1,4 +1,4 @@
-"""Drawers, doors, knobs, and plates that are pushed rather than lifted."""
+"""Drawers, knobs, and plates that are pushed rather than lifted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import mujoco
 import numpy as np
 
 from vlaad_ray.teachers.scripted.geometry import (
-    HAND_DOWN,
     HeightMap,
     Scene,
     angle_between,
@@ -31,6 +30,8 @@ from vlaad_ray.teachers.scripted.motion import (
 UP, TOWARDS_ROBOT = np.array([0, 0, 1.0]), np.array([-1.0, 0, 0])
 DRAWER_TRAVEL = 0.17
 """m to pull, from where the handle is grasped; LIBERO calls a drawer open from 0.14."""
+AJAR = 0.06
+"""m that a drawer must stand open for the fingers to fit in behind its front."""
 PLATE_RADIUS = 0.075
 PRESS_STEPS = 3
 
@@ -69,20 +70,46 @@ def pull_drawer(scene: Scene, region: str) -> Motion:
     yield from reach(scene, grip, rotation, OPEN, "approaching", tolerance=0.008, speed=0.8, limit=40)
     held = yield from close_hand(scene, grip, rotation, "operating")
     start = scene.joint_value(joint)
+    blocked = False
     if held:
         pulled = handle + outward * (DRAWER_TRAVEL + start)
         opened = scene.holds
         yield from reach(scene, pulled, rotation, CLOSED, "operating", limit=60, until=lambda: opened(["open", region]))
+        blocked = not opened(["open", region]) and scene.fingers_touching(bodies) == 2
     yield from open_hand(scene, scene.hand, rotation, "operating", bodies)
     yield from reach(scene, scene.hand + outward * 0.04, rotation, OPEN, "approaching", tolerance=0.02, limit=12)
     # Turning the hand down where the arm is almost straight would lock the elbow: first back towards the robot.
     back = scene.hand + outward * 0.02 + TOWARDS_ROBOT * 0.12 + UP * 0.03
     yield from reach(scene, back, rotation, OPEN, "approaching", tolerance=0.03, limit=20)
+    if blocked and abs(scene.joint_value(joint)) > AJAR:
+        yield from push_open(scene, region)
     return scene.holds(["open", region])
 
 
-def shut_drawer(scene: Scene, region: str) -> Motion:
-    """Push the front with closed fingers, the hand tilted so that it clears the cabinet's top."""
+def push_open(scene: Scene, region: str) -> Motion:
+    """Push a drawer that stands ajar from inside its front: where the arm met something before the drawer was open."""
+    outward = -scene.joint_axis(scene.region_joint(region))
+    rotation, _ = closing_along(np.cross(UP, outward))
+    reaches_to = float(scene.region_half(region) @ np.abs(outward))
+
+    def inside() -> np.ndarray:
+        front = scene.position(region) + outward * (reaches_to - 0.025)
+        return np.array([*front[:2], scene.position(region)[2] + 0.01])
+
+    yield from reach(scene, scene.hand + UP * 0.12, rotation, CLOSED, "approaching", tolerance=0.03, limit=40)
+    yield from reach(scene, inside() + UP * 0.1, rotation, CLOSED, "approaching", tolerance=0.015)
+    yield from reach(scene, inside(), rotation, CLOSED, "approaching", tolerance=0.015, limit=40)
+    pushed = scene.hand + outward * (0.04 + DRAWER_TRAVEL - abs(scene.joint_value(scene.region_joint(region))))
+    until = settled(scene, ["open", region])
+    yield from reach(scene, pushed, rotation, CLOSED, "operating", limit=60, until=until)
+    return (yield from reach(scene, scene.hand + UP * 0.1, rotation, CLOSED, "approaching", tolerance=0.03, limit=20))
+
+
+def shut_drawer(scene: Scene, region: str, until: Callable[[], bool] | None = None) -> Motion:
+    """Push the front with closed fingers, the hand tilted so that it clears the cabinet's top.
+
+    `until`: when it is in far enough; None: when it is shut.
+    """
     joint = scene.region_joint(region)
     outward, bodies = -scene.joint_axis(joint), scene.joint_bodies(joint)
     across = np.cross(UP, outward)
@@ -100,56 +127,11 @@ def shut_drawer(scene: Scene, region: str) -> Motion:
         front = front_edge(scene, bodies, outward) - outward * 0.05
         return np.array([*front[:2], edge[2]])
 
-    shut = yield from reach(
-        scene, beyond, rotation, CLOSED, "operating", tolerance=0.002, until=settled(scene, ["close", region])
-    )
+    until = until or settled(scene, ["close", region])
+    shut = yield from reach(scene, beyond, rotation, CLOSED, "operating", tolerance=0.002, until=until)
     # Straight up: the fingertips may be behind the handle and would pull the drawer out again.
     yield from reach(scene, scene.hand + UP * 0.06, rotation, CLOSED, "completed", tolerance=0.02, limit=15)
     return shut and scene.holds(["close", region])
-
-
-def shut_door(scene: Scene, fixture: str) -> Motion:
-    """Push a hinged door's free edge along its arc with closed fingers."""
-    joint = scene.region_joint(fixture)
-    anchor, bodies = scene.joint_anchor(joint), scene.joint_bodies(joint)
-    axis = -np.sign(scene.joint_value(joint) or -1.0) * scene.joint_axis(joint)
-
-    def edge() -> np.ndarray:
-        points = scene.points(bodies)
-        distance = np.linalg.norm(points[:, :2] - anchor[:2], axis=1)
-        far = points[distance > distance.max() - 0.05]
-        return (far.min(axis=0) + far.max(axis=0)) / 2
-
-    def push() -> np.ndarray:
-        """Horizontal direction [3] in which the edge moves when the door shuts."""
-        tangent = np.cross(axis, edge() - anchor)
-        tangent[2] = 0
-        return tangent / np.linalg.norm(tangent)
-
-    height = edge()[2] + 0.02
-    before = edge() - push() * 0.09
-    top = scene.points(bodies)[:, 2].max() + 0.06
-    yield from reach(
-        scene, np.array([*scene.hand[:2], top]), HAND_DOWN, CLOSED, "approaching", tolerance=0.03, turn_tolerance=3
-    )
-    yield from reach(scene, np.array([*before[:2], top]), HAND_DOWN, CLOSED, "approaching", tolerance=0.03)
-    yield from reach(scene, np.array([*before[:2], height]), HAND_DOWN, CLOSED, "approaching", tolerance=0.02)
-
-    def beyond() -> np.ndarray:
-        return np.array([*(edge() + push() * 0.05)[:2], height])
-
-    return (
-        yield from reach(
-            scene,
-            beyond,
-            HAND_DOWN,
-            CLOSED,
-            "operating",
-            tolerance=0.003,
-            limit=200,
-            until=settled(scene, ["close", fixture]),
-        )
-    )
 
 
 def turn_knob(scene: Scene, fixture: str, wanted: Callable[[float], bool], sign: float) -> Motion:

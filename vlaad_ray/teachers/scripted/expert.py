@@ -8,13 +8,22 @@ import numpy as np
 
 from vlaad_ray.configs import UserError
 from vlaad_ray.envs.libero import LiberoEnv
-from vlaad_ray.teachers.scripted.articulated import is_drawer, pull_drawer, push_flat, shut_door, shut_drawer, turn_knob
+from vlaad_ray.teachers.scripted.articulated import (
+    is_drawer,
+    pull_drawer,
+    push_flat,
+    shut_drawer,
+    turn_knob,
+)
 from vlaad_ray.teachers.scripted.cavity import put_in_cavity
+from vlaad_ray.teachers.scripted.doors import open_door, shut_door
 from vlaad_ray.teachers.scripted.geometry import Scene, rotation_about
 from vlaad_ray.teachers.scripted.motion import OPEN, Command, Motion, reach
-from vlaad_ray.teachers.scripted.placing import Placement, clear_drawer, pick_and_place
+from vlaad_ray.teachers.scripted.placing import Placement, clear_drawer, pick_and_place, room_for_hand
+from vlaad_ray.teachers.scripted.shelf import put_on_shelf
 from vlaad_ray.types import ActionChunk, Observation
 
+UP = np.array([0, 0, 1.0])
 ROUNDS = 4
 """Times that the whole goal is tried."""
 ORDER = {"open": 0, "turnon": 1, "turnoff": 1, "on": 2, "in": 2, "close": 3}
@@ -87,17 +96,26 @@ def program(scene: Scene) -> Motion:
 
 def turn(scene: Scene, goal: Goal) -> tuple[int, float]:
     """When a goal's turn comes: by ORDER, and low things before tall ones, which would be in the hand's way."""
+    if goal[0] == "close" and nothing_goes_in(scene, goal[1]):
+        return -1, 0.0
     if goal[0] not in ("on", "in"):
         return ORDER[goal[0]], 0.0
     low, high = scene.box(goal[1])
     return ORDER[goal[0]], round(float(high[2] - low[2]), 2)
 
 
+def nothing_goes_in(scene: Scene, region: str) -> bool:
+    """Whether no goal puts a thing into a region or fixture: then it is shut first, before what opens above it."""
+    goals = scene.problem.parsed_problem["goal_state"]
+    return all(goal[0] != "in" or region not in (goal[2], scene.region_parent(goal[2])) for goal in goals)
+
+
 def pursue(scene: Scene, goal: Goal) -> Motion:
     """One attempt at one goal."""
     predicate, name = goal[0], goal[1]
     if predicate == "open":
-        return (yield from pull_drawer(scene, name))
+        pull = pull_drawer if is_drawer(scene, scene.region_joint(name)) else open_door
+        return (yield from pull(scene, name))
     if predicate == "close":
         shut = shut_drawer if is_drawer(scene, scene.region_joint(name)) else shut_door
         return (yield from shut(scene, name))
@@ -118,8 +136,12 @@ def put(scene: Scene, name: str, target: str) -> Motion:
     if scene.has_joint(target) and not scene.holds(["open", target]):
         yield from clear_drawer(scene, name, scene.region_joint(target))
         yield from pull_drawer(scene, target)
+    elif scene.has_joint(target) and not room_for_hand(scene, name, target):
+        yield from shut_drawer(scene, target, until=lambda: room_for_hand(scene, name, target))
     if parent is not None and "microwave" in parent and "mug" in name:
         return (yield from put_in_cavity(scene, name, target, parent))
+    if parent is not None and "shelf" in parent and "side" not in target:
+        return (yield from put_on_shelf(scene, name, target))
     return (yield from pick_and_place(scene, name, in_region(scene, name, target, parent)))
 
 
@@ -135,6 +157,8 @@ def in_region(scene: Scene, name: str, region: str, parent: str | None) -> Place
     if scene.has_joint(region):
         # Towards the drawer's front, clear of the handles above it.
         outward = -scene.joint_axis(scene.region_joint(region))
+        if scene.position(name)[2] - scene.box(name)[0][2] > 2 * scene.region_half(region)[2]:
+            return laid_down(scene, region, outward)
         return Placement(lambda: scene.position(region) + 0.02 * outward)
     if parent is not None and "rack" in parent:
         return on_rack(scene, centre, parent)
@@ -149,6 +173,18 @@ def in_region(scene: Scene, name: str, region: str, parent: str | None) -> Place
         side = int(np.argmin((high - low)[:2]))
         centre[side] += 0.047 * (-1 if mates.index(name) == 0 else 1)
     return Placement(lambda: centre)
+
+
+def laid_down(scene: Scene, region: str, outward: np.ndarray) -> Placement:
+    """A bottle whose middle, upright, would be above a drawer: let go aslant it falls flat, across the drawer."""
+    across = np.cross(UP, outward)
+    across = across if across[0] > 0 else -across
+    half = scene.region_half(region)[2]
+
+    def middle() -> np.ndarray:
+        return scene.position(region) + 0.01 * outward - half * UP
+
+    return Placement(middle, align=outward[:2], lean=rotation_about(np.cross(across, UP), 0.7))
 
 
 def on_rack(scene: Scene, lip: np.ndarray, rack: str) -> Placement:

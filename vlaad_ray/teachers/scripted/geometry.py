@@ -88,6 +88,10 @@ class Scene:
         """[3] half extents along the region's own axes, m."""
         return np.asarray(self.problem.object_sites_dict[region].size, float)
 
+    def region_half(self, region: str) -> np.ndarray:
+        """[3] half extents along the world's axes, as LIBERO's predicates take them, m."""
+        return np.abs(self.region_axes(region) @ self.region_size(region))
+
     def region_axes(self, region: str) -> np.ndarray:
         """[3, 3]"""
         return self.data.site_xmat[self.model.site(region).id].reshape(3, 3).copy()
@@ -155,6 +159,10 @@ class Scene:
 
     def joint_anchor(self, joint: int) -> np.ndarray:
         return self.data.xanchor[joint].copy()
+
+    def joint_frame(self, joint: int) -> np.ndarray:
+        """[3, 3] attitude of the body that a joint moves."""
+        return self.data.xmat[self.model.jnt_bodyid[joint]].reshape(3, 3).copy()
 
     def joint_bodies(self, joint: int) -> set[int]:
         return self.subtree(int(self.model.jnt_bodyid[joint]))

@@ -11,8 +11,10 @@ from vlaad_ray.teachers.scripted.motion import OPEN, Motion, close_hand, open_ha
 
 MAX_WIDTH = 0.075
 """m, widest thing that fits between the open fingers with some play."""
-RIMMED = ("bowl", "plate", "ramekin", "mug", "pan")
+RIMMED = ("bowl", "plate", "ramekin", "mug")
 """Objects wider than the hand, taken by their rim."""
+HANDLED = ("pan",)
+"""Objects with a long handle, taken by it: their side is too thick and too round to hold."""
 COMFORTABLE_REACH = 0.74
 """m, horizontally from the robot's base. Further out the elbow comes to its stop and the hand can't be steered."""
 FINGER_RADIUS = 0.067
@@ -51,8 +53,11 @@ def plan_grasps(
     `shift` [3] (to its destination); closing along `preferred` [3] is cheaper. They are weighed so that nearly equal
     states lead to nearly equal grasps.
     """
-    rimmed = any(kind in name for kind in RIMMED)
-    candidates = rim_grasps(scene, name) if rimmed else side_grasps(scene, name)
+    rimmed = has_rim(name)
+    if takes_handle(name):
+        candidates = handle_grasps(scene, name)
+    else:
+        candidates = rim_grasps(scene, name) if rimmed else side_grasps(scene, name)
     around = scene.obstacles(name)
     grasps = []
     for position, rotation, width, cost in candidates:
@@ -112,6 +117,30 @@ def rim_grasps(scene: Scene, name: str) -> list[Candidate]:
         # The last term settles ties between the two sides of a rim, always the same way.
         cost = 0.5 * abs(yaw) + 0.1 * (1 - outward[1])
         candidates.append((np.array([*(centre + outward * radius), height]), rotation, 0.055, cost))
+    return candidates
+
+
+def has_rim(name: str) -> bool:
+    return any(kind in name for kind in RIMMED)
+
+
+def takes_handle(name: str) -> bool:
+    return any(kind in name for kind in HANDLED)
+
+
+def handle_grasps(scene: Scene, name: str) -> list[Candidate]:
+    """Across the handle of a pan, as near to its body as the hand finds room."""
+    points = scene.object_points(name)
+    away = np.linalg.norm((points - scene.position(name))[:, :2], axis=1)
+    candidates = []
+    for share in (0.5, 0.6, 0.7, 0.8):
+        part = points[np.abs(away - share * away.max()) < 0.015]
+        centre = (part.min(axis=0) + part.max(axis=0)) / 2
+        along = (centre - scene.position(name))[:2] / np.linalg.norm((centre - scene.position(name))[:2])
+        rotation, yaw = closing_along(np.array([-along[1], along[0]]))
+        width = float(np.ptp(part[:, :2] @ rotation[:2, 0]))
+        height = max(part[:, 2].max() - 0.016, points[:, 2].min() + 0.012)
+        candidates.append((np.array([*centre[:2], height]), rotation, width, 0.5 * abs(yaw) + 2 * share))
     return candidates
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vlaad_ray.teachers.scripted.geometry import HeightMap, Scene, closing_along
-from vlaad_ray.teachers.scripted.grasping import SIDE_FUNNEL, Grasp, grasp, let_go, plan_grasps
+from vlaad_ray.teachers.scripted.geometry import HeightMap, Scene, closing_along, rotation_about
+from vlaad_ray.teachers.scripted.grasping import SIDE_FUNNEL, Grasp, collisions, grasp, has_rim, let_go, plan_grasps
 from vlaad_ray.teachers.scripted.motion import CLOSED, OPEN, Motion, open_hand, reach, travel
 
 SLIP = 0.03
 """m that an object may shift in the hand before it counts as lost."""
 ATTEMPTS = 4
+NEAR = 0.3
+"""m, horizontally from the robot's base. Nearer, the arm may have to fold further than it can."""
+LEAN = 0.45
+"""rad, of the hand's top away from the base, for what lies so near."""
 HAND_ROOM = 0.075
 """m that the hand needs beside a thing which hangs over the object."""
 
@@ -52,15 +56,19 @@ def pick_and_place(scene: Scene, name: str, placement: Placement) -> Motion:
             yield from open_hand(scene, scene.hand, scene.hand_rotation, "placing", scene.bodies(name))
             return True
         yield from let_go(scene, name)
+    leaning = False
     for attempt in range(ATTEMPTS):
-        plans = plan_grasps(scene, name, shift(scene, name, placement), placement.closing)
+        closing = across_from_base(scene, name) if leaning else placement.closing
+        plans = plan_grasps(scene, name, shift(scene, name, placement), closing)
         # The best once more from where it lies now; only then elsewhere on the object.
         places = [plan.position - scene.position(name) for plan in plans]
         fresh = (i for i, place in enumerate(places) if all(np.linalg.norm(place - bad) > 0.02 for bad in failed))
         chosen = next(fresh, 0) if attempt > 1 else 0
         plan = plans[chosen]
         failed.append(places[chosen])
+        plan = leaning_out(scene, plan) if leaning else plan
         held = yield from grasp(scene, name, plan)
+        leaning = leaning or too_near(scene, plan)
         if held:
             yield from out_from_under(scene, name, plan.rotation)
             held = yield from carry(scene, name, placement, placement.rotation(plan))
@@ -69,6 +77,25 @@ def pick_and_place(scene: Scene, name: str, placement: Placement) -> Motion:
             return True
         yield from let_go(scene, name)
     return False
+
+
+def too_near(scene: Scene, plan: Grasp) -> bool:
+    """Whether the arm could not fold far enough to bring a hand that points straight down to a grasp."""
+    wanted, reached = (float(np.linalg.norm((at - scene.base)[:2])) for at in (plan.position, scene.hand))
+    return wanted < NEAR and reached > wanted + 0.008
+
+
+def across_from_base(scene: Scene, name: str) -> np.ndarray:
+    """[3] horizontal unit vector square to the way from the robot's base to an object."""
+    away = scene.position(name) - scene.base
+    return np.array([-away[1], away[0], 0.0]) / np.linalg.norm(away[:2])
+
+
+def leaning_out(scene: Scene, plan: Grasp) -> Grasp:
+    """The same grasp with the wrist further from the base than the fingertips."""
+    away = plan.position - scene.base
+    leans = [rotation_about(plan.rotation[:, 0], angle) @ plan.rotation for angle in (LEAN, -LEAN)]
+    return replace(plan, rotation=min(leans, key=lambda rotation: rotation[:2, 2] @ away[:2]))
 
 
 def shift(scene: Scene, name: str, placement: Placement) -> np.ndarray:
@@ -150,6 +177,15 @@ def clear_drawer(scene: Scene, name: str, joint: int) -> Motion:
     rise = scene.hand + np.array([0, 0, 0.08])
     yield from reach(scene, rise, scene.hand_rotation, OPEN, "approaching", tolerance=0.03, limit=10)
     return placed
+
+
+def room_for_hand(scene: Scene, name: str, region: str) -> bool:
+    """Whether an open drawer leaves the hand room to grasp what lies before it. A rim has a far side."""
+    if has_rim(name):
+        return True
+    drawer = scene.points(scene.joint_bodies(scene.region_joint(region)))
+    plan = plan_grasps(scene, name)[0]
+    return collisions(plan.position, plan.rotation[:, 0], drawer) == 0
 
 
 def free_spot(scene: Scene, name: str, joint: int) -> np.ndarray | None:
