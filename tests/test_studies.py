@@ -19,7 +19,7 @@ from vlaad_ray.configs import (
     parse_range,
 )
 from vlaad_ray.experiments import markdown
-from vlaad_ray.experiments.studies import alpha, budget, closed_loop, distillation, noise, pages, phases
+from vlaad_ray.experiments.studies import alpha, budget, closed_loop, distillation, noise, phases
 from vlaad_ray.experiments.studies.closed_loop import SeededOutcome
 from vlaad_ray.experiments.studies.pages import plain_settings, span
 from vlaad_ray.experiments.studies.workshop import Workshop

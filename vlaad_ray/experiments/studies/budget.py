@@ -28,9 +28,10 @@ from vlaad_ray.distil import distil, probe
 from vlaad_ray.distil.routes import cost_of, write_drawn, write_on_route
 from vlaad_ray.distil.stage import counted_routes, read_routes, training_of
 from vlaad_ray.experiments.bench.latency import WARM, time_calls
+from vlaad_ray.experiments.markdown import markdown_table
 from vlaad_ray.experiments.studies import closed_loop
 from vlaad_ray.experiments.studies.closed_loop import Outcomes, difference, success_cells, success_points
-from vlaad_ray.experiments.studies.pages import markdown_table, whole, write
+from vlaad_ray.experiments.studies.pages import whole, write
 from vlaad_ray.experiments.studies.workshop import Workshop, named
 from vlaad_ray.methods.actdistill.selecting import ROUNDING
 from vlaad_ray.models.student import checkpoint
