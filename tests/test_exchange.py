@@ -260,6 +260,8 @@ def test_an_export_with_other_settings_leaves_nothing_of_the_former(
     """A loader takes every file of data/ for part of the dataset."""
     out = tmp_path / "out"
     shutil.copytree(exported / "video", out)
+    (out / "videos/observation.images.image/chunk-000/file-001.mp4").unlink()
+    assert export_dataset(to_lerobot(data, out)).written_before == EPISODES - A_FILE, "the one without its video"
     layout = LeRobotLayout(pictures="image", episodes_per_file=EPISODES)
     summary = export_dataset(ExportDatasetConfig(data[0], out, layout=layout))
     assert summary.written_before == 0

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -53,14 +53,13 @@ def write(config: ExportDatasetConfig, settings: LeRobotLayout) -> ExportDataset
     )
     job = Job(config.out, settings, body, described, sizes, tasks)
     pieces = cut(chosen, config.annotations, settings.episodes_per_file)
-    whole = sum(
-        made_of(piece, job) == _stored(job.out / piece.path(layout.EPISODES_PATH)).get("of") for piece in pieces
-    )
+    former = strays(job, pieces)
     record.write_run_record(config.out, config)
-    if whole < len(pieces):
+    if former or not all(stored(piece, job) for piece in pieces):
         (config.out / layout.INFO).unlink(missing_ok=True)
     records = list(over_pieces(pieces, functools.partial(write_piece, job=job), "exporting"))
-    remove_strays(job, pieces)
+    for path in former:
+        path.unlink(missing_ok=True)
     table = layout.tasks_table(tasks)
     with replacing(config.out / layout.TASKS) as temporary:
         pq.write_table(table, temporary.absolute())
@@ -112,10 +111,9 @@ def made_of(piece: Piece, job: Job) -> str:
 
 def write_piece(piece: Piece, job: Job) -> dict[str, Any]:
     """In a worker: write a piece, unless it is there. What the whole dataset must know of it."""
-    place, of = job.out / piece.path(layout.EPISODES_PATH), made_of(piece, job)
-    stored = _stored(place)
-    if stored.get("of") == of:
-        return {**stored["record"], "skipped": True}
+    if (known := stored(piece, job)) is not None:
+        return {**known, "skipped": True}
+    place = job.out / piece.path(layout.EPISODES_PATH)
     place.unlink(missing_ok=True)
     rows: list[dict[str, Any]] = []
     found: list[Mapping[str, stats.Stats]] = []
@@ -138,7 +136,7 @@ def write_piece(piece: Piece, job: Job) -> dict[str, Any]:
             found.append(of_columns)
             frame += len(episode)
     about = {"first": piece.first_episode, "episodes": len(rows), "stats": stats.plain(stats.of_several(found))}
-    metadata = {layout.OURS.encode(): json.dumps({"of": of, "record": about}).encode()}
+    metadata = {layout.OURS.encode(): json.dumps({"of": made_of(piece, job), "record": about}).encode()}
     with replacing(place) as temporary:
         pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(metadata), temporary.absolute())
     return {**about, "skipped": False}
@@ -181,22 +179,25 @@ def _film(job: Job, piece: Piece, camera: str) -> Iterator[Callable[[bytes], obj
         raise UserError(f"{place}: {failure}") from None
 
 
-def remove_strays(job: Job, pieces: list[Piece]) -> None:
+def files_of(piece: Piece, job: Job) -> list[str]:
+    """Paths within the dataset, the metadata last."""
+    keys = [key for key, of in job.features.items() if of["dtype"] == "video"]
+    videos = [piece.path(layout.VIDEO_PATH, key) for key in keys]
+    return [piece.path(layout.DATA_PATH), *videos, piece.path(layout.EPISODES_PATH)]
+
+
+def strays(job: Job, pieces: Sequence[Piece]) -> list[Location]:
     """Files of an earlier run with other settings: loaders take whatever lies there for part of the dataset."""
-    kept = set()
-    for piece in pieces:
-        kept |= {piece.path(layout.DATA_PATH), piece.path(layout.EPISODES_PATH)}
-        kept |= {piece.path(layout.VIDEO_PATH, key) for key, of in job.features.items() if of["dtype"] == "video"}
-    wanted = {str(job.out / path) for path in kept}
-    for folder in ("data", "videos", layout.EPISODES):
-        for ending in (".parquet", ".mp4"):
-            for path in descendants(job.out / folder, ending):
-                if str(path) not in wanted:
-                    path.unlink()
+    wanted = {str(job.out / path) for piece in pieces for path in files_of(piece, job)}
+    folders = [job.out / folder for folder in ("data", "videos", layout.EPISODES)]
+    found = [path for folder in folders for ending in (".parquet", ".mp4") for path in descendants(folder, ending)]
+    return [path for path in found if str(path) not in wanted]
 
 
-def _stored(place: Location) -> dict[str, Any]:
-    """What a piece's metadata says it was made of; nothing where there is none."""
-    if not place.exists():
-        return {}
-    return dict(json.loads(schema_metadata(place).get(layout.OURS.encode(), b"{}")))
+def stored(piece: Piece, job: Job) -> dict[str, Any] | None:
+    """What is known of a piece that is whole and was made of the same; None: it is to be written."""
+    if not all((job.out / path).exists() for path in files_of(piece, job)):
+        return None
+    metadata = schema_metadata(job.out / piece.path(layout.EPISODES_PATH))
+    about: dict[str, Any] = json.loads(metadata.get(layout.OURS.encode(), b"{}"))
+    return about["record"] if about.get("of") == made_of(piece, job) else None
