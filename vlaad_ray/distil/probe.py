@@ -123,7 +123,7 @@ def existing(out: Location, episode: str, origin: Mapping[str, Any]) -> dict[str
         return None
     try:
         store.read_probes(out, episode)
-        facts = store.probes_facts(out, episode)
+        facts = store.probes_facts(store.probes_path(out, episode))
     except UserError:
         return None
     measured: dict[str, Any] = facts["measured"]

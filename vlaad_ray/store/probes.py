@@ -72,6 +72,6 @@ def probed_episodes(root: Location) -> set[str]:
     return {path.stem for path in children(root / "probes", ".parquet")}
 
 
-def probes_facts(root: Location, episode: str) -> dict[str, Any]:
-    """The footer: `origin`, `measured`, `steps`."""
-    return read_footer(probes_path(root, episode), "probes")
+def probes_facts(place: Location) -> dict[str, Any]:
+    """The footer of a file of probes: `origin`, `measured`, `steps`."""
+    return read_footer(place, "probes")

@@ -249,7 +249,7 @@ def time_policy(student: Location, data: Location, calls: int) -> dict[str, floa
     pictured = [
         Observation(episode.instruction, proprio, images)
         for step, proprio in enumerate(episode.proprio)
-        if len(images := {name: seen[step] for name, seen in episode.images.items() if seen[step] is not None})
+        if len(images := {name: image for name, seen in episode.images.items() if (image := seen[step]) is not None})
         == len(policy.cameras)
     ]
     threads = torch.get_num_threads()

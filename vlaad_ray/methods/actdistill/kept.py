@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +100,8 @@ def check(probes: Location, teacher: Location, episodes: Mapping[str, str]) -> H
             f"--probes {probes} lacks {len(missing)} of the dataset's successful episodes, first {missing[0]}; run "
             "jobs/probe.py on this dataset again"
         )
-    facts = in_parallel(partial(store.probes_facts, probes), episodes)
+    places = [store.probes_path(probes, episode) for episode in episodes]
+    facts = in_parallel(store.probes_facts, places)
     for (episode, content), footer in zip(episodes.items(), facts, strict=True):
         if footer["origin"] != {**record.origin, "content_hash": content}:
             raise UserError(

@@ -188,7 +188,7 @@ def measure(config: BenchGpuConfig, piece: Piece, machine: Mapping[str, Any], de
     done = alone.Done(problem=problem)
     if not problem:
         log = config.out / "logs" / f"{piece.name}.log"
-        done = alone.measure(piece.kind, dict(piece.request), Path(log), limit_s, piece.environment)
+        done = alone.measure(piece.kind, dict(piece.request), log, limit_s, piece.environment)
     return Record(
         name=piece.name,
         request=dict(piece.request),
@@ -233,7 +233,7 @@ def look_at_machine(config: BenchGpuConfig) -> dict[str, Any]:
 
     A process of its own looks: its hold on the GPU would take memory from all measurements.
     """
-    log = Path(config.out) / "logs" / "machine.log"
+    log = config.out / "logs" / "machine.log"
     done = alone.measure("machine", {"device": config.device}, log, MACHINE_S)
     if done.problem:
         raise UserError(done.problem)
