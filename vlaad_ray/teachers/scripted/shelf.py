@@ -99,7 +99,9 @@ def stations_of(scene: Scene, name: str, region: str, inward: np.ndarray) -> tup
 def way_in(scene: Scene, region: str) -> np.ndarray:
     """[3] horizontal unit vector through the open side of a shelf: that with least wall of its region's four."""
     centre, half = scene.position(region), scene.region_half(region)
-    walls = scene.object_points(scene.region_parent(region)) - centre
+    parent = scene.region_parent(region)
+    assert parent is not None, "a shelf belongs to a fixture"
+    walls = scene.object_points(parent) - centre
     level = walls[np.abs(walls[:, 2]) < half[2] / 2]
 
     def wall(way: np.ndarray) -> int:
