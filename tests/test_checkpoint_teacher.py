@@ -69,7 +69,7 @@ def test_what_it_does_not_fit_is_refused(student, tmp_path):
     ):
         with pytest.raises(UserError, match=told):
             find_teacher("checkpoint", config, suite, 0)
-    with pytest.raises(UserError, match="--execute 4"):
+    with pytest.raises(UserError, match="answers with 3 actions"):
         find_teacher("checkpoint", CheckpointConfig(student), "reach", 4)
 
 
