@@ -165,13 +165,13 @@ def test_probes_of_another_teacher_or_of_other_data_are_refused_in_one_line(root
 
 
 def distilling(root: Path, out: Path, **changes: object) -> DistilConfig:
-    method = dataclasses.replace(DISTILLATION, **{"probes": root / "probes", **changes})
+    method = dataclasses.replace(DISTILLATION, **changes)
     return DistilConfig(root / "teacher", method, train=settings(root / "data", out))
 
 
-def test_from_teacher_to_student_on_ray(root, probed, tmp_path):
+def test_from_teacher_to_student_on_ray(ray_local, root, by_hand, tmp_path):
     """The commands as they are, for one epoch: the training, the look at the routes, the commonest one of them."""
-    config = dataclasses.replace(distilling(root, tmp_path / "run"), commonest=True)
+    config = dataclasses.replace(distilling(root, tmp_path / "run", probes=by_hand), commonest=True)
     found = distil(config)
     assert {"loss_kl", "loss_align", "loss_struct", "loss_act", "loss_share"} <= found.training.train.keys()
     assert found.routes.frames == EPISODES * STEPS and set(found.routes.by_phase) == {"unknown"}
