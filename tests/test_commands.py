@@ -173,3 +173,9 @@ def test_no_job_shadows_a_package(script: Path) -> None:
     """`python jobs/x.py` puts jobs/ first on the path: `import x` anywhere, for a package x, would find the job."""
     spec = importlib.util.find_spec(script.stem)
     assert spec is None or Path(spec.origin or "").parent == ROOT / "jobs"
+
+
+def test_a_simulator_and_its_driver_start_without_torch():
+    """It took a second and 190 MB of every one of them, for students alone."""
+    code = "import sys, vlaad_ray.collect, vlaad_ray.evaluate; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
