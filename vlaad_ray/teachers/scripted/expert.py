@@ -96,26 +96,30 @@ def program(scene: Scene) -> Motion:
 
 def turn(scene: Scene, goal: Goal) -> tuple[int, float]:
     """When a goal's turn comes: by ORDER, and low things before tall ones, which would be in the hand's way."""
-    if goal[0] == "close" and nothing_goes_in(scene, goal[1]):
-        return -1, 0.0
+    if goal[0] == "close" and not goes_into(scene, goal[1]):
+        return -1, 0.0  # out of the way of what opens above it
     if goal[0] not in ("on", "in"):
         return ORDER[goal[0]], 0.0
     low, high = scene.box(goal[1])
     return ORDER[goal[0]], round(float(high[2] - low[2]), 2)
 
 
-def nothing_goes_in(scene: Scene, region: str) -> bool:
-    """Whether no goal puts a thing into a region or fixture: then it is shut first, before what opens above it."""
-    goals = scene.problem.parsed_problem["goal_state"]
-    return all(goal[0] != "in" or region not in (goal[2], scene.region_parent(goal[2])) for goal in goals)
+def goes_into(scene: Scene, region: str) -> list[str]:
+    """What the task wants in a drawer's region, or in any region of a fixture."""
+    goals = [goal for goal in scene.problem.parsed_problem["goal_state"] if goal[0] == "in"]
+    return [goal[1] for goal in goals if region in (goal[2], scene.region_parent(goal[2]))]
 
 
 def pursue(scene: Scene, goal: Goal) -> Motion:
     """One attempt at one goal."""
     predicate, name = goal[0], goal[1]
     if predicate == "open":
-        pull = pull_drawer if is_drawer(scene, scene.region_joint(name)) else open_door
-        return (yield from pull(scene, name))
+        joint = scene.region_joint(name)
+        if not is_drawer(scene, joint):
+            return (yield from open_door(scene, name))
+        for thing in goes_into(scene, name):
+            yield from clear_drawer(scene, thing, joint)
+        return (yield from pull_drawer(scene, name))
     if predicate == "close":
         shut = shut_drawer if is_drawer(scene, scene.region_joint(name)) else shut_door
         return (yield from shut(scene, name))
@@ -141,7 +145,7 @@ def put(scene: Scene, name: str, target: str) -> Motion:
     if parent is not None and "microwave" in parent and "mug" in name:
         return (yield from put_in_cavity(scene, name, target, parent))
     if parent is not None and "shelf" in parent and "side" not in target:
-        return (yield from put_on_shelf(scene, name, target))
+        return (yield from put_on_shelf(scene, name, target, parent))
     return (yield from pick_and_place(scene, name, in_region(scene, name, target, parent)))
 
 

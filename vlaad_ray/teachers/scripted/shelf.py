@@ -23,13 +23,13 @@ LOW_DEPTH = 0.04
 Station = tuple[float, np.ndarray]
 
 
-def put_on_shelf(scene: Scene, name: str, region: str) -> Motion:
+def put_on_shelf(scene: Scene, name: str, region: str, shelf: str) -> Motion:
     """Grasp a thing, carry it in through the shelf's front, let go, draw back; push in what then lies before it."""
+    inward = way_in(scene, region, shelf)
     if abs(scene.rotation(name)[2, 2]) < 0.5:
-        return (yield from push_in(scene, name, region))
+        return (yield from push_in(scene, name, region, inward))
     if not (yield from grasp(scene, name, plan_grasps(scene, name)[0])):
         return (yield from let_go(scene, name))
-    inward = way_in(scene, region)
     stations, floor = stations_of(scene, name, region, inward)
     front = scene.position(region) - inward * (scene.region_half(region) @ np.abs(inward))
 
@@ -51,12 +51,11 @@ def put_on_shelf(scene: Scene, name: str, region: str) -> Motion:
     # Along the fingers: aside they would take the thing with them.
     back = scene.hand - 0.12 * rotation[:, 2]
     yield from reach(scene, back, rotation, OPEN, "approaching", tolerance=0.03, limit=25)
-    return depth > 0 or (yield from push_in(scene, name, region))
+    return depth > 0 or (yield from push_in(scene, name, region, inward))
 
 
-def push_in(scene: Scene, name: str, region: str) -> Motion:
+def push_in(scene: Scene, name: str, region: str, inward: np.ndarray) -> Motion:
     """Push what lies flat before a low board under it, by its outer edge, with the closed fingers."""
-    inward = way_in(scene, region)
     outer = scene.object_points(name) @ inward
     low, high = scene.box(name)
     middle = (low + high) / 2
@@ -96,12 +95,10 @@ def stations_of(scene: Scene, name: str, region: str, inward: np.ndarray) -> tup
     return [(depth, level(depth)) for depth in depths], floor
 
 
-def way_in(scene: Scene, region: str) -> np.ndarray:
+def way_in(scene: Scene, region: str, shelf: str) -> np.ndarray:
     """[3] horizontal unit vector through the open side of a shelf: that with least wall of its region's four."""
     centre, half = scene.position(region), scene.region_half(region)
-    parent = scene.region_parent(region)
-    assert parent is not None, "a shelf belongs to a fixture"
-    walls = scene.object_points(parent) - centre
+    walls = scene.object_points(shelf) - centre
     level = walls[np.abs(walls[:, 2]) < half[2] / 2]
 
     def wall(way: np.ndarray) -> int:
