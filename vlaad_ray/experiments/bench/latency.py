@@ -83,7 +83,7 @@ def time_student(request: StudentRequest) -> dict[str, Any]:
     timed = time_calls(
         lambda number: policy.infer(observations[number % len(observations)]), request.warm, request.calls
     )
-    answer = {"load_ms": 1000 * (loaded - began), **timed, **peak_memory(request.device)}
+    answer: dict[str, Any] = {"load_ms": 1000 * (loaded - began), **timed, **peak_memory(request.device)}
     if request.batches:
         answer["batches"] = {str(size): time_batch(policy, size, request) for size in request.batches}
     return answer
