@@ -52,7 +52,7 @@ def teacher(size: str, device: str, dtype: str, batches: list[int], repeats: int
     from vlaad_ray.teachers.openvla import DTYPES
 
     where = torch.device(device)
-    policy, parameters = openvla.random_policy(size, where, DTYPES[dtype])  # type: ignore[arg-type,index]
+    policy, parameters = openvla.random_policy(size, where, DTYPES[dtype])  # type: ignore[arg-type]
     measured: dict[str, Any] = {}
     for batch in batches:
         try:
