@@ -42,7 +42,7 @@ def run(
     `log` gets what it prints. After `limit_s` it is killed with all that it has started. `environment`: variables to
     set, or (None) to unset. `inner`: called within a measurement, it ends with that, and must not start others.
     """
-    changed = {**os.environ, **(environment or {})}
+    changed: dict[str, str | None] = {**os.environ, **(environment or {})}
     kept = {name: value for name, value in changed.items() if value is not None}
     log.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, log.open("w") as printed:

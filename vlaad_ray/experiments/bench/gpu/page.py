@@ -64,7 +64,8 @@ def revisions(machine: Mapping[str, Any], records: Sequence[Record]) -> list[str
 
 
 def student(records: Sequence[Record]) -> list[str]:
-    rows, batches = [], []
+    rows: list[list[str]] = []
+    batches: list[list[str]] = []
     for record in records:
         answer, how = record.answer or {}, [record.request["dtype"], record.request["mode"]]
         times = [f"{answer['p50_ms']:.1f}", f"{answer['p99_ms']:.1f}", f"{answer['first_ms'] / 1000:.1f}"]

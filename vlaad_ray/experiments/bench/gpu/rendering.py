@@ -49,7 +49,7 @@ class RenderingRequest:
 def time_devices(request: RenderingRequest) -> dict[str, Any]:
     """Every device that is this process's to use, one after the other; for one that does not draw, why."""
     kinds = device_kinds()
-    devices = []
+    devices: list[dict[str, Any]] = []
     for index in own_devices(kinds, os.environ.get("CUDA_VISIBLE_DEVICES")):
         # The variable would choose the device, and robosuite refuses one that it does not name.
         environment = {"MUJOCO_GL": "egl", "MUJOCO_EGL_DEVICE_ID": str(index), "CUDA_VISIBLE_DEVICES": None}
@@ -57,8 +57,8 @@ def time_devices(request: RenderingRequest) -> dict[str, Any]:
         done = alone.measure("drawing", dataclasses.asdict(request), log, request.limit_s, environment, inner=True)
         devices.append({"index": index, "kind": kinds[index], "problem": done.problem, **(done.answer or {})})
     wanted: tuple[Kind, ...] = ("NVIDIA", "software") if request.device == "cuda" else ("software",)
-    missing = [{"index": "any", "kind": kind, "problem": NO_DEVICE[kind]} for kind in wanted if kind not in kinds]
-    return {"devices": devices + missing, "pixels": request.pixels, "cameras": len(CAMERAS)}
+    devices += [{"index": "any", "kind": kind, "problem": NO_DEVICE[kind]} for kind in wanted if kind not in kinds]
+    return {"devices": devices, "pixels": request.pixels, "cameras": len(CAMERAS)}
 
 
 def device_kinds() -> list[Kind]:

@@ -153,30 +153,36 @@ def annotation(config: BenchGpuConfig) -> list[Piece]:
 
 def bench_gpu(config: BenchGpuConfig) -> dict[str, Any]:
     """Measure what is missing; write the page and the summary. What fails is a line there, and the rest goes on."""
-    if not isinstance(config.out, Path):
-        raise UserError(f"--out {config.out}: this machine is measured; give a folder on it")
-    begin(config.out, config, {"--data": config.data})
+    out = folder(config)
+    begin(out, config, {"--data": config.data})
     all_pieces = pieces(config)
     wanted = [each for each in all_pieces if not config.only or each.name.startswith(config.only)]
     if not wanted:
         raise UserError(f"--only: none of {', '.join(each.name for each in all_pieces)} begins with that")
-    write_run_record(config.out, config)
+    write_run_record(out, config)
     machine = look_at_machine(config)
     deadline = time.monotonic() + 60 * config.minutes
     measured = 0
     with cli.progress("bench gpu", len(wanted), every_line=True) as advance:
         for piece in wanted:
-            record = known(config.out, piece, machine)
+            record = known(out, piece, machine)
             if record is None or record.problem:
                 record = measure(config, piece, machine, deadline)
-                store.write_json(place(config.out, piece), record)
+                store.write_json(place(out, piece), record)
                 measured += 1
             advance(f"{piece.name} {record.problem or 'measured'}")
             write_page(config, all_pieces, machine)
     records = write_page(config, all_pieces, machine)
     summary = {"machine": machine, "measured_now": measured, "records": records, **software()}
-    store.write_json(config.out / "summary.json", summary)
+    store.write_json(out / "summary.json", summary)
     return summary
+
+
+def folder(config: BenchGpuConfig) -> Path:
+    """--out. Raises UserError where it is in a store, to which no process can print."""
+    if not isinstance(config.out, Path):
+        raise UserError(f"--out {config.out}: this machine is measured; give a folder on it")
+    return config.out
 
 
 def measure(config: BenchGpuConfig, piece: Piece, machine: Mapping[str, Any], deadline: float) -> Record:
@@ -187,7 +193,7 @@ def measure(config: BenchGpuConfig, piece: Piece, machine: Mapping[str, Any], de
         problem = f"left out: {config.minutes:g} minutes were over; run the same command again"
     done = alone.Done(problem=problem)
     if not problem:
-        log = config.out / "logs" / f"{piece.name}.log"
+        log = folder(config) / "logs" / f"{piece.name}.log"
         done = alone.measure(piece.kind, dict(piece.request), log, limit_s, piece.environment)
     return Record(
         name=piece.name,
@@ -233,7 +239,7 @@ def look_at_machine(config: BenchGpuConfig) -> dict[str, Any]:
 
     A process of its own looks: its hold on the GPU would take memory from all measurements.
     """
-    log = config.out / "logs" / "machine.log"
+    log = folder(config) / "logs" / "machine.log"
     done = alone.measure("machine", {"device": config.device}, log, MACHINE_S)
     if done.problem:
         raise UserError(done.problem)
@@ -260,8 +266,7 @@ def driver() -> str:
 
 def write_page(config: BenchGpuConfig, all_pieces: Sequence[Piece], machine: Mapping[str, Any]) -> list[Record]:
     """From what is stored now; returns that."""
-    assert isinstance(config.out, Path)
-    found = {each.name: known(config.out, each, machine) for each in all_pieces}
+    found = {each.name: known(folder(config), each, machine) for each in all_pieces}
     records = [record for record in found.values() if record is not None]
     missing = [name for name, record in found.items() if record is None]
     with store.replacing(config.page or config.out / "gpu.md") as temporary:
