@@ -117,7 +117,7 @@ class BenchGpuConfig:
     with what is missing.
     """
 
-    out: Path = Path("runs/bench/gpu")
+    out: Location = Path("runs/bench/gpu")
     """Where records/, logs/, summary.json, the page, and made/ (random weights, 9 GB) go; a folder on this machine."""
     page: Location | None = None
     """The page of results; none: OUT/gpu.md."""
