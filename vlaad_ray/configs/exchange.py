@@ -103,7 +103,7 @@ class ImportDatasetConfig:
     flip: Literal["auto", "none", "mirror", "upside_down", "turn"] = "auto"
     """What makes the pictures upright: nothing, left and right changed, top and bottom changed, or both. auto: as the
     source says, or is known to be."""
-    gripper: int | None = None
+    gripper: Annotated[int | None, at_least(-1)] = None
     """Which number of an action is the gripper, where that is not known. -1: there is none."""
     gripper_means: Literal["auto", "plus_closes", "minus_closes", "zero_closes"] = "auto"
     """What the gripper's number means: 1 closes and -1 opens (ours), the other way round, or 0 closes and 1 opens.

@@ -170,17 +170,8 @@ def _unpictured(path: Location, camera: str, step: int) -> str:
 def _film(job: Job, piece: Piece, camera: str) -> Iterator[Callable[[bytes], object]]:
     """The function that takes the next frame of a camera's video of a piece."""
     place = job.out / piece.path(layout.VIDEO_PATH, layout.picture_key(job.body, camera))
-    options: tuple[str, ...] = (
-        "-pix_fmt",
-        "yuv420p",
-        "-crf",
-        str(job.settings.crf),
-        "-g",
-        str(FRAMES_BETWEEN_KEYS),
-        "-bf",
-        "0",
-    )
-    options += ("-threads", "1")  # pieces are written side by side
+    options = ["-pix_fmt", "yuv420p", "-crf", str(job.settings.crf), "-g", str(FRAMES_BETWEEN_KEYS), "-bf", "0"]
+    options += ["-threads", "1"]  # pieces are written side by side
     try:
         with replacing(place) as path, encoding(path, *job.sizes[camera], job.body.rate_hz, options) as write:
             yield write
