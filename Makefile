@@ -1,7 +1,7 @@
 # Every target does its own set-up, once; it is repeated when pyproject.toml changes.
 SHELL := /bin/bash
 VENV ?= .venv
-EXTRAS := sim,train,tune,export,openvla,annotate-cpu,serve,dev
+EXTRAS := sim,sources,train,tune,export,openvla,annotate-cpu,serve,dev
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
@@ -14,7 +14,7 @@ export PYTHONUNBUFFERED := 1
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check lint-fix bench clean
+.PHONY: help install demo test test-slow check lint-fix bench gpu clean
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -47,6 +47,12 @@ lint-fix: $(READY) ## Mend what ruff can mend
 
 bench: $(READY) ## Control steps per second against LIBERO's stock environment
 	$(RUN) jobs/bench.py rollout --out runs/bench
+
+# vLLM for CUDA takes the place of the one for CPUs, where this installs. Only a whole run on a GPU comes to `cp`.
+gpu: EXTRAS := $(subst annotate-cpu,annotate,$(EXTRAS))
+gpu: $(READY) ## Every figure that needs an NVIDIA GPU, in ten minutes: docs/results/gpu.md; again: what is missing
+	$(RUN) jobs/bench.py gpu --out runs/bench/gpu
+	cp runs/bench/gpu/gpu.md docs/results/gpu.md
 
 clean: ## Remove the virtual environment and caches; runs/ stays
 	rm -rf $(VENV) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

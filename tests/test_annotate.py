@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 
 from vlaad_ray import annotate, store
 from vlaad_ray.configs import AnnotateConfig, UserError
@@ -13,12 +12,7 @@ from vlaad_ray.semantics import phases
 from vlaad_ray.summaries import AnnotatedCounts, AnnotateSummary
 from vlaad_ray.types import Episode, EpisodeKey, InitState
 
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, ignore_reinit_error=True)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("ray_local")
 
 
 def episode(index: int) -> Episode:

@@ -67,7 +67,7 @@ def devices(episode):
     visible = os.environ["CUDA_VISIBLE_DEVICES"]
     return {"of_two": egl.device(visible, "0", 2), "drawn_on": os.environ[egl.CHOICE]}
 
-cluster.connect(num_cpus=2, num_gpus=2)
+cluster.connect(num_cpus=2, num_gpus=2, include_dashboard=False)
 fleet, env = FleetConfig(actors=2, gpus_per_actor=1), EnvConfig(image_size=32)
 config = CollectConfig(out=Path("unused"), tasks="0-1", init_states="0", image_every=1000, env=env, fleet=fleet)
 specs = plan_episodes(config, find_teacher("scripted", config.teacher_config, config.suite, 0))

@@ -190,7 +190,7 @@ def test_a_checkpoint_of_an_architecture_that_nobody_brought_is_one_clear_line(t
     trained(write_dataset(tmp_path / "data", PLANAR), tmp_path / "student", student="tiny")
     del STUDENTS["tiny"]
     with pytest.raises(
-        UserError, match=r"names the architecture 'tiny', .* knows small and clip; .*--plugin"
+        UserError, match=r"names the architecture 'tiny', .* knows clip, mini_vla,.* small; .*--plugin"
     ) as raised:
         checkpoint.from_pretrained(tmp_path / "student")
     assert "\n" not in str(raised.value)

@@ -30,7 +30,7 @@ from vlaad_ray.rollout.fleet import check_images
 from vlaad_ray.summaries import EvalSummary, Success
 from vlaad_ray.types import Outcome
 
-SMALL = {"suite": "libero_object", "env": EnvConfig(image_size=32), "fleet": FleetConfig(actors=2)}
+SMALL = {"suite": "libero_object", "env": EnvConfig(image_size=32), "fleet": FleetConfig(actors=1)}
 
 
 def outcome(task, init, ever, final=None, steps=100, flips=2):

@@ -137,8 +137,10 @@ def autoscaling(request):
     subprocess.run(command, env={**os.environ, **OPEN, **environment}, check=True, capture_output=True)
     yield request.param, place
     alive = psutil.process_iter(["cmdline"])
-    fakes.kill([process for process in alive if any(str(folder) in word for word in process.info["cmdline"] or ())])
-    shutil.rmtree(folder)
+    family = [process for process in alive if any(str(folder) in word for word in process.info["cmdline"] or ())]
+    fakes.kill(family)
+    psutil.wait_procs(family, timeout=60)
+    shutil.rmtree(folder, ignore_errors=True)  # workers, which end when their node has, still write their logs
 
 
 COLLECTION = "collect --tasks 0 --init-states 0 --image-every 1000 --image-size 32"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -24,31 +25,61 @@ def environment(**changes):
     return settings
 
 
-def test_pipeline_leaves_everything_it_promises(tmp_path, capsys):
-    flags = ["--out", str(tmp_path), "--init-states", "0-1", "--placements", "1"]
-    flags += ["--image-every", "4", "--image-size", "32", "--epochs", "1", "--eval.init-states", "20"]
-    command = [sys.executable, "jobs/pipeline.py", *flags]
+FLAGS = ["--init-states", "0-1", "--placements", "1", "--image-every", "4", "--image-size", "32", "--actors", "1"]
+FLAGS += ["--epochs", "3", "--eval.init-states", "20", "--eval.execute", "5", "--eval.budget", "150"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(its directory, what it printed) of the one command, run in a process and on a Ray of its own."""
+    out = tmp_path_factory.mktemp("pipeline")
+    command = [sys.executable, "jobs/pipeline.py", "--out", str(out), *FLAGS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
     assert (done.returncode, done.stderr) == (0, ""), "a library's warnings are none of the user's business"
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    return out, done.stdout
+
+
+def test_pipeline_leaves_everything_it_promises(finished):
+    out, said = finished
+    summary = json.loads((out / "summary.json").read_text())
     assert summary["teacher"]["success"]["ever"]["k"] == 1
     assert summary["student"]["success"]["ever"]["n"] == 1
     assert summary["paired"]["ever"]["n"] == 1
     assert set(summary["seconds"]) == {"collect", "annotate", "train", "evaluate teacher", "evaluate student"}
     for part in ("data", "annotations", "train", "eval_teacher", "eval_student"):
-        assert json.loads((tmp_path / part / "config.json").read_text())["versions"]["ray"]
-        assert (tmp_path / part / "summary.json").exists()
-    page = (tmp_path / "report.html").read_text()
+        assert json.loads((out / part / "config.json").read_text())["versions"]["ray"]
+        assert (out / part / "summary.json").exists()
+    page = (out / "report.html").read_text()
     assert "data:video/mp4;base64" in page
     for line in ("teacher", "student", "Held-out init states"):
-        assert line in done.stdout
+        assert line in said
 
-    # A finished run is only shown again: no stage may need work to do, or Ray, to get through.
-    made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
-    main("pipeline", flags)
+
+def test_a_finished_pipeline_is_only_shown_again(finished, capsys):
+    """No stage may need work to do, or Ray, to get through."""
+    out, _ = finished
+    student = json.loads((out / "summary.json").read_text())["student"]["success"]
+    made = {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
+    main("pipeline", ["--out", str(out), *FLAGS])
     assert "Held-out init states" in capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")} == made
-    assert json.loads((tmp_path / "summary.json").read_text())["student"]["success"] == summary["student"]["success"]
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")} == made
+    assert json.loads((out / "summary.json").read_text())["student"]["success"] == student
+
+
+def test_training_prints_a_line_an_epoch(finished):
+    _, said = finished
+    epochs = [line for line in said.splitlines() if re.match(r"train: \d/3 loss [\d.]+, near .* samples/s", line)]
+    assert [line.split()[1] for line in epochs] == ["1/3", "2/3", "3/3"]
+
+
+def test_training_and_annotating_print_nothing_of_their_libraries(finished):
+    """There were deprecations of Ray Data, an error of Ray Train's about itself, "(RayTrainWorker pid=…)"."""
+    _, said = finished
+    parts = re.split(r"─+ ([a-z ]+) ─+\n", said)
+    train = dict(zip(parts[1::2], parts[2::2], strict=True))["train"]
+    ours = (r"train: \d episodes", r"train: \d/3", r"$")
+    assert [line for line in train.splitlines() if not re.match("|".join(ours), line)] == []
+    assert "pid=" not in said and "WARN" not in said
 
 
 @pytest.mark.slow
@@ -91,7 +122,7 @@ def head(tmp_path):
     yield f"http://127.0.0.1:{port}", settings
     died = process.poll() is not None
     process.terminate()
-    process.wait(timeout=60)
+    process.wait(timeout=120)
     assert not died, f"the head ended by itself: {(tmp_path / 'head.log').read_text()[-3000:]}"
 
 
@@ -113,7 +144,7 @@ def test_a_submitted_job_collects_like_a_local_one(head, tmp_path):
     out = tmp_path / "data"
     submit = [str(BIN / "ray"), "job", "submit", "--address", address, "--working-dir", str(ROOT)]
     job = ["--", sys.executable, "jobs/collect.py", "--out", str(out), "--tasks", "0", "--init-states", "0-1"]
-    job += ["--image-every", "50", "--image-size", "32", "--actors", "2"]
+    job += ["--image-every", "50", "--image-size", "32", "--actors", "1"]
     done = submit_when_ready([*submit, *job], settings)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert len(store.list_episodes(out)) == 2

@@ -10,6 +10,8 @@ import fakes
 import psutil
 import pytest
 import ray
+from plugins import reach
+from plugins.reach_expert import ExpertConfig
 
 from vlaad_ray import store
 from vlaad_ray.collect import collect, plan_episodes
@@ -92,7 +94,7 @@ def test_a_killed_driver_loses_at_most_what_was_in_flight(dataset, ray_local, tm
             break
     family = [psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True)]
     fakes.kill(family)
-    psutil.wait_procs(family, timeout=20)
+    psutil.wait_procs(family, timeout=60)
     done = {path: path.stat().st_mtime_ns for path in store.list_episodes(tmp_path)}
     assert 2 <= len(done) < 6
     collect(small_config(tmp_path))
@@ -133,6 +135,16 @@ def test_a_killed_simulator_is_replaced_and_its_episode_retried(dataset, ray_loc
     assert outcomes.keys() == {spec.key for spec in specs}
 
 
+QUICK = partial(find_suite("reach").make, config=reach.ReachConfig())
+"""An environment that is there at once: what follows is about actors, whatever they simulate."""
+POINTER = find_teacher("reach_expert", ExpertConfig(), "reach", 0)
+
+
+def quick_episodes(out, init_states):
+    config = CollectConfig(out, suite="reach", tasks="0", init_states=init_states, env=reach.ReachConfig())
+    return plan_episodes(config, POINTER)
+
+
 class KilledAtBirth:
     """What makes environments; its arrival in an actor kills that, as often as `times`: before the actor is up."""
 
@@ -157,45 +169,46 @@ def length(episode):
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_simulator_killed_while_it_starts_is_replaced_and_counted(ray_local, tmp_path, times):
     """It used to end the whole run with Ray's traceback."""
-    specs = plan_episodes(small_config(tmp_path / "out", tasks="0", placements=0, init_states="0"), TEACHER)
+    specs = quick_episodes(tmp_path / "out", "0")
     (tmp_path / "deaths").mkdir()
-    make_env = KilledAtBirth(tmp_path / "deaths", times, libero(small_config(tmp_path)))
+    make_env = KilledAtBirth(tmp_path / "deaths", times, QUICK)
     fleet = FleetConfig(actors=1, max_retries=2)
-    report = run_fleet(specs, make_env, ScriptedTeacher, length, fleet, lambda *_: None)
+    report = run_fleet(specs, make_env, POINTER.make, length, fleet, lambda *_: None)
     assert len(list((tmp_path / "deaths").iterdir())) == times
     assert (report.retried, report.lost, len(report.outcomes)) == (times, (), 1)
 
 
 def test_simulators_that_always_die_while_they_start_end_the_run_in_one_line(ray_local, tmp_path):
     """Two seats, three tries each: replaced for ever, they would keep the cluster busy with nothing."""
-    specs = plan_episodes(small_config(tmp_path / "out", tasks="0", placements=0), TEACHER)
+    specs = quick_episodes(tmp_path / "out", "0-1")
     (tmp_path / "deaths").mkdir()
-    make_env = KilledAtBirth(tmp_path / "deaths", 100, libero(small_config(tmp_path)))
+    make_env = KilledAtBirth(tmp_path / "deaths", 100, QUICK)
     fleet = FleetConfig(actors=2, max_retries=2)
     message = r"simulators keep dying while they start, the last 3 times in a row: .* \(process \d+ on [\d.]+;"
     with pytest.raises(UserError, match=message) as raised:
-        run_fleet(specs, make_env, ScriptedTeacher, length, fleet, lambda *_: None)
+        run_fleet(specs, make_env, POINTER.make, length, fleet, lambda *_: None)
     assert "\n" not in str(raised.value)
     assert 3 <= len(list((tmp_path / "deaths").iterdir())) <= 6, "two may have died at the same moment"
 
 
+class Stuck(reach.ReachEnv):
+    def step(self, action):
+        fakes.hang()
+
+
 def test_a_stuck_simulator_is_replaced_and_an_episode_that_always_sticks_is_lost(ray_local, tmp_path):
-    config = small_config(tmp_path, tasks="0", placements=0, init_states="0")
     fleet = FleetConfig(actors=1, episode_timeout_s=0.5, max_retries=1)
-    specs = plan_episodes(config, TEACHER)
-    report = run_fleet(
-        specs, libero(config), ScriptedTeacher, partial(store_outcome, tmp_path, {}), fleet, lambda *_: None
-    )
+    specs, stuck = quick_episodes(tmp_path, "0"), partial(Stuck, config=reach.ReachConfig())
+    finish = partial(store_outcome, tmp_path, {})
+    report = run_fleet(specs, stuck, POINTER.make, finish, fleet, lambda *_: None)
     assert report.retried == 1
     assert report.lost == (specs[0].key.name,)
 
 
 def test_a_bug_in_a_policy_stops_the_run_instead_of_counting_as_failed_episodes(ray_local, tmp_path):
-    config = small_config(tmp_path, tasks="0", placements=0, init_states="0")
-    specs = plan_episodes(config, TEACHER)
-    finish = partial(store_outcome, tmp_path, {})
-    with pytest.raises(TypeError, match="LiberoEnv"):  # a "policy" made by len(env)
-        run_fleet(specs, libero(config), len, finish, FleetConfig(actors=1), lambda *_: None)
+    specs, finish = quick_episodes(tmp_path, "0"), partial(store_outcome, tmp_path, {})
+    with pytest.raises(TypeError, match="ReachEnv"):  # a "policy" made by len(env)
+        run_fleet(specs, QUICK, len, finish, FleetConfig(actors=1), lambda *_: None)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from vlaad_ray.configs import (
     EnvConfig,
     EvalConfig,
     ExportConfig,
+    FleetConfig,
     SpaceConfig,
     SweepConfig,
     TrainConfig,
@@ -98,8 +99,8 @@ def cluster(ray_local):
 def test_a_project_in_a_bucket_from_collection_to_report(s3, cluster):
     """One stage that takes the URI for a folder of that name is enough to lose its work with the machine."""
     run = s3.bucket("project") / "run"
-    env = EnvConfig(image_size=32)
-    collect(CollectConfig(run / "data", tasks="0", init_states="0-1", image_every=4, env=env))
+    env, one = EnvConfig(image_size=32), FleetConfig(actors=1)
+    collect(CollectConfig(run / "data", tasks="0", init_states="0-1", image_every=4, env=env, fleet=one))
     annotate(AnnotateConfig(run / "data", run / "annotations"))
     assert len(store.list_annotations(run / "annotations")) == len(store.list_episodes(run / "data")) == 2
 
@@ -210,12 +211,12 @@ def two_disks(tmp_path_factory):
     mounted = ["unshare", "-m", "sh", "-c", script, str(folder), *node]
     wait_for(lambda: answers(address), started[0])
     started.append(subprocess.Popen(mounted, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-    subprocess.run([sys.executable, "-c", WAIT_FOR_NODES, address], env=settings, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", WAIT_FOR_NODES, address], env=settings, check=True, timeout=300)
     yield address, folder
     for process in reversed(started):
         process.terminate()
     for process in started:
-        process.wait(timeout=60)
+        process.wait(timeout=120)
     shutil.rmtree(place, ignore_errors=True)
 
 

@@ -1,21 +1,14 @@
-"""What a user sees while a job runs: its progress, and nothing that libraries say to each other."""
+"""What a user sees while a job runs: its progress. (Nothing of its libraries: test_pipeline.)"""
 
 import io
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-import synthetic
 from rich.console import Console
 
 from vlaad_ray.runtime import cli
 from vlaad_ray.train import watch
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -24,38 +17,6 @@ def screen(monkeypatch):
     console = Console(file=io.StringIO(), width=120)
     monkeypatch.setattr(cli, "console", console)
     return console.file
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return synthetic.write_dataset(tmp_path_factory.mktemp("dataset"), 6, steps=10)
-
-
-def run(job, *flags):
-    command = [sys.executable, f"jobs/{job}.py", *map(str, flags)]
-    return subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True)
-
-
-def test_training_prints_a_line_an_epoch_and_nothing_of_its_libraries(dataset, tmp_path):
-    """There were deprecations of Ray Data, an error of Ray Train's about itself, "(RayTrainWorker pid=…)"."""
-    data, notes = dataset
-    flags = ["--epochs", 3, "--batch-size", 16, "--chunk", 1, "--image-size", 32, "--precision", "fp32"]
-    done = run(
-        "train", "--data", data, "--annotations", notes, "--validation-fraction", 0.34, "--out", tmp_path, *flags
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    lines = done.stdout.splitlines()
-    epochs = [line for line in lines if re.match(r"train: \d/3 loss [\d.]+, near .* samples/s", line)]
-    assert [line.split()[1] for line in epochs] == ["1/3", "2/3", "3/3"]
-    ours = (r"train: 6 episodes", r"train: \d/3", r"Student", r"[┌│└]", r"Results: ", r"$")
-    assert [line for line in lines if not re.match("|".join(ours), line)] == []
-
-
-def test_annotating_prints_nothing_of_its_libraries(dataset, tmp_path):
-    done = run("annotate", "--data", dataset[0], "--out", tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "pid=" not in done.stdout and "WARN" not in done.stdout
 
 
 def test_a_terminal_sees_how_fast_it_goes_and_how_long_it_takes(monkeypatch):

@@ -56,7 +56,7 @@ CONFIGS = sorted(
     {*ENTRIES, *dict(inspect.getmembers(configs, inspect.isclass)).values()}, key=lambda each: each.__name__
 )
 CONFIGS = [each for each in CONFIGS if dataclasses.is_dataclass(each) and each.__module__.startswith("vlaad_ray.")]
-PATHS = {name: Path(name) for name in ("data", "out", "checkpoint", "run")} | {"policy": "scripted"}
+PATHS = {name: Path(name) for name in ("data", "out", "checkpoint", "run", "from_")} | {"policy": "scripted"}
 TRAIN = TrainConfig(data=Path("data"), out=Path("out"))
 
 

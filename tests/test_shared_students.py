@@ -10,11 +10,11 @@ import torch
 
 from vlaad_ray import store
 from vlaad_ray.configs import ActuationConfig, EnvConfig, EvalConfig, FleetConfig, ServingConfig, UserError
+from vlaad_ray.deploy.acting import on_device
 from vlaad_ray.evaluate.policies import find_policy
 from vlaad_ray.evaluate.stage import evaluate
 from vlaad_ray.models.student.checkpoint import from_pretrained, save_pretrained
 from vlaad_ray.rollout.replicas import pack, placed, unpack
-from vlaad_ray.rollout.students import on_device
 from vlaad_ray.types import ActionChunk, LocalPolicy, Observation, Outcome, SharedPolicy
 
 SHARED = ServingConfig(replicas=1, cpus_per_replica=0)
@@ -78,7 +78,7 @@ def test_outcomes_through_a_replica_are_those_of_local_copies(ray_local, checkpo
         env=EnvConfig(image_size=64),
         fleet=FleetConfig(actors=2),
     )
-    evaluate(config)
+    evaluate(dataclasses.replace(config, fleet=FleetConfig(actors=1)))
     evaluate(dataclasses.replace(config, out=tmp_path / "shared", serving=SHARED))
     local, shared = (store.read_outcomes(tmp_path / name, Outcome) for name in ("local", "shared"))
     assert len(local) == 3

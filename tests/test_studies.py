@@ -12,16 +12,20 @@ from vlaad_ray.configs import (
     StudyAlphaConfig,
     StudyBudget,
     StudyDistillationConfig,
+    StudyFlopsConfig,
     StudyNoiseConfig,
     StudyPhasesConfig,
     UserError,
     parse_range,
 )
-from vlaad_ray.experiments.studies import alpha, closed_loop, distillation, noise, pages, phases
+from vlaad_ray.experiments import markdown
+from vlaad_ray.experiments.studies import alpha, budget, closed_loop, distillation, noise, phases
 from vlaad_ray.experiments.studies.closed_loop import SeededOutcome
 from vlaad_ray.experiments.studies.pages import plain_settings, span
 from vlaad_ray.experiments.studies.workshop import Workshop
 from vlaad_ray.stats import paired_ratio, ratio_interval
+
+ALL_STUDIES = [StudyPhasesConfig, StudyNoiseConfig, StudyAlphaConfig, StudyDistillationConfig, StudyFlopsConfig]
 
 
 def outcome(
@@ -137,6 +141,29 @@ def test_page_on_alpha(tmp_path):
     alpha.plot(numbers)
 
 
+def test_page_on_budgets(tmp_path):
+    """An arm meets the one that it is to beat at its own budget, and arms on their own at full depth."""
+    record = {"seed": 0, "share": 0.48, "layers": 5.5, "by_phase": {"grasping": 6.0}, "routes": 3}
+    record |= {"commonest_frames": 0.75, "p50_ms": 12.34, "p99_ms": 20.0}
+    of = {
+        budget.Cell(1, 1.0): [outcome(20), outcome(21)],
+        budget.Cell(3, 0.5): [outcome(20), outcome(21, ever=False)],
+        budget.Cell(3, 0.3): [outcome(20, ever=False), outcome(21, ever=False)],
+        budget.Cell(6, 0.5): [outcome(20), outcome(21)],
+    }
+    cells = budget.cells({cell: [record] for cell in of}, of)
+    numbers = {"suite": "libero_object", "cells": cells, "impossible": [0.16], "not_in": [10]}
+    page = budget.page(numbers, workshop(tmp_path))
+    rows = [line for line in page.splitlines() if line.startswith("| 1 ") or "router" in line or "GateProbe" in line]
+    assert rows[0].endswith("|  |"), "the control of all is compared with nothing"
+    assert rows[1].endswith("| 1: -50.0 points, p = 1 |")
+    assert rows[2].endswith("| 1: -100.0 points, p = 0.5 |")
+    assert rows[3].endswith("| 3: +50.0 points, p = 1 |")
+    assert "| 50 % | 48.0 % | 5.5 | 12.3 | 20.0 | 3, 75 % |" in page
+    assert "no route of this network meets: 16 %" in page and "not asked for: 10 (6 with the authors' gating)" in page
+    budget.plot(numbers)
+
+
 def test_distillation_counts_both_on_the_same_states(tmp_path):
     teacher = {"libero_object": [outcome(20), outcome(21)], "libero_goal": [outcome(20)]}
     student = {"libero_object": [outcome(20), outcome(21, ever=False)]}
@@ -161,10 +188,10 @@ def test_distillation_counts_both_on_the_same_states(tmp_path):
 def test_a_page_keeps_to_its_columns_and_its_words():
     """Rows of 250 columns and lines of 300 are read by nobody."""
     prose = " ".join(f"word{number}" for number in range(60))
-    text = pages.wrapped(f"# Heading\n\n{prose}\n\n| a table | {prose} |\n\n- {prose}\n\n![picture](x.png)")
+    text = markdown.wrapped(f"# Heading\n\n{prose}\n\n| a table | {prose} |\n\n- {prose}\n\n![picture](x.png)")
     heading, paragraph, table, listed, picture = text.split("\n\n")
     for block in (paragraph, listed):
-        assert max(map(len, block.splitlines())) <= pages.COLUMNS
+        assert max(map(len, block.splitlines())) <= markdown.COLUMNS
         assert block.removeprefix("- ").split() == prose.split()
     assert table == f"| a table | {prose} |" and heading == "# Heading" and picture == "![picture](x.png)"
 
@@ -268,7 +295,7 @@ def test_a_study_runs_is_cut_off_and_goes_on(ray_local, tmp_path):
     assert len(list((tmp_path / "work" / "data").iterdir())) == 1
 
 
-@pytest.mark.parametrize("config", [StudyPhasesConfig, StudyNoiseConfig, StudyAlphaConfig, StudyDistillationConfig])
+@pytest.mark.parametrize("config", ALL_STUDIES)
 def test_no_study_trains_on_states_that_it_tests_on(config):
     budget = config().budget
     learnt, tested = (set(parse_range(text)) for text in (budget.init_states, budget.eval_init_states))

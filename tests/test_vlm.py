@@ -3,6 +3,7 @@
 The checkpoint has random weights in Qwen2.5-VL's true architecture and format; the episodes are real.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -33,19 +34,19 @@ pytestmark = pytest.mark.usefixtures("ray_local")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory, ray_local):
-    """20 real episodes with drawers, bowls and a stove; few and small pictures."""
+    """12 real episodes with drawers, bowls and a stove; few and small pictures."""
     out = tmp_path_factory.mktemp("vlm") / "data"
     collect.collect(
         CollectConfig(
             out=out,
             suite="libero_goal",
             tasks="0,7,8,9",
-            init_states="0-4",
+            init_states="0-2",
             image_every=10,
             env=EnvConfig(image_size=48),
         )
     )
-    assert len(store.list_episodes(out)) == 20
+    assert len(store.list_episodes(out)) == 12
     return out
 
 
@@ -83,7 +84,8 @@ def kill_the_engine_once(out, killed):
     while not list((out / "answers").glob("*.parquet")) and time.monotonic() < deadline:
         time.sleep(0.02)  # waits for the first answers, not for a time
     for worker in engine_workers():
-        killed += fakes.kill([*worker.children(recursive=True), worker])
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended since it was listed
+            killed += fakes.kill([*worker.children(recursive=True), worker])
 
 
 def test_the_real_engine_annotates_and_survives_being_killed(data, model, tmp_path):
@@ -94,7 +96,7 @@ def test_the_real_engine_annotates_and_survives_being_killed(data, model, tmp_pa
     watcher.join(timeout=1)
     assert killed
     frames = frames_of(data)
-    assert first.frames == sum(frames.values()) and first.episodes.annotated == 20
+    assert first.frames == sum(frames.values()) and first.episodes.annotated == 12
     assert {path.stem: pq.read_table(path).num_rows for path in store.list_annotations(tmp_path)} == frames
     unusable = sum(count for reason, count in first.flagged.items() if not reason.startswith("contradicted"))
     assert first.questions == first.valid + unusable
@@ -103,7 +105,7 @@ def test_the_real_engine_annotates_and_survives_being_killed(data, model, tmp_pa
 
     second = annotate(config)
     assert second.vlm_calls == 0
-    assert second.episodes == AnnotatedCounts(annotated=0, skipped=20, corrupt=0)
+    assert second.episodes == AnnotatedCounts(annotated=0, skipped=12, corrupt=0)
     assert second.audit == first.audit
 
     dropped = annotate(replace(config, vlm=replace(config.vlm, on_contradiction="drop")))
@@ -140,7 +142,7 @@ def vllm_server(model):
         pytest.fail(f"vLLM's server does not answer: {process.communicate()[0][-3000:]}")
     yield f"{url}/v1"
     process.terminate()
-    process.wait(timeout=30)
+    process.wait(timeout=120)
 
 
 def test_a_running_server_annotates_like_an_engine(data, vllm_server, tmp_path):

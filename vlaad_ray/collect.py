@@ -22,12 +22,11 @@ from vlaad_ray.configs import (
     settings_of,
     what_a_checkpoint_is,
 )
-from vlaad_ray.deploy import loading
+from vlaad_ray.deploy.acting import Acting, check_device, on_device, student_policy
 from vlaad_ray.envs import check_starts, find_suite
 from vlaad_ray.rollout.episode import EpisodeSpec
 from vlaad_ray.rollout.fleet import FleetReport, Pupil, check_images, fleet_of
 from vlaad_ray.rollout.noise import check_teacher_noise
-from vlaad_ray.rollout.students import Acting, check_device, on_device, student_policy
 from vlaad_ray.runtime import cli, places
 from vlaad_ray.runtime.record import begin, files_in, software, write_run_record
 from vlaad_ray.summaries import CollectSummary, EpisodeCounts, TaskCounts
@@ -103,11 +102,13 @@ def find_pupil(config: CollectConfig, teacher: LocalPolicy | SharedPolicy) -> Pu
         )
     if not how.student.is_dir():
         raise UserError(f"--student: {how.student} is not there; {what_a_checkpoint_is(how.student)}")
+    from vlaad_ray.deploy.loading import describe  # torch, which a teacher alone does without
+
     check_device(how.student_device, "--student-device")
     serving = ServingConfig(replicas=how.student_replicas if how.student_device == "cuda" else 0)
     serving = on_device(serving, how.student_device)
     acting = Acting(device=how.student_device)
-    policy = student_policy(how.student.resolve(), loading.describe(how.student), acting, serving)
+    policy = student_policy(how.student.resolve(), describe(how.student), acting, serving)
     return Pupil(policy, serving, how, config.budget)
 
 

@@ -82,6 +82,27 @@ def train() -> Run:
     return _stage(train, table)
 
 
+def probe() -> Run:
+    """ActDistill, stage 1: what each decoder layer of a trained mini_vla knows of the action.
+
+    vlaad probe --checkpoint TEACHER --data DATA --out PROBES
+    """
+    from vlaad_ray.distil.probe import probe, show
+
+    return _stage(probe, show)
+
+
+def distil() -> Run:
+    """ActDistill, stage 2: a student that is its teacher with fewer decoder layers, to a budget of FLOPs.
+
+    vlaad distil --checkpoint TEACHER --data DATA --probes PROBES --budget 0.5 --out RUN
+    vlaad distil --checkpoint TEACHER --data DATA --select first --losses task --budget 0.5 --out RUN     a plain cut
+    """
+    from vlaad_ray.distil.stage import distil, show
+
+    return _stage(distil, show)
+
+
 def sweep() -> Run:
     """Stage 4: search for hyperparameters with Ray Tune; ends with a table, a plot and a config for `vlaad train`.
 
@@ -101,6 +122,7 @@ def study() -> Run:
     vlaad study noise              does semantics beat plain cloning when the teacher flips its gripper?
     vlaad study phases             3 to 13 phases: how even, and what for the student?
     vlaad study alpha              weight of the path without description, by suite
+    vlaad study budget             students that run fewer layers: success against FLOPs (ActDistill)
     vlaad study alpha --tasks 0 --epochs 2 --placements 0 --eval-init-states 20-22    small, to see it work
     """
     from vlaad_ray.files import read_bytes
@@ -158,6 +180,27 @@ def export() -> Run:
     return _stage(export, show)
 
 
+def export_dataset() -> Run:
+    """Write a dataset as a LeRobot dataset, so that others can train on it.
+
+    vlaad export-dataset --data DATA --annotations NOTES --format lerobot --out DIR
+    """
+    from vlaad_ray.exchange.export import export_dataset, show
+
+    return _stage(export_dataset, show)
+
+
+def import_dataset() -> Run:
+    """Make a dataset out of somebody else's: LeRobot's, or LIBERO's and robomimic's demonstrations in HDF5.
+
+    vlaad import-dataset --source lerobot --from DIR --out DATA
+    vlaad import-dataset --source hdf5 --from DIR --suite libero_object --replay 2 --out DATA
+    """
+    from vlaad_ray.exchange.bring import import_dataset, show
+
+    return _stage(import_dataset, show)
+
+
 def serve() -> Run:
     """Serve a student from replicas on a cluster, over openpi's websocket protocol, until it is stopped.
 
@@ -197,6 +240,7 @@ def bench() -> Run:
     vlaad bench policy --policy vlaad_158m --out DIR     a student in every backend against OpenVLA-7B
     vlaad bench teacher --out DIR                  batched teacher requests against the ideal, and plainer batching
     vlaad bench evaluation --out DIR               episodes a minute: a student in each simulator against shared ones
+    vlaad bench gpu --out DIR                      all that an NVIDIA GPU is needed for, within ten minutes
     vlaad bench audit --data DATA --out DIR        what the audit sees of a server that lies at known rates
     """
     from vlaad_ray.runtime import cli
@@ -253,6 +297,7 @@ STUDIES: Mapping[str, type[Any]] = {
     "noise": configs.StudyNoiseConfig,
     "alpha": configs.StudyAlphaConfig,
     "distillation": configs.StudyDistillationConfig,
+    "budget": configs.StudyFlopsConfig,
 }
 BENCHMARKS: Mapping[str, type[Any]] = {
     "rollout": configs.BenchRolloutConfig,
@@ -262,16 +307,21 @@ BENCHMARKS: Mapping[str, type[Any]] = {
     "policy": configs.BenchPolicyConfig,
     "teacher": configs.BenchTeacherConfig,
     "evaluation": configs.BenchEvaluationConfig,
+    "gpu": configs.BenchGpuConfig,
 }
 COMMANDS: Mapping[str, Command] = {
     "collect": Command(collect, configs.CollectConfig, "sim"),
     "annotate": Command(annotate, configs.AnnotateConfig, "pipeline"),
     "train": Command(train, configs.TrainConfig, "train"),
+    "probe": Command(probe, configs.ProbeConfig, "train"),
+    "distil": Command(distil, configs.DistilConfig, "train"),
     "sweep": Command(sweep, configs.SweepConfig, "tune"),
     "study": Command(study, STUDIES, "tune"),
     "eval": Command(evaluate, configs.EvalConfig, "sim,train"),
     "audit": Command(audit, configs.AuditConfig, "sim"),
     "export": Command(export, configs.ExportConfig, "export"),
+    "export-dataset": Command(export_dataset, configs.ExportDatasetConfig, "pipeline"),
+    "import-dataset": Command(import_dataset, configs.ImportDatasetConfig, "pipeline"),
     "serve": Command(serve, configs.ServeClusterConfig, "serve"),
     "server": Command(server, configs.ServeConfig, "deploy"),
     "report": Command(report, configs.ReportConfig, "pipeline"),
@@ -305,7 +355,7 @@ def main(name: str | None = None, args: Sequence[str] | None = None) -> None:
 
 def overview() -> str:
     """What `vlaad --help` says."""
-    lines = [f"  {name:12}{_says(name).splitlines()[0]}" for name in COMMANDS]
+    lines = [f"  {name:16}{_says(name).splitlines()[0]}" for name in COMMANDS]
     return "\n".join(["usage: vlaad COMMAND [--help | --version | flags]", "", *lines])
 
 

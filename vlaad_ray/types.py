@@ -15,6 +15,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 ACTION_DIM = 7
+GRIPPER = ACTION_DIM - 1
+"""LIBERO's place of it in an action."""
 PROPRIO_DIM = 8
 """Proprioception: end-effector position (3, m), its orientation as axis-angle (3, rad), two finger joints (2, m).
 
@@ -43,15 +45,17 @@ class Embodiment:
         return (self.action_dim, self.proprio_dim, self.rate_hz, self.gripper) == (7, 8, 20, 6)
 
 
-LIBERO = Embodiment(ACTION_DIM, PROPRIO_DIM, CAMERAS, CONTROL_HZ, gripper=ACTION_DIM - 1)
+LIBERO = Embodiment(ACTION_DIM, PROPRIO_DIM, CAMERAS, CONTROL_HZ, GRIPPER)
 """A Franka arm with OSC_POSE control, as every LIBERO suite has it; data without a word on its robot is of this one."""
 
 
 @dataclass(frozen=True, order=True)
 class InitState:
-    """Where an episode starts: a stored init state of the task (its index) or a fresh random placement (its number)."""
+    """Where an episode starts: a stored init state of the task (its index), a fresh random placement (its number), or
+    wherever an imported one did (its number in its source): no environment can repeat that.
+    """
 
-    kind: Literal["stored", "placement"]
+    kind: Literal["stored", "placement", "imported"]
     index: int
 
     @property

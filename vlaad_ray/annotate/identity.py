@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from vlaad_ray import store
@@ -25,9 +26,7 @@ def origin(config: AnnotateConfig) -> dict[str, Any]:
 def existing(out: Location, episode: str, origin: dict[str, Any]) -> Annotation | None:
     """The annotation made before with the same provenance. One that is missing, other or unreadable is made anew."""
     path = store.annotation_path(out, episode)
-    if not path.exists():
-        return None
-    try:
-        return store.read_annotation(path) if store.annotation_provenance(path) == origin else None
-    except UserError:
-        return None
+    with suppress(UserError):
+        if path.exists() and store.annotation_provenance(path) == origin:
+            return store.read_annotation(path)
+    return None

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -108,10 +109,9 @@ def request_key(content_hash: str, window: Window, instruction: str, revision: s
 
 def known_answers(out: Location, episode: str) -> dict[str, dict[str, Any]]:
     """Answers from earlier runs, those to other questions too. A file that cannot be read is made anew."""
-    try:
+    with suppress(UserError):
         return {row["request"]: row for row in store.read_answers(out, episode)}
-    except UserError:
-        return {}
+    return {}
 
 
 def write_work(work: Work) -> str:
@@ -135,11 +135,10 @@ def read_work(record: dict[str, Any]) -> Work:
 
 
 def _decodes(data: bytes) -> bool:
-    try:
+    with suppress(OSError, SyntaxError, ValueError):  # what PIL raises for data that is no picture, or half of one
         Image.open(io.BytesIO(data)).load()
-    except (OSError, SyntaxError, ValueError):  # what PIL raises for data that is no picture, or half of one
-        return False
-    return True
+        return True
+    return False
 
 
 def settled(answer: Mapping[str, Any] | None, max_retries: int) -> bool:

@@ -1,6 +1,7 @@
 """A Qwen2.5-VL checkpoint with random weights, in the true architecture and file format, made without any download.
 
 For tests, and for measuring an engine where no weights can be had: python -m vlaad_ray.annotate.random_checkpoint DIR
+writes a tiny one.
 """
 
 from __future__ import annotations
@@ -46,58 +47,95 @@ VOCABULARY = 1200
 
 @dataclass(frozen=True)
 class Size:
-    """Widths and depths. Heads have 64 channels in the language model and 32 in the vision tower."""
+    """Widths and depths, of the language model and of the vision tower. The defaults are tiny."""
 
     width: int = 128
     depth: int = 2
     vision_width: int = 64
     vision_depth: int = 2
+    head: int = 64
+    """Channels of an attention head."""
+    key_value_heads: int = 1
+    mlp: int | None = None
+    """None, here and below: twice the width."""
+    vision_head: int = 32
+    vision_mlp: int | None = None
+    full_attention: tuple[int, ...] = (-1,)
+    """Layers of the vision tower that look at the whole picture, not at windows of it."""
+    vocabulary: int = 0
+    """Rows of the embedding, at least; the tokenizer has no more than VOCABULARY tokens."""
+    tied: bool = False
+    """Whether the embedding is the output layer, too."""
 
 
-def write_checkpoint(directory: Path, size: Size | None = None, seed: int = 0) -> Path:
-    """Write config, tokenizer, processor and weights; returns the directory."""
-    size = size or Size()
-    tokenizer = _tokenizer()
-    tokenizer.save_pretrained(directory)
+QWEN_3B = Size(
+    width=2048,
+    depth=36,
+    vision_width=1280,
+    vision_depth=32,
+    head=128,
+    key_value_heads=2,
+    mlp=11008,
+    vision_head=80,
+    vision_mlp=3420,
+    full_attention=(7, 15, 23, 31),
+    vocabulary=151936,
+    tied=True,
+)
+"""Qwen2.5-VL-3B, as its config.json says: 3.75 G parameters, 7.5 GB in bf16."""
+
+
+def make_config(size: Size, tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
-    config = Qwen2_5_VLConfig(
+    eighth = size.head // 8
+    return Qwen2_5_VLConfig(
         text_config={
-            "vocab_size": -(-len(tokenizer) // 64) * 64,
+            "vocab_size": -(-max(len(tokenizer), size.vocabulary) // 64) * 64,
             "hidden_size": size.width,
-            "intermediate_size": 2 * size.width,
+            "intermediate_size": size.mlp or 2 * size.width,
             "num_hidden_layers": size.depth,
-            "num_attention_heads": size.width // 64,
-            "num_key_value_heads": 1,
+            "num_attention_heads": size.width // size.head,
+            "num_key_value_heads": size.key_value_heads,
             "max_position_embeddings": 8192,
             "max_window_layers": size.depth,
             "use_sliding_window": False,
             "rope_theta": 1e6,
-            "rope_scaling": {"type": "mrope", "mrope_section": [8, 12, 12]},
+            "rope_scaling": {"type": "mrope", "mrope_section": [eighth, eighth * 3 // 2, eighth * 3 // 2]},
             "bos_token_id": ids["<|endoftext|>"],
             "eos_token_id": ids["<|im_end|>"],
             "pad_token_id": ids["<|endoftext|>"],
+            "tie_word_embeddings": size.tied,
         },
         vision_config={
             "depth": size.vision_depth,
             "hidden_size": size.vision_width,
-            "intermediate_size": 2 * size.vision_width,
-            "num_heads": size.vision_width // 32,
+            "intermediate_size": size.vision_mlp or 2 * size.vision_width,
+            "num_heads": size.vision_width // size.vision_head,
             "out_hidden_size": size.width,
             "patch_size": PATCH,
             "spatial_merge_size": MERGE,
             "temporal_patch_size": 2,
             "window_size": 112,
-            "fullatt_block_indexes": [size.vision_depth - 1],
+            "fullatt_block_indexes": [layer % size.vision_depth for layer in size.full_attention],
             "tokens_per_second": 2,
         },
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
         vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=False,
+        tie_word_embeddings=size.tied,
     )
+
+
+def write_checkpoint(directory: Path, size: Size | None = None, seed: int = 0, device: str = "cpu") -> Path:
+    """Write config, tokenizer, processor and weights; returns the directory. `device`: draws the weights."""
+    tokenizer = make_tokenizer()
+    tokenizer.save_pretrained(directory)
+    config = make_config(size or Size(), tokenizer)
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
     torch.manual_seed(seed)
-    model = Qwen2_5_VLForConditionalGeneration(config).to(torch.bfloat16).eval()
+    with torch.device(device):
+        model = Qwen2_5_VLForConditionalGeneration(config).to(torch.bfloat16).eval()
     model.generation_config = GenerationConfig(
         bos_token_id=ids["<|endoftext|>"],
         eos_token_id=[ids["<|im_end|>"], ids["<|endoftext|>"]],
@@ -122,7 +160,7 @@ def write_checkpoint(directory: Path, size: Size | None = None, seed: int = 0) -
     return directory
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE, as Qwen's, trained on the prompts' own words."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -8,6 +8,7 @@ Nothing here raises, whatever came: what holds no answer has a `problem`, and it
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,11 +63,10 @@ def read(status: int, body: bytes) -> Reply:
 
 def decoded(sent: str) -> dict[str, Any]:
     """The JSON object that a server sent; without entries, where it sent something else."""
-    try:
-        reply = json.loads(sent)
-    except (ValueError, RecursionError):  # HTML of a proxy, an empty body, half a document
-        return {}
-    return reply if isinstance(reply, dict) else {}
+    with suppress(ValueError, RecursionError):  # HTML of a proxy, an empty body, half a document
+        if isinstance(reply := json.loads(sent), dict):
+            return reply
+    return {}
 
 
 def failure(error: str, problem: str) -> Reply:

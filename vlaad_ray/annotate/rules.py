@@ -10,13 +10,20 @@ from vlaad_ray.semantics import directions, phases
 from vlaad_ray.types import Annotation, Embodiment, Episode
 
 
+def unsuitable(body: Embodiment, whose: object) -> str | None:
+    """What to say of a robot whose phases and directions cannot be told; None: they can."""
+    if body.libero_arm:
+        return None
+    return (
+        f"{whose} is of a robot that cannot be annotated: rules and VLM need hand position, orientation and "
+        "gripper as LIBERO's arm has them, 20 steps a second; train on it with --objective bc"
+    )
+
+
 def check_robot(body: Embodiment, whose: object) -> None:
     """Raises UserError for a robot whose phases and directions cannot be told."""
-    if not body.libero_arm:
-        raise UserError(
-            f"{whose} is of a robot that cannot be annotated: rules and VLM need hand position, orientation and "
-            "gripper as LIBERO's arm has them, 20 steps a second; train on it with --objective bc"
-        )
+    if (why := unsuitable(body, whose)) is not None:
+        raise UserError(why)
 
 
 def nine_phases(episode: Episode) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import functools
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -65,12 +66,12 @@ def annotate(config: AnnotateConfig) -> AnnotateSummary:
 def check_robot(paths: Sequence[Location]) -> None:
     """Raises UserError if the first readable episode is of a robot that cannot be annotated."""
     for path in paths:
-        try:
+        with suppress(UserError):  # named with the others that cannot be read
             footer = store.read_metadata(path)
-        except UserError:
-            continue  # named with the others that cannot be read
-        rules.check_robot(store.read_embodiment(footer), path)
+            break
+    else:
         return
+    rules.check_robot(store.read_embodiment(footer), path)
 
 
 def annotate_by_rules(paths: Sequence[Location], config: AnnotateConfig) -> list[dict[str, Any]]:
@@ -83,10 +84,8 @@ def annotate_episode(
     _: Location, episode: Episode, facts: Mapping[str, Any], config: AnnotateConfig, origin: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Store the labels of an episode, unless they are there. Its counts, or the error that it is to blame for."""
-    try:
-        rules.check_robot(episode.embodiment, episode.key.name)
-    except UserError as error:
-        return {"error": str(error)}
+    if (why := rules.unsuitable(episode.embodiment, episode.key.name)) is not None:
+        return {"error": why}
     origin = {**origin, "content_hash": facts["content_hash"]}
     annotation = existing(config.out, episode.key.name, origin)
     skipped = annotation is not None

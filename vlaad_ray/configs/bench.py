@@ -110,6 +110,30 @@ class BenchPolicyConfig:
 
 
 @dataclass(frozen=True)
+class BenchGpuConfig:
+    """Every figure that needs an NVIDIA GPU, section by section: student, OpenVLA-7B, training, rendering, annotation.
+
+    Each measurement is a process of its own and is stored as soon as it is there: rerunning the same command goes on
+    with what is missing.
+    """
+
+    out: Location = Path("runs/bench/gpu")
+    """Where records/, logs/, summary.json, the page, and made/ (random weights, 9 GB) go; a folder on this machine."""
+    page: Location | None = None
+    """The page of results; none: OUT/gpu.md."""
+    only: tuple[str, ...] = ()
+    """Sections or measurements, by how their names begin, as student-bf16 or training; none: all."""
+    data: Location | None = None
+    """Dataset directory for annotation; none: synthetic episodes."""
+    minutes: Annotated[float, above(0)] = 10.0
+    """What would take longer is left for the next time."""
+    size: Literal["full", "tiny"] = "full"
+    """tiny: shows on any machine that the way works, not how fast."""
+    device: Literal["cuda", "cpu"] = "cuda"
+    """cpu: for --size tiny."""
+
+
+@dataclass(frozen=True)
 class BenchEvaluationConfig:
     """Episodes a minute of a student's evaluation: a copy in each simulator's process, against shared replicas."""
 

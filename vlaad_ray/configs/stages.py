@@ -53,9 +53,10 @@ class CollectConfig:
     budget: Annotated[Newer[int], at_least(0)] = 0
     """Steps until success must have been reached; 0: the field's own (280 object, 220 spatial, 300 goal, 520 10)."""
     teacher: str = "scripted"
-    """Which teacher acts: scripted, openvla (--checkpoint) or remote (--url)."""
+    """Which teacher acts: scripted, openvla or checkpoint (a student; both --checkpoint), or remote (--url)."""
     execute: Annotated[int, at_least(0)] = 0
-    """Actions of a teacher's chunk executed before it is asked again; 0: as its authors do (openvla 1, remote 5)."""
+    """Actions of a teacher's chunk executed before it is asked again; 0: as its authors do (openvla 1, remote 5), 2 of
+    a student's."""
     seed: Annotated[int, at_least(0)] = 0
     """Seed of noise and placements."""
     image_every: Annotated[int, at_least(1)] = 1
@@ -113,8 +114,8 @@ class TrainConfig:
     """Checkpoint of a student of the same kind, whose weights training starts from; none: from random weights, or those
     of the preset's backbone."""
     student: str = "small"
-    """Preset of the network (docs/students.md): small from scratch on CPU, vlaad_158m from CLIP ViT-B/16 with LoRA, or
-    a plugin's. Some have flags of their own: --student vlaad_158m --help."""
+    """Preset of the network (docs/students.md): small from scratch on CPU, mini_vla as OpenVLA is made,
+    vlaad_158m from CLIP ViT-B/16 with LoRA, or a plugin's. Some have flags of their own: --student mini_vla --help."""
     network: Flat[Any] = None
     """The preset's own settings; None: its defaults."""
     objective: str = "dual_path"
@@ -126,7 +127,7 @@ class TrainConfig:
     chunk: Annotated[int, at_least(1)] = 5
     """K, actions the student answers with."""
     image_size: Annotated[int, at_least(0)] = 0
-    """Pixels the student sees; stored images are resized. 0: the preset's (small 96, vlaad_158m 224)."""
+    """Pixels the student sees; stored images are resized. 0: the preset's (small 96, mini_vla 84, vlaad_158m 224)."""
     cameras: tuple[str, ...] = ()
     """Cameras it sees through, of those in the data; none: the preset's (small all, vlaad_158m the first)."""
     proprio: bool = True
@@ -178,8 +179,8 @@ class EvalConfig:
     """
 
     policy: str
-    """A teacher's name (scripted, openvla, remote), a checkpoint directory written by jobs/train.py, or what
-    jobs/export.py made of one."""
+    """A teacher's name (scripted, openvla, checkpoint, remote), a checkpoint directory written by jobs/train.py, or
+    what jobs/export.py made of one."""
     out: Machine[Location]
     """Where results go."""
     suite: str = "libero_object"
@@ -233,7 +234,7 @@ class AuditConfig:
     data: Location | None = None
     """Dataset directory, as jobs/collect.py wrote it."""
     teacher: str | None = None
-    """Or a teacher to run: scripted, openvla (--checkpoint) or remote (--url)."""
+    """Or a teacher to run: scripted, openvla or checkpoint (a student; both --checkpoint), or remote (--url)."""
     longest: Annotated[int, at_least(1)] = 3
     """A gripper command of up to this many steps that is then taken back counts as self-revoking."""
     repair: Machine[Location | None] = None
@@ -245,7 +246,8 @@ class AuditConfig:
     """Spread evenly over the tasks (rounded up): stored init states 0-19, then fresh placements."""
     seed: Annotated[int, at_least(0)] = 0
     execute: Annotated[int, at_least(0)] = 0
-    """Actions of a teacher's chunk executed before it is asked again; 0: as its authors do (openvla 1, remote 5)."""
+    """Actions of a teacher's chunk executed before it is asked again; 0: as its authors do (openvla 1, remote 5), 2 of
+    a student's."""
     image_every: Annotated[int, at_least(1)] = 1000
     """Render every n-th control step: an audit needs no pictures, a look at them may help."""
     teacher_config: Flat[Any] = NoSettings()

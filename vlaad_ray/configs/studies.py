@@ -29,9 +29,10 @@ class StudyBudget:
     minutes: Machine[Annotated[float | None, at_least(0)]] = None
     """Begin nothing new after this much; what was measured is written, the rest is listed as not run."""
     teacher: str = "scripted"
-    """Which teacher acts: scripted, openvla (--checkpoint) or remote (--url)."""
+    """Which teacher acts: scripted, openvla or checkpoint (a student; both --checkpoint), or remote (--url)."""
     teacher_execute: Annotated[int, at_least(0)] = 0
-    """Actions of a teacher's chunk executed before it is asked again; 0: as its authors do (openvla 1, remote 5)."""
+    """Actions of a teacher's chunk executed before it is asked again; 0: as its authors do (openvla 1, remote 5), 2 of
+    a student's."""
     tasks: str = "0-3"
     """Tasks of each suite, learned by one student."""
     init_states: str = "0-19"
@@ -119,3 +120,21 @@ class StudyDistillationConfig:
     """Weight of the path without description."""
     videos: Annotated[int, at_least(0)] = 2
     """Successes and failures of each student, this many each, to record as MP4."""
+
+
+@dataclass(frozen=True)
+class StudyFlopsConfig:
+    """Budgets: success against FLOPs of students that run fewer layers than their teacher, arm by arm (ActDistill)."""
+
+    budget: Flat[StudyBudget] = StudyBudget(student="mini_vla", tasks="0", placements=60, epochs=30, seeds="0")
+    """--epochs are the teacher's, a mini_vla that clones --teacher."""
+    suite: str = "libero_object"
+    shares: Annotated[tuple[float, ...], above(0, up_to=1), FILLED] = (0.65, 0.5, 0.3, 0.16)
+    """Budgets, as shares of the whole network's FLOPs. Those that no route meets are listed, not run."""
+    arms: Annotated[tuple[int, ...], between(1, 10), FILLED] = (1, 3, 6, 8, 2, 4, 5, 7, 9, 10)
+    """Which are run, and in what order (docs/actdistill.md)."""
+    distil_epochs: Annotated[int, at_least(1)] = 10
+    """Of every arm, whatever it trains."""
+    probe_epochs: Annotated[int, at_least(1)] = 5
+    timed: Annotated[int, at_least(1)] = 200
+    """Answers whose time is taken, one by one, on one thread."""

@@ -23,6 +23,20 @@ class OpenVlaConfig:
 
 
 @dataclass(frozen=True)
+class CheckpointConfig:
+    """A trained student that teaches."""
+
+    checkpoint: Location | None = None
+    """Directory that jobs/train.py wrote to OUT/checkpoint, or what jobs/export.py made of one."""
+    dtype: Literal["bf16", "fp32"] = "fp32"
+    """In which torch runs a checkpoint. An export has its own."""
+    steady: bool = True
+    """Steady its gripper as evaluation does (docs/students.md); else it is recorded exactly as it says."""
+    shared: bool = False
+    """Replicas answer batches (--replicas, --gpus-per-replica), in place of a copy in each simulator's process."""
+
+
+@dataclass(frozen=True)
 class RemoteConfig:
     """Where a policy is served."""
 

@@ -13,8 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from vlaad_ray.configs import ActuationConfig, UserError, check_bounds
-from vlaad_ray.models.student.preprocess import GRIPPER
-from vlaad_ray.types import ActionChunk, Observation
+from vlaad_ray.types import GRIPPER, ActionChunk, Observation
 
 UNCHANGED = 1 / 8
 """A gripper command changes when the chance is less that the teacher would have left it as it is all the while."""

@@ -77,6 +77,11 @@ def convert(
     `source`: the checkpoint's name. `calibration`: what int8's ranges are taken from.
     """
     check_backend(backend, precision)
+    if pretrained.student.dynamic:
+        raise UserError(
+            f"{source} has a router, and a graph holds one route: export a checkpoint with a fixed route, or run this "
+            "one in torch"
+        )
     directory.mkdir(parents=True, exist_ok=True)
     (directory / exported.MANIFEST).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as temporary:

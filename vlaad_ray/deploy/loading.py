@@ -11,7 +11,7 @@ import torch
 from vlaad_ray.configs import Location, UserError, read_record
 from vlaad_ray.deploy import exported
 from vlaad_ray.deploy.backends import Backend, Precision
-from vlaad_ray.deploy.backends.pytorch import Dtype, TorchBackend
+from vlaad_ray.deploy.backends.pytorch import Dtype, Mode, TorchBackend
 from vlaad_ray.deploy.exported import Interface
 from vlaad_ray.files import local_copy
 from vlaad_ray.models.student.checkpoint import Pretrained, checkpoint_name, from_pretrained, read_config
@@ -29,11 +29,17 @@ class Runnable:
     """The checkpoint's record of its training: objective, data, render mode, init states."""
 
 
-def load(directory: Location, device: str = "cpu", dtype: Dtype | None = None, backend: str | None = None) -> Runnable:
+def load(
+    directory: Location,
+    device: str = "cpu",
+    dtype: Dtype | None = None,
+    backend: str | None = None,
+    mode: Mode | None = None,
+) -> Runnable:
     """Open a checkpoint in torch, or an exported directory in what it was exported for, with as many threads as torch.
 
-    `device` and `dtype` (None: fp32) are a checkpoint's choice; an export has its own. `backend` ("torch", or one of
-    BACKENDS): refuse anything else.
+    `device`, `dtype` (None: fp32) and `mode` (None: TorchBackend's) are a checkpoint's choice; an export has its own.
+    `backend` ("torch", or one of BACKENDS): refuse anything else.
     Raises UserError for a missing, corrupt or foreign directory.
     """
     if not exported.is_export(directory):
@@ -43,7 +49,7 @@ def load(directory: Location, device: str = "cpu", dtype: Dtype | None = None, b
                 f"jobs/export.py --checkpoint {directory} --backend {backend} --data DATA --out DIR"
             )
         check_device(device)
-        return in_torch(from_pretrained(directory), device, dtype or "fp32")
+        return in_torch(from_pretrained(directory), device, dtype or "fp32", mode)
     manifest = exported.read_manifest(directory)
     if backend not in (None, manifest.backend):
         raise UserError(f"{directory} was exported for {manifest.backend}; {backend} can't run it")
@@ -83,9 +89,9 @@ def check_runs(directory: Location, device: str, dtype: Precision | None) -> Non
         )
 
 
-def in_torch(pretrained: Pretrained, device: str = "cpu", dtype: Dtype = "fp32") -> Runnable:
+def in_torch(pretrained: Pretrained, device: str = "cpu", dtype: Dtype = "fp32", mode: Mode | None = None) -> Runnable:
     """A checkpoint that has been read already. The student is taken over."""
-    backend = TorchBackend(pretrained.student, device, dtype)
+    backend = TorchBackend(pretrained.student, device, dtype, mode)
     return Runnable(backend, interface(pretrained), pretrained.tokenizer, pretrained.training)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vlaad_ray.configs import Location, UserError, location
-from vlaad_ray.deploy.backends.pytorch import Dtype
+from vlaad_ray.deploy.backends.pytorch import Dtype, Mode
 from vlaad_ray.deploy.loading import Runnable, load
 from vlaad_ray.models.student.preprocess import resize_image, stack_cameras
 from vlaad_ray.types import ActionChunk, Observation
@@ -51,15 +51,16 @@ class StudentPolicy:
         device: str = "cpu",
         dtype: Dtype | None = None,
         backend: str | None = None,
+        mode: Mode | None = None,
     ) -> StudentPolicy:
         """Load OUT/checkpoint of a training run, or what jobs/export.py wrote.
 
-        `device` and `dtype` (None: fp32) choose how torch runs a checkpoint. `backend` (None: what the directory is
+        `device`, `dtype` (None: fp32) and `mode` (None: graphs on CUDA, eager elsewhere) choose how torch runs a
+        checkpoint. `backend` (None: what the directory is
         made for) refuses any other. Raises UserError for a missing, corrupt or foreign directory.
         """
-        return cls(
-            load(location(directory) if isinstance(directory, str) else directory, device, dtype, backend), execute
-        )
+        place = location(directory) if isinstance(directory, str) else directory
+        return cls(load(place, device, dtype, backend, mode), execute)
 
     def reset(self, instruction: str) -> None:
         """Encode the instruction now, so that the first `infer` is as quick as the others."""

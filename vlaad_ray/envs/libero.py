@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from xml.etree import ElementTree
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 # Mesa's software rasteriser starts a thread for every core of the machine; with one simulator a core they only queue.
@@ -30,6 +31,7 @@ from vlaad_ray.envs.imports import tame_robosuite
 from vlaad_ray.envs.libero_suites import REWORDED, parent_of
 from vlaad_ray.envs.physics import single_pass
 from vlaad_ray.envs.rendering import SceneRenderer
+from vlaad_ray.semantics.rotation import axis_angle
 from vlaad_ray.types import LIBERO, InitState, Observation
 
 NO_OP = np.array([0, 0, 0, 0, 0, 0, -1], np.float32)
@@ -88,6 +90,27 @@ class LiberoEnv:
             self._control.set_init_state(self._init_states[init.index])
         for _ in range(self.config.settle_steps):
             self.step(NO_OP)
+
+    def restore(self, state: np.ndarray, scene: str = "") -> None:
+        """Start from a whole simulator state, as MuJoCo flattens it: time, positions and velocities of all joints.
+
+        `scene`: the XML of the model that it was recorded in, for where its fixtures stand, which no state holds.
+        Nothing settles. Raises UserError for a state of another scene.
+        """
+        size = 1 + self.model.nq + self.model.nv
+        if state.shape != (size,):
+            raise UserError(f"{self.suite} task {self.task}: a state of {len(state)} numbers; its scene has {size}")
+        self._seed(InitState("placement", 0), 0)
+        self._unplace_fixtures()
+        self._control.reset()
+        self.problem.robots[0].gripper.current_action = np.zeros_like(self.problem.robots[0].gripper.current_action)
+        bodies = {body.get("name"): body for body in ElementTree.fromstring(scene).iter("body")} if scene else {}
+        for fixture in self.problem.fixtures_dict.values():
+            if (found := bodies.get(fixture.root_body)) is not None:
+                body = self.model.body(fixture.root_body)
+                body.pos = np.array(found.get("pos", "0 0 0").split(), float)
+                body.quat = np.array(found.get("quat", "1 0 0 0").split(), float)
+        self._control.set_init_state(state)
 
     def _seed(self, init: InitState, seed: int) -> None:
         """Before a reset: numpy's seed for it. Raises UserError for a stored init state that there is not."""
@@ -178,15 +201,6 @@ def placement_seed(seed: int, init: InitState) -> int:
     return (1_000_003 * (seed + 1) + init.index) % 2**32
 
 
-def axis_angle(quaternion: np.ndarray) -> np.ndarray:
-    """[4] w, x, y, z -> [3] rad, as robosuite's quat2axisangle: up to 2 pi, so no jump while the hand points down."""
-    w, xyz = quaternion[0], quaternion[1:]
-    sine = np.linalg.norm(xyz)
-    if sine < 1e-9:
-        return np.zeros(3)
-    return xyz / sine * 2 * np.arctan2(sine, w)
-
-
 @functools.cache
 def load_benchmark(suite: str) -> Any:
     """LIBERO's benchmark object: tasks and init states of a suite. Raises UserError where LIBERO has no such suite."""
@@ -260,21 +274,18 @@ def import_libero() -> SimpleNamespace:
     LIBERO's own import would have Python show everybody's deprecations from then on: Ray Data's, on the user's screen.
     """
     tame_robosuite()
-    logging.disable(logging.WARNING)
-    # robosuite, which draws nothing here, fails unless it finds this digit somewhere in CUDA_VISIBLE_DEVICES.
-    chosen = os.environ.pop(egl.CHOICE, None)
-    try:
-        with warnings.catch_warnings():
-            from libero.libero import benchmark
-            from libero.libero.envs.bddl_utils import robosuite_parse_problem
-            from libero.libero.envs.env_wrapper import ControlEnv, OffScreenRenderEnv
-            from libero.libero.envs.objects import OBJECTS_DICT
-            from robosuite.utils.observables import Observable, sensor
-            from robosuite.utils.transform_utils import quat2axisangle
-    finally:
-        logging.disable(logging.NOTSET)
-        if chosen is not None:
-            os.environ[egl.CHOICE] = chosen
+    with contextlib.ExitStack() as after, warnings.catch_warnings():
+        logging.disable(logging.WARNING)
+        after.callback(logging.disable, logging.NOTSET)
+        # robosuite, which draws nothing here, fails unless it finds this digit somewhere in CUDA_VISIBLE_DEVICES.
+        if (chosen := os.environ.pop(egl.CHOICE, None)) is not None:
+            after.callback(os.environ.update, {egl.CHOICE: chosen})
+        from libero.libero import benchmark
+        from libero.libero.envs.bddl_utils import robosuite_parse_problem
+        from libero.libero.envs.env_wrapper import ControlEnv, OffScreenRenderEnv
+        from libero.libero.envs.objects import OBJECTS_DICT
+        from robosuite.utils.observables import Observable, sensor
+        from robosuite.utils.transform_utils import quat2axisangle
     return SimpleNamespace(
         benchmark=benchmark,
         ControlEnv=ControlEnv,

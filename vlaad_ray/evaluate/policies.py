@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vlaad_ray.configs import EvalConfig, UserError, location, what_a_checkpoint_is
-from vlaad_ray.deploy import loading
-from vlaad_ray.rollout.students import Acting, check_device, student_policy
+from vlaad_ray.deploy.acting import Acting, check_device, student_policy
 from vlaad_ray.teachers import TEACHERS, find_teacher
 from vlaad_ray.types import LocalPolicy, SharedPolicy
 
@@ -25,7 +24,9 @@ def find_policy(config: EvalConfig) -> tuple[LocalPolicy | SharedPolicy, Mapping
                 f"--policy: {config.policy!r} is neither a teacher ({', '.join(TEACHERS)}) nor a checkpoint; "
                 f"{what_a_checkpoint_is(config.policy)}"
             )
-        described = loading.describe(directory)
+        from vlaad_ray.deploy.loading import describe  # torch, which a teacher alone does without
+
+        described = describe(directory)
         acting = Acting(config.execute, config.actuation, config.ensemble, config.device, config.precision)
         return student_policy(directory.resolve(), described, acting, config.serving), described.training
     if config.precision != EvalConfig.precision:

@@ -21,6 +21,7 @@ from vlaad_ray.configs import (
     parse_range,
     settings_of,
 )
+from vlaad_ray.deploy.acting import on_device
 from vlaad_ray.envs import check_starts, find_suite
 from vlaad_ray.evaluate.metrics import find_metrics
 from vlaad_ray.evaluate.outcomes import by_task, compare, flips, read_results, steps_mean, success
@@ -30,7 +31,6 @@ from vlaad_ray.rollout.episode import EpisodeSpec
 from vlaad_ray.rollout.fleet import Fleet, FleetReport, check_images, fleet_of
 from vlaad_ray.rollout.noise import check_teacher_noise
 from vlaad_ray.rollout.outcome import store_outcome
-from vlaad_ray.rollout.students import on_device
 from vlaad_ray.runtime import cli, places
 from vlaad_ray.runtime.record import begin, files_in, software, write_run_record
 from vlaad_ray.stats import format_success
@@ -207,9 +207,13 @@ def check_training(specs: Sequence[EpisodeSpec], training: Mapping[str, Any]) ->
         if spec.key.init.kind == "stored"  # what a placement is depends on its seed, which the record does not tell
         and spec.key.init.label in training.get("init_states", {}).get(spec.key.suite, {}).get(str(spec.key.task), ())
     }
+    warnings = []
+    used = (labels for tasks in training.get("init_states", {}).values() for labels in tasks.values())
+    if any(label.startswith("i") for labels in used for label in labels):
+        warnings.append("the student was trained on imported episodes: whether they start as these do is not known")
     if not seen:
-        return []
-    return [f"{len(seen)} of {len(specs)} episodes start from init states that the student was trained on"]
+        return warnings
+    return [*warnings, f"{len(seen)} of {len(specs)} episodes start from init states that the student was trained on"]
 
 
 def show(summary: EvalSummary) -> Table:

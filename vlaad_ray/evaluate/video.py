@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from fractions import Fraction
+from collections.abc import Iterable, Mapping
 from itertools import chain
 
-import imageio_ffmpeg
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vlaad_ray.configs import Location
 from vlaad_ray.files import replacing
+from vlaad_ray.store.video import VideoError, encoding
+
+__all__ = ["VideoError", "frame", "write_mp4"]
 
 CAPTION_HEIGHT = 20
 CONSTANT_RATE_FACTOR = 26
 """x264 quality: an episode of 200 steps and two 128-px cameras at scale 2 takes 0.2-0.4 MB, small enough to embed."""
-
-
-class VideoError(Exception):
-    """A video that could not be written. Its text says why, in one line."""
 
 
 def frame(images: Mapping[str, np.ndarray], caption: str = "", scale: int = 2) -> np.ndarray:
@@ -54,37 +48,13 @@ def write_mp4(path: Location, frames: Iterable[np.ndarray], fps: float) -> Locat
         raise ValueError(f"{path}: a video needs at least one frame")
     height, width, _ = first.shape
     padding = ((0, height % 2), (0, width % 2), (0, 0))
-
-    def padded() -> Iterator[bytes]:
+    options = ("-pix_fmt", "yuv420p", "-crf", str(CONSTANT_RATE_FACTOR))
+    with (
+        replacing(path) as temporary,
+        encoding(temporary, height + height % 2, width + width % 2, fps, options) as write,
+    ):
         for image in chain([first], frames):
             if image.shape != first.shape or image.dtype != np.uint8:
                 raise ValueError(f"{path}: frames must be uint8 of one size, {first.shape}; got {image.shape}")
-            yield np.pad(image, padding, mode="edge").tobytes()
-
-    with replacing(path) as temporary:
-        _encode(temporary, padded(), f"{width + width % 2}x{height + height % 2}", fps)
+            write(np.pad(image, padding, mode="edge").tobytes())
     return path
-
-
-def _encode(path: Location, frames: Iterable[bytes], size: str, fps: float) -> None:
-    """Raw RGB frames through ffmpeg. (imageio_ffmpeg.write_frames does not look at how ffmpeg ended.)"""
-    try:
-        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error"]
-    except RuntimeError as error:
-        raise VideoError(str(error)) from None
-    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", str(Fraction(fps).limit_denominator())]
-    command += ["-i", "-", "-an", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", str(CONSTANT_RATE_FACTOR)]
-    # faststart: the index comes first, so a browser plays before it has the whole file. The format is named because the
-    # temporary path has no .mp4 ending; "file:", since a path may look like a protocol (12:30) or an option (-x).
-    command += ["-movflags", "+faststart", "-f", "mp4", f"file:{path.absolute()}"]
-    with tempfile.TemporaryFile() as said:
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, stderr=said) as ffmpeg:
-            assert ffmpeg.stdin is not None
-            with contextlib.suppress(BrokenPipeError):  # it has ended early, and says below why
-                for frame in frames:
-                    ffmpeg.stdin.write(frame)
-                ffmpeg.stdin.close()
-        if ffmpeg.returncode:
-            said.seek(0)
-            lines = said.read().decode(errors="replace").splitlines() or [f"status {ffmpeg.returncode}"]
-            raise VideoError(f"ffmpeg could not write it: {lines[-1]}")

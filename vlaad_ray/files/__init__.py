@@ -5,7 +5,7 @@ deployed student does without pyarrow.
 """
 
 from vlaad_ray.files.hashing import Part, sha256
-from vlaad_ray.files.reading import children, local_copy, parse_json, read_bytes, read_json
+from vlaad_ray.files.reading import children, descendants, local_copy, parse_json, read_bytes, read_json
 from vlaad_ray.files.remote import asking, in_parallel, opened, reach
 from vlaad_ray.files.writing import filling, put_all, remove_tree, replacing, replacing_directory, write_json
 
@@ -13,6 +13,7 @@ __all__ = [
     "Part",
     "asking",
     "children",
+    "descendants",
     "filling",
     "in_parallel",
     "local_copy",

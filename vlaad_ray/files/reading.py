@@ -9,9 +9,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from upath import UPath
 
@@ -36,6 +36,17 @@ def children(folder: Location, ending: str) -> list[Location]:
         else:
             names = [path.rpartition("/")[2] for path in folder.fs.ls(folder.path, detail=False)]
     return [folder / name for name in sorted(names) if name.endswith(ending) and not name.startswith(".")]
+
+
+def descendants(folder: Location, ending: str) -> list[Location]:
+    """The same of all folders below `folder`, too, by path."""
+    with asking(folder):
+        if isinstance(folder, Path):
+            found: list[Location] = [path for path in folder.rglob(f"*{ending}") if path.is_file()]
+        else:
+            root = folder.path.rstrip("/") + "/"
+            found = [folder / name.removeprefix(root) for name in folder.fs.find(folder.path) if name.endswith(ending)]
+    return sorted((path for path in found if not path.name.startswith(".")), key=str)
 
 
 def read_bytes(place: Location) -> bytes:
@@ -87,19 +98,21 @@ def local_copy(place: Location, without: str = "") -> Iterator[Path]:
     copies = Path(tempfile.gettempdir()) / f"vlaad_ray-copies-{os.getuid()}"
     copies.mkdir(mode=0o700, exist_ok=True)
     folder = copies / version
-    with (copies / f"{version}.lock").open("w") as lock:
+    with (copies / f"{version}.lock").open("w") as lock, ExitStack() as after:
         fcntl.flock(lock, fcntl.LOCK_SH)
         while not folder.exists():
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not folder.exists():
                 _download(place, list(found), folder)
             fcntl.flock(lock, fcntl.LOCK_SH)  # others may get in between, and leave as the last: hence the loop
-        try:
-            yield folder / (place.name or BUCKET)
-        finally:
-            with suppress(BlockingIOError):  # others still use it
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+        after.callback(_remove_unused, folder, lock)
+        yield folder / (place.name or BUCKET)
+
+
+def _remove_unused(folder: Path, lock: TextIO) -> None:
+    with suppress(BlockingIOError):  # others still use it
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _download(place: UPath, objects: list[str], folder: Path) -> None:

@@ -15,7 +15,7 @@ import socket
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
@@ -41,17 +41,15 @@ def replacing(place: Location) -> Iterator[Path]:
                 place.fs.put_file(str(temporary), place.path)
         return
     temporary = _beside(place)
-    with writing(place):
+    with writing(place), ExitStack() as after:
         place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.touch(exist_ok=False)
-            mode = temporary.stat().st_mode
-            yield temporary
-            _settle(temporary, mode)
-            os.replace(temporary, place)
-            _flush(place.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+        after.callback(temporary.unlink, missing_ok=True)
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
+        yield temporary
+        _settle(temporary, mode)
+        os.replace(temporary, place)
+        _flush(place.parent)
 
 
 @contextmanager
@@ -69,21 +67,19 @@ def replacing_directory(place: Location, marker: str) -> Iterator[Path]:
                 _upload(Path(folder), place, marker)
         return
     temporary = _beside(place)
-    with writing(place):
-        try:
-            temporary.mkdir(parents=True)
-            probe = temporary / "mode"
-            probe.touch()
-            mode = probe.stat().st_mode
-            probe.unlink()
-            yield temporary
-            for path in temporary.rglob("*"):
-                if path.is_file():
-                    _settle(path, mode)
-            _swap(temporary, place)
-            _flush(place.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with writing(place), ExitStack() as after:
+        after.callback(shutil.rmtree, temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        probe = temporary / "mode"
+        probe.touch()
+        mode = probe.stat().st_mode
+        probe.unlink()
+        yield temporary
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                _settle(path, mode)
+        _swap(temporary, place)
+        _flush(place.parent)
 
 
 @contextmanager
@@ -152,11 +148,10 @@ def _settle(path: Path, mode: int) -> None:
 
 
 def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
+    with ExitStack() as after:
+        handle = os.open(path, os.O_RDONLY)
+        after.callback(os.close, handle)
         os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _upload(folder: Path, place: UPath, marker: str) -> None:

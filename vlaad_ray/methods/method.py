@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vlaad_ray.configs import NoSettings
+from vlaad_ray.configs import Location, NoSettings
 from vlaad_ray.models.student.model import Student
 from vlaad_ray.types import Annotation, Episode
 
@@ -62,6 +63,9 @@ class Learner(nn.Module):
     One forward for all that a loss needs, so that workers which train together wrap one module.
     """
 
+    done: float = 0.0
+    """Share of the training that is over, 0 to 1, for schedules: training sets it before each step."""
+
     def __init__(self, student: Student) -> None:
         super().__init__()
         self.student = student
@@ -76,8 +80,36 @@ class Plain(NamedTuple):
     image: Tensor
 
 
+@dataclass(frozen=True)
+class Material:
+    """What a method is about to be used on."""
+
+    start_from: Location | None
+    """Checkpoint that training starts from."""
+    episodes: Mapping[str, str]
+    """Name -> hash of its content."""
+    phases: Sequence[str]
+    """Of the data."""
+
+
 def no_columns(episode: Episode, annotation: Annotation | None) -> Columns:
     return {}
+
+
+def reads_nothing(settings: Any) -> Mapping[str, Location]:
+    return {}
+
+
+def nothing_to_check(settings: Any, material: Material) -> Mapping[str, str]:
+    return {}
+
+
+def nothing_stored(settings: Any, episode: Episode) -> Columns:
+    return {}
+
+
+def leaves_nothing(learner: Any, folder: Path) -> None:
+    """The student is all there is."""
 
 
 def plain_learner(settings: Any, student: Student, phases: Sequence[str]) -> Learner:
@@ -118,6 +150,14 @@ class Method:
     """Calls the learner, or what wraps it for several workers. In bf16 where training is."""
     finish: Callable[[Any], Student] = trained_student
     """Trained learner -> the student that is deployed."""
+    reads: Callable[[Any], Mapping[str, Location]] = reads_nothing
+    """Flag -> a directory of its own that it reads."""
+    check: Callable[[Any, Material], Mapping[str, str]] = nothing_to_check
+    """Before any work: what else must not change under a run. Raises UserError for what it cannot be used on."""
+    stored: Callable[[Any, Episode], Columns] = nothing_stored
+    """Further columns, numbers only, from a directory of its own that `check` has looked at."""
+    leave: Callable[[Any, Path], None] = leaves_nothing
+    """(trained learner, folder of the checkpoint): writes what is kept beside the student."""
 
 
 def action_loss(student: Student, output: Tensor, batch: Batch, smoothing: float) -> Tensor:

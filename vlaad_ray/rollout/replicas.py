@@ -25,7 +25,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -176,11 +176,10 @@ def placed(
     )
     device = "cuda" if config.gpus_per_replica > 0 else "cpu"
     replicas: list[Any] = [actor.remote(policy.load, device, config, rhythm) for _ in range(copies(config))]
-    try:
-        yield functools.partial(join, replicas, wait_until_loaded(replicas), policy)
-    finally:
+    with ExitStack() as after:
         for replica in replicas:
-            ray.kill(replica)
+            after.callback(ray.kill, replica)
+        yield functools.partial(join, replicas, wait_until_loaded(replicas), policy)
 
 
 def wait_until_loaded(replicas: list[Any]) -> bool:

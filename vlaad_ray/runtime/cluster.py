@@ -8,7 +8,7 @@ import random
 import re
 import secrets
 import socket
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, TypeVar
 
 import grpc
@@ -62,11 +62,10 @@ def connect(ray_data: bool = False, **options: Any) -> None:
     # Ray Train asks for the state of its actors at the Ray that was last started with `ray start` on this machine,
     # running or not, and takes what that does not know for dead: tell our own Ray's processes where its dashboard is.
     port = free_port(DASHBOARD_PORTS)
-    os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-    try:
+    with ExitStack() as after:
+        os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+        after.callback(os.environ.pop, "RAY_API_SERVER_ADDRESS")  # a job of this process may be for another Ray
         ray.init(address=address, dashboard_port=port, **{**shown, **options})
-    finally:
-        del os.environ["RAY_API_SERVER_ADDRESS"]  # a job that this process submits may be for another Ray
 
 
 def _give_token() -> None:

@@ -39,6 +39,8 @@ DOORS: tuple[Door, ...] = (
     Door("policy", "teacher_config", "vlaad_ray.teachers:TEACHERS", others=True, extra="sim"),
     Door("student", "network", "vlaad_ray.models.student:STUDENTS"),
     Door("objective", "method", "vlaad_ray.methods:METHODS"),
+    Door("format", "layout", "vlaad_ray.exchange:FORMATS", extra="pipeline"),
+    Door("source", "reading", "vlaad_ray.exchange:SOURCES", extra="pipeline"),
 )
 
 SETTINGS = frozenset(door.settings for door in DOORS)
@@ -72,7 +74,7 @@ def with_settings(
     }
     settled = []
     for door in DOORS:
-        if not {door.name, door.settings} <= fields.keys():
+        if not {door.name, door.settings} <= fields.keys() or door.settings in hidden:
             continue
         chosen = _value(args, f"{prefix}{door.name}")
         if chosen is None and fields[door.settings].default is None:  # nobody named one: the usual one has flags, too

@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from enum import Enum
 from typing import TypeVar
 
@@ -43,27 +44,32 @@ def fitted(division: Callable[[Sequence[Node]], Division], wanted: Processes, wa
     Where it raises NoRoom and an autoscaler may still bring nodes for `wanted`, waits for these, `wait_s` seconds at
     most. Raises UserError when they don't come, or at once when nobody would bring them.
     """
-    try:
-        return division(nodes())
-    except NoRoom as error:
-        no_room = error
+    found = _tried(division)
+    if not isinstance(found, NoRoom):
+        return found
     cpus = wanted.cpus or float(wanted.share)
     each = {name: amount for name, amount in (("CPU", cpus), ("GPU", wanted.gpus)) if amount}
     group = placement_group([each] * max(1, wanted.count))
+    with ExitStack() as after:
+        after.callback(remove_placement_group, group)
+        return _await(division, group, wait_s, found)
+
+
+def _tried(division: Callable[[Sequence[Node]], Division]) -> Division | NoRoom:
+    """What it makes of the nodes that there are now, or why it can't."""
     try:
-        return _await(division, group, wait_s, no_room)
-    finally:
-        remove_placement_group(group)
+        return division(nodes())
+    except NoRoom as error:
+        return error
 
 
 def refuse_hopeless(division: Callable[[Sequence[Node]], object]) -> None:
     """For what comes hours later: raise UserError now if no node has what it takes, and nobody scales the cluster."""
-    try:
-        division(nodes())
-    except NoRoom:
+    found = _tried(division)
+    if isinstance(found, NoRoom):
         started_here = (os.environ.get("RAY_ADDRESS") or "local") == "local"
         if started_here or _first_autoscaler(_gcs()) is Prospect.REFUSED:
-            raise
+            raise found
 
 
 def _await(
@@ -81,10 +87,10 @@ def _await(
             )
             announced = True
         group.wait(POLL_S)
-        try:
-            return division(nodes())
-        except NoRoom as error:
-            no_room = error
+        found = _tried(division)
+        if not isinstance(found, NoRoom):
+            return found
+        no_room = found
     if not announced:
         raise no_room
     raise UserError(

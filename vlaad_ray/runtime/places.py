@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from vlaad_ray.runtime import cluster
 
 WRITTEN = ("out", "repair", "frame_cache", "results")
 """Fields of configs that name a place to write to; others are read."""
-READ_BY_NODES = ("data", "annotations", "checkpoint")
+READ_BY_NODES = ("data", "annotations", "checkpoint", "from_")
 ANSWER_S = 300.0
 """Seconds that a node has to look at a place: it may have to install the job's packages first."""
 REMEDY = "give a directory on a mount that all nodes share, or a URI, as s3://BUCKET/FOLDER"
@@ -64,7 +64,7 @@ def _nodes() -> list[dict[str, Any]]:
 
 
 def _relative(name: str, place: Path) -> str:
-    here = f"--{name.replace('_', '-')} {place} is relative"
+    here = f"--{name.replace('_', '-').rstrip('-')} {place} is relative"
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:  # a submitted job
         return f"{here}, and a submitted job runs in Ray's own copy of the working directory; {REMEDY}"
     return f"{here}, and the cluster's nodes run elsewhere; write {place.absolute()} if that is a mount they share"
@@ -74,7 +74,8 @@ def _ask_nodes(written: Mapping[str, Location], read: Mapping[str, Location]) ->
     mark = f".probe-{secrets.token_hex(6)}"
     nodes = _nodes()
     made = [place for place in written.values() if not place.exists()]
-    try:
+    with ExitStack() as after:
+        after.callback(_clear_up, written.values(), [f"{mark}-{left}" for left in ("driver", *range(len(nodes)))], made)
         for place in written.values():
             files.write_json(place / f"{mark}-driver", None)
         answers = [
@@ -92,14 +93,17 @@ def _ask_nodes(written: Mapping[str, Location], read: Mapping[str, Location]) ->
             for name, place in written.items():
                 if not (place / f"{mark}-{number}").exists():
                     raise UserError(f"--{name} {place}: what {who} writes there is not here; {REMEDY}")
-    finally:
-        for place in written.values():
-            for left in ("driver", *range(len(nodes))):
-                (place / f"{mark}-{left}").unlink(missing_ok=True)
-        for place in made:
-            if isinstance(place, Path):
-                with suppress(OSError):  # others write there by now
-                    place.rmdir()
+
+
+def _clear_up(written: Iterable[Location], marks: Sequence[str], made: Iterable[Location]) -> None:
+    """Remove the marks, and the folders that were made for them, unless somebody has written there since."""
+    for place in written:
+        for mark in marks:
+            (place / mark).unlink(missing_ok=True)
+    for place in made:
+        if isinstance(place, Path):
+            with suppress(OSError):
+                place.rmdir()
 
 
 def _look_around(mark: str, own_mark: str, written: Mapping[str, Location], read: Mapping[str, Location]) -> str | None:

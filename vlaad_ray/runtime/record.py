@@ -40,12 +40,14 @@ PACKAGES = (
 
 RECORD = "config.json"
 TRACES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "episodes/[!.]*.parquet": ("episodes", ("CollectConfig",)),
+    "episodes/[!.]*.parquet": ("episodes", ("CollectConfig", "ImportDatasetConfig")),
     "outcomes/[!.]*.json": ("outcomes of episodes", ("CollectConfig", "EvalConfig")),
     "annotations/[!.]*.parquet": ("annotations", ("AnnotateConfig",)),
     "metrics.jsonl": ("a training run", ("TrainConfig",)),
+    "meta/info.json": ("a LeRobot dataset", ("ExportDatasetConfig",)),
     "export.json": ("an exported policy", ("ExportConfig",)),
-    "[!.]*.safetensors": ("a model's weights", ()),
+    "probes/[!.]*.parquet": ("probes of a teacher's layers", ("ProbeConfig",)),
+    "[!.]*.safetensors": ("a model's weights", ("ProbeConfig",)),
 }
 """What tells of an output, beside its record: files -> (in words, the jobs that write them into their --out)."""
 

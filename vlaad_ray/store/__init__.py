@@ -6,6 +6,7 @@ A dataset directory holds one Parquet file an episode, one row a control step (d
     DIR/outcomes/<episode name>.json         one small record for every episode that ended, kept or not
     DIR/annotations/<episode name>.parquet   labels, in an annotation directory, a row a frame again
     DIR/answers/<episode name>.parquet       beside them, what a VLM answered, a row a question
+    DIR/probes/<episode name>.parquet        what heads say of a teacher's layers, a row a pictured frame (probes.py)
     DIR/audit.parquet, DIR/accepted.parquet  every usable answer, audited; those that a person accepted
 
 DIR is a path or a URI. A reader never sees half a file (vlaad_ray.files); whatever a killed writer leaves behind starts
@@ -37,7 +38,9 @@ from vlaad_ray.store.episodes import (
     EPISODE_SCHEMA,
     JPEG_QUALITY,
     copy_with_actions,
+    decode_image,
     encode_jpeg,
+    encode_png,
     list_episodes,
     read_embodiment,
     read_episode,
@@ -49,6 +52,7 @@ from vlaad_ray.store.episodes import (
     write_episode,
 )
 from vlaad_ray.store.outcomes import account_for, read_evaluation, read_outcomes, write_outcome
+from vlaad_ray.store.probes import Probes, probed_episodes, probes_facts, probes_path, read_probes, write_probes
 from vlaad_ray.store.summaries import read_summary, write_summary
 
 __all__ = [
@@ -56,15 +60,21 @@ __all__ = [
     "AUDIT_SCHEMA",
     "EPISODE_SCHEMA",
     "JPEG_QUALITY",
+    "Probes",
     "account_for",
     "annotated_episodes",
     "annotation_path",
     "annotation_provenance",
     "cached_arrays",
     "copy_with_actions",
+    "decode_image",
     "encode_jpeg",
+    "encode_png",
     "list_annotations",
     "list_episodes",
+    "probed_episodes",
+    "probes_facts",
+    "probes_path",
     "read_accepted",
     "read_annotation",
     "read_answers",
@@ -78,6 +88,7 @@ __all__ = [
     "read_metadata",
     "read_outcomes",
     "read_pictures",
+    "read_probes",
     "read_summary",
     "replacing",
     "stored_episodes",
@@ -89,5 +100,6 @@ __all__ = [
     "write_episode",
     "write_json",
     "write_outcome",
+    "write_probes",
     "write_summary",
 ]

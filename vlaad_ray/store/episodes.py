@@ -67,6 +67,12 @@ class Survey(NamedTuple):
 EPISODE_SCHEMA = episode_schema(LIBERO)
 
 
+def encode_png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def encode_jpeg(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
@@ -78,7 +84,9 @@ def decode_image(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def write_episode(root: Location, episode: Episode, extra: Mapping[str, Any]) -> Location:
+def write_episode(
+    root: Location, episode: Episode, extra: Mapping[str, Any], encode: Callable[[np.ndarray], bytes] = encode_jpeg
+) -> Location:
     """Store an episode. `extra` (render mode, versions …) joins the footer beside the episode's own facts.
 
     Raises UserError for one without steps, or with a number that is none: nothing could be learned from it.
@@ -90,7 +98,7 @@ def write_episode(root: Location, episode: Episode, extra: Mapping[str, Any]) ->
     zeros = pa.array(np.zeros(steps, np.int32))
     images = {
         camera: pa.array(
-            [None if image is None else encode_jpeg(image) for image in episode.images.get(camera, (None,) * steps)],
+            [None if image is None else encode(image) for image in episode.images.get(camera, (None,) * steps)],
             pa.binary(),
         )
         for camera in episode.embodiment.cameras

@@ -34,10 +34,15 @@ def write_table(path: Location, table: pa.Table, footer: Mapping[str, Any]) -> L
 
 def read_footer(path: Location, kind: str) -> dict[str, Any]:
     """The facts of a file of ours: one request to a store. Raises UserError for any other file."""
-    with _reading(path):
+    return _footer(path, kind, schema_metadata(path))
+
+
+def schema_metadata(path: Location) -> Mapping[bytes, bytes]:
+    """What any Parquet file's schema says beside its columns: one request to a store. Raises UserError for others."""
+    with reading(path):
         # Whole: Arrow takes run:1/data for a URI.
         source = path.absolute() if isinstance(path, Path) else pa.BufferReader(_tail(path))
-        return _footer(path, kind, pq.read_schema(source).metadata or {})
+        return dict(pq.read_schema(source).metadata or {})
 
 
 @contextmanager
@@ -47,7 +52,7 @@ def opened_table(path: Location, kind: str) -> Iterator[tuple[dict[str, Any], pq
     Of a file in a store only the columns that are read are fetched.
     """
     source = path.absolute() if isinstance(path, Path) else None
-    with _reading(path), pq.ParquetFile(source or opened(path), pre_buffer=source is None) as file:
+    with reading(path), pq.ParquetFile(source or opened(path), pre_buffer=source is None) as file:
         yield _footer(path, kind, file.schema_arrow.metadata or {}), file
 
 
@@ -58,7 +63,8 @@ def read_table(path: Location, kind: str, columns: Sequence[str]) -> pa.Table:
 
 
 @contextmanager
-def _reading(path: Location) -> Iterator[None]:
+def reading(path: Location) -> Iterator[None]:
+    """Around reading a Parquet file: what is wrong with it is a UserError that names it."""
     with asking(path):
         try:
             yield

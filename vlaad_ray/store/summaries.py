@@ -6,9 +6,19 @@ from typing import TypeVar
 
 from vlaad_ray.configs import Location, read_record
 from vlaad_ray.files import read_json, write_json
-from vlaad_ray.summaries import AnnotateSummary, AuditSummary, CollectSummary, EvalSummary, TrainSummary
+from vlaad_ray.summaries import (
+    AnnotateSummary,
+    AuditSummary,
+    CollectSummary,
+    EvalSummary,
+    ProbeSummary,
+    TrainSummary,
+)
 
-Summary = TypeVar("Summary", bound=AnnotateSummary | AuditSummary | CollectSummary | EvalSummary | TrainSummary)
+Summary = TypeVar(
+    "Summary",
+    bound=AnnotateSummary | AuditSummary | CollectSummary | EvalSummary | ProbeSummary | TrainSummary,
+)
 SUMMARY = "summary.json"
 
 

@@ -30,7 +30,9 @@ from vlaad_ray.summaries.audit import (
     TaskNoise,
 )
 from vlaad_ray.summaries.collection import CollectSummary, EpisodeCounts, TaskCounts
+from vlaad_ray.summaries.distillation import ProbeSummary, RoutesSummary
 from vlaad_ray.summaries.evaluation import EvalSummary
+from vlaad_ray.summaries.exchange import ExportDatasetSummary, ImportDatasetSummary, Replayed
 from vlaad_ray.summaries.rates import Comparison, Paired, Success, Successes, TaskSuccesses
 from vlaad_ray.summaries.training import SplitCounts, TrainSummary
 
@@ -47,15 +49,20 @@ __all__ = [
     "EpisodeCounts",
     "EpisodeNoise",
     "EvalSummary",
+    "ExportDatasetSummary",
     "Faults",
     "Flicker",
     "Forecast",
+    "ImportDatasetSummary",
     "Judged",
     "Noise",
     "Paired",
     "PhaseAgreement",
     "PhaseNoise",
+    "ProbeSummary",
     "RepairCounts",
+    "Replayed",
+    "RoutesSummary",
     "SplitCounts",
     "Steadiness",
     "Success",

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from vlaad_ray import plugins
 from vlaad_ray.configs import (
+    CheckpointConfig,
     Location,
     NoSettings,
     OpenVlaConfig,
@@ -104,10 +105,18 @@ def describe_remote(config: RemoteConfig, suite: str, execute: int) -> LocalPoli
     return remote_teacher(config, find_suite(suite).embodiment, execute)
 
 
+def describe_checkpoint(config: CheckpointConfig, suite: str, execute: int) -> LocalPolicy | SharedPolicy:
+    """A student of ours; it acts as in evaluation, 2 actions of a chunk unless told otherwise."""
+    from vlaad_ray.teachers.checkpoint import checkpoint_teacher
+
+    return checkpoint_teacher(config, find_suite(suite).embodiment, execute)
+
+
 TEACHERS: dict[str, Teacher] = {
     "scripted": Teacher(NoSettings, describe_scripted),
     "openvla": Teacher(OpenVlaConfig, describe_openvla),
     "remote": Teacher(RemoteConfig, describe_remote),
+    "checkpoint": Teacher(CheckpointConfig, describe_checkpoint),
 }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,8 +14,12 @@ from torch import Tensor
 
 from vlaad_ray.models.openvla.actions import ActionStatistics, choose_key, parse_statistics, tokens_to_actions
 from vlaad_ray.models.openvla.checkpoint import load_model, read_checkpoint
-from vlaad_ray.models.openvla.model import OpenVlaModel
+from vlaad_ray.models.openvla.layered import LayeredOpenVla
+from vlaad_ray.models.openvla.model import OpenVlaModel, normalise
 from vlaad_ray.models.openvla.preprocess import CAMERA, EMPTY_TOKEN, Normalisation, prepare, prompt
+from vlaad_ray.models.openvla.routing import Routing
+from vlaad_ray.models.vla.layered import Inputs
+from vlaad_ray.models.vla.router import Router, routes_of
 from vlaad_ray.types import ACTION_DIM, ActionChunk, Observation
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -31,7 +36,11 @@ class OpenVla:
         tokenizer: Tokenizer,
         normalisation: Normalisation,
         statistics: ActionStatistics,
+        choose: Callable[[Inputs], Tensor] | None = None,
     ):
+        """choose: an observation's inputs -> its route [B, L] bool; None: all decoder layers run."""
+        self._layered = LayeredOpenVla(model, normalisation, statistics)
+        self._choose = choose
         self._model, self._tokenizer = model, tokenizer
         self._normalisation, self._statistics = normalisation, statistics
         weight = model.projector.fc1.weight
@@ -56,7 +65,10 @@ class OpenVla:
         images = torch.from_numpy(np.stack([observation.images[CAMERA] for observation in observations]))
         pixels = normalise(images.to(self._device), self._normalisation).to(self._dtype)
         prompts = [self._encode(observation.instruction) for observation in observations]
-        tokens, _ = self._model.decode(pixels, prompts, ACTION_DIM)
+        if self._choose is None:
+            tokens, _ = self._model.decode(pixels, prompts, ACTION_DIM)
+        else:
+            tokens, _ = self._layered.decode(pixels, prompts, ACTION_DIM, self._choose)
         config = self._model.config
         actions = tokens_to_actions(
             tokens.cpu().numpy(), config.action_vocabulary_end, config.action_bins, self._statistics
@@ -86,20 +98,22 @@ def load_openvla(
     key = choose_key(described.statistics, suite, unnorm_key, str(described.statistics_source))
     statistics = parse_statistics(described.statistics[key], f"{described.statistics_source}, {key!r}")
     model = load_model(described, torch.device(device), DTYPES[dtype])
-    return OpenVla(model, described.tokenizer, described.normalisation, statistics)
+    choose = None if described.routing is None else chooser(described.routing, model, torch.device(device))
+    return OpenVla(model, described.tokenizer, described.normalisation, statistics, choose)
 
 
-def normalise(images: Tensor, normalisation: Normalisation) -> Tensor:
-    """[B, S, S, 3] uint8 -> [B, 6, S, S] float32: the first tower's channels, then the second's."""
-    pixels = images.permute(0, 3, 1, 2).float() / 255
-    return torch.cat(
-        [
-            (pixels - _channels(mean, pixels)) / _channels(std, pixels)
-            for mean, std in zip(normalisation.means, normalisation.stds, strict=True)
-        ],
-        dim=1,
-    )
+def chooser(routing: Routing, model: OpenVlaModel, device: torch.device) -> Callable[[Inputs], Tensor]:
+    """What decides on routes [B, L]: the router, or nobody where the route is fixed."""
+    language = model.config.language
+    router = routing.load(language.hidden_size, language.num_hidden_layers, device)
+    if router is None:
+        return functools.partial(_always, torch.tensor(routing.route))
+    return functools.partial(_as_said, router, routing.threshold)
 
 
-def _channels(values: Sequence[float], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+def _always(route: Tensor, inputs: Inputs) -> Tensor:
+    return route.expand(len(inputs.hidden), -1)
+
+
+def _as_said(router: Router, threshold: float, inputs: Inputs) -> Tensor:
+    return routes_of(router(inputs), threshold)

@@ -101,7 +101,7 @@ def frame_dataset(job: Job) -> ray.data.Dataset:
             "texts": texts,
             "phases": phases,
             "student_config": job.student_config,
-            "columns": job.method.columns,
+            "columns": prepare.columns_of(job.method, job.config.method),
             "cache": job.config.frame_cache,
         },
         batch_size=1,

@@ -113,6 +113,7 @@ def fit(
                 done = max(done, elapsed() / limit)
             if done >= 1:
                 break
+            setup.learner.done = done
             for group in setup.optimiser.param_groups:
                 group["lr"] = config.lr * learning_rate(
                     progress.step, done, min(WARM_UP_STEPS, steps * config.epochs // 10)
@@ -194,11 +195,9 @@ def validate(setup: Setup) -> dict[str, Any]:
     return tally.summed(setup.worker)
 
 
-def _forward(
-    setup: Setup, model: nn.Module, rows: np.ndarray, augment: np.random.Generator | None
-) -> tuple[Batch, Answers, Tensor, dict[str, Tensor]]:
-    """The frames `rows`, answers to them, total loss and its parts."""
-    config, frames, method, device = setup.config, setup.frames, setup.method, setup.worker.device
+def make_batch(setup: Setup, rows: np.ndarray, augment: np.random.Generator | None) -> Batch:
+    """The frames `rows` on the worker's device; `augment`: with shifted pictures and noise on proprioception."""
+    config, frames, device = setup.config, setup.frames, setup.worker.device
 
     def on_device(values: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(values[rows]).to(device)
@@ -209,7 +208,7 @@ def _forward(
         images = random_shift(images, augment)
         proprio = proprio + config.proprio_noise * setup.learner.student.proprio_std * torch.randn_like(proprio)
     actions = on_device(frames.actions)
-    batch = Batch(
+    return Batch(
         images=torch.from_numpy(images).to(device),
         proprio=proprio,
         instruction=setup.texts[on_device(frames.instruction)],
@@ -219,7 +218,15 @@ def _forward(
         texts=setup.texts,
         weights=loss_weights(config, actions),
     )
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+
+
+def _forward(
+    setup: Setup, model: nn.Module, rows: np.ndarray, augment: np.random.Generator | None
+) -> tuple[Batch, Answers, Tensor, dict[str, Tensor]]:
+    """The frames `rows`, answers to them, total loss and its parts."""
+    config, method = setup.config, setup.method
+    batch = make_batch(setup, rows, augment)
+    with torch.autocast(setup.worker.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         answers = method.forward(config.method, model, batch)
     loss, parts = method.loss(config.method, setup.learner, answers, batch, config.target_sigma)
     return batch, answers, loss, parts

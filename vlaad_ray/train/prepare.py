@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from vlaad_ray import plugins
-from vlaad_ray.configs import Location, TrainConfig, UserError, settings_of
+from vlaad_ray.configs import Location, TrainConfig, UserError, places_of, settings_of
 from vlaad_ray.methods import METHODS
-from vlaad_ray.methods.method import Learner, Method
+from vlaad_ray.methods.method import Columns, Learner, Method
 from vlaad_ray.models.student import STUDENTS, checkpoint, presets
 from vlaad_ray.models.student.model import StudentConfig
 from vlaad_ray.models.student.presets import Preset, Wish
 from vlaad_ray.models.student.text import TextTokenizer
+from vlaad_ray.train.data import ColumnsOf
 from vlaad_ray.train.survey import Survey
+from vlaad_ray.types import Annotation, Episode
 
 
 def find_preset(student: str) -> Preset:
@@ -31,27 +34,39 @@ def complete(config: TrainConfig) -> TrainConfig:
     """With the settings of its student and its objective, and whole paths: workers run in other directories."""
     preset, method = find_preset(config.student), find_method(config.objective)
     network = settings_of(f"student {config.student}", preset.config, config.network)
+    settings = settings_of(f"objective {config.objective}", method.config, config.method)
+    labelled = method.annotated or method.phases
     return replace(
         config,
         data=config.data.resolve(),
         out=config.out.resolve(),
-        annotations=config.annotations.resolve() if config.annotations and method.annotated else None,
+        annotations=config.annotations.resolve() if config.annotations and labelled else None,
         more_data=tuple(place.resolve() for place in config.more_data),
-        more_annotations=tuple(place.resolve() for place in config.more_annotations if method.annotated),
+        more_annotations=tuple(place.resolve() for place in config.more_annotations if labelled),
         start_from=config.start_from.resolve() if config.start_from else None,
         frame_cache=config.frame_cache.resolve() if config.frame_cache else None,
         network=preset.absolute(network),
-        method=settings_of(f"objective {config.objective}", method.config, config.method),
+        method=replace(settings, **{name: place.resolve() for name, place in places_of(settings)}),
     )
 
 
 def reads(config: TrainConfig) -> dict[str, Location | None]:
     """Flag -> the directory that training reads there. `config` is complete."""
     network = find_preset(config.student).reads(config.network)
+    method = find_method(config.objective).reads(config.method)
     more = {f"--more-data {number}": place for number, place in enumerate(config.more_data, start=1)}
     notes = {f"--more-annotations {number}": place for number, place in enumerate(config.more_annotations, start=1)}
     own = {"--data": config.data, "--annotations": config.annotations, "--start-from": config.start_from}
-    return {**own, **more, **notes, **network}
+    return {**own, **more, **notes, **network, **method}
+
+
+def columns_of(method: Method, settings: Any) -> ColumnsOf:
+    """All columns of an episode that a method needs, its own directory's among them."""
+    return partial(_columns, method, settings)
+
+
+def _columns(method: Method, settings: Any, episode: Episode, annotation: Annotation | None) -> Columns:
+    return {**method.columns(episode, annotation), **method.stored(settings, episode)}
 
 
 def with_values(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:

@@ -23,6 +23,7 @@ from rich.table import Table
 
 from vlaad_ray import files, store
 from vlaad_ray.configs import Location, TrainConfig, UserError, content
+from vlaad_ray.methods.method import Material
 from vlaad_ray.models.student import checkpoint
 from vlaad_ray.runtime import cli, cluster, places
 from vlaad_ray.runtime.record import begin, software, write_run_record
@@ -47,7 +48,7 @@ def train(config: TrainConfig, callbacks: Sequence[UserCallback] = ()) -> TrainS
     began = time.monotonic()
     more = zip(config.more_data, config.more_annotations or (None,) * len(config.more_data), strict=True)
     facts = survey(config.data, config.annotations, config.validation_fraction, method, list(more))
-    identity = run_identity(config, facts)
+    identity = {**run_identity(config, facts), **method.check(config.method, material(config, facts))}
     if (finished := store.read_summary(config.out, TrainSummary)) is not None:
         refuse_other_run(config.out, identity)
         return finished
@@ -73,6 +74,7 @@ def train(config: TrainConfig, callbacks: Sequence[UserCallback] = ()) -> TrainS
         student = method.finish(learner)
         preset.finish(student)
         checkpoint.save_pretrained(directory, student, tokenizer, training_record(resolved, facts))
+        method.leave(learner, directory)
         progress = resume.read_progress(Path(reported))
     summary = summarise(config, facts, progress, time.monotonic() - began)
     store.write_summary(config.out, summary)
@@ -95,6 +97,11 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"--chunk-weights: {len(config.chunk_weights)} for the {config.chunk} actions of --chunk")
     preset.check(config.network, config.image_size)
     find_trackers(config.trackers)
+
+
+def material(config: TrainConfig, facts: Survey) -> Material:
+    """What the method of a training is used on."""
+    return Material(config.start_from, {source.path.stem: source.content for source in facts.sources}, facts.phases)
 
 
 def run_identity(config: TrainConfig, facts: Survey) -> dict[str, Any]:

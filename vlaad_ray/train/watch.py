@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def epochs(out: Location, total: int) -> Iterator[None]:
     """Show the epochs that are trained while the block runs; with the first of them those of before, if it resumes."""
     before, ended = read_metrics(out), threading.Event()
     pause = POLL_S if isinstance(out, Path) else POLL_STORE_S
-    with cli.progress("train", total, every_line=True) as advance:
+    with cli.progress("train", total, every_line=True) as advance, ExitStack() as after:
 
         def follow() -> None:
             shown, last = 0, False
@@ -44,11 +44,9 @@ def epochs(out: Location, total: int) -> Iterator[None]:
 
         follower = threading.Thread(target=follow, daemon=True)
         follower.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            follower.join()
+        after.callback(follower.join)
+        after.callback(ended.set)  # before that
+        yield
 
 
 def epoch_note(record: Mapping[str, Any]) -> str:

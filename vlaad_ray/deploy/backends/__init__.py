@@ -30,10 +30,10 @@ class Backend(Protocol):
     """What tells it apart in a table: torch-bf16, openvino-int8."""
 
     def encode_text(self, tokens: np.ndarray) -> np.ndarray:
-        """[B, L] int64 -> [B, D] float32."""
+        """[B, L] int64 -> [B, D] float32, or the form [B, …] in which the network reads texts."""
 
     def output(self, images: np.ndarray, proprio: np.ndarray, text: np.ndarray) -> np.ndarray:
-        """[B, C, S, S, 3] uint8, [B, P] float32, [B, D] float32 -> what the network says, [B, K, …] float32.
+        """[B, C, S, S, 3] uint8, [B, P] float32, encoded text float32 -> what the network says, [B, K, …] float32.
 
         Of a student that answers in bins it is their logits (deploy/decoding.py).
         """

@@ -14,15 +14,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vlaad_ray.types import CAMERAS, PROPRIO_DIM, Observation
 
+if TYPE_CHECKING:
+    from vlaad_ray.deploy.policy import StudentPolicy
+
 INSTRUCTION = "pick up the alphabet soup and place it in the basket"
 WARM = 5
 """Calls after the first that don't count either: allocators and caches settle."""
+BATCH_CALLS = 10
+"""Timed calls of a batch, at least."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,12 @@ class StudentRequest:
     """Of the observations, in pixels."""
     threads: int
     calls: int
+    mode: str | None = None
+    """How torch runs a checkpoint (TorchBackend); None: its default."""
+    batches: tuple[int, ...] = ()
+    """Observations at once, for throughput; beside batch 1, which is timed in any case."""
+    warm: int = WARM
+    """Calls after the first that don't count either."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,7 @@ class TeacherRequest:
     calls: int
 
 
-def time_student(request: StudentRequest) -> dict[str, float]:
+def time_student(request: StudentRequest) -> dict[str, Any]:
     """Load, answer once, then `calls` times. Milliseconds and MB (10^6 bytes)."""
     import torch
 
@@ -59,11 +70,36 @@ def time_student(request: StudentRequest) -> dict[str, float]:
 
     torch.set_num_threads(request.threads)
     began = time.perf_counter()
-    policy = StudentPolicy.from_pretrained(request.directory, device=request.device, dtype=request.dtype)  # type: ignore[arg-type]
+    policy = StudentPolicy.from_pretrained(
+        request.directory,
+        device=request.device,
+        dtype=request.dtype,  # type: ignore[arg-type]
+        mode=request.mode,  # type: ignore[arg-type]
+    )
     loaded = time.perf_counter()
+    reset_peak_memory(request.device)  # loading holds bf16's weights in fp32 as well, for a moment
     observations = random_observations(8, request.image_size)
-    timed = time_calls(lambda number: policy.infer(observations[number % len(observations)]), WARM, request.calls)
-    return {"load_ms": 1000 * (loaded - began), **timed, **peak_memory(request.device)}
+    # An answer is an array on the CPU, so that a GPU has done its work when the clock is read.
+    timed = time_calls(
+        lambda number: policy.infer(observations[number % len(observations)]), request.warm, request.calls
+    )
+    answer: dict[str, Any] = {"load_ms": 1000 * (loaded - began), **timed, **peak_memory(request.device)}
+    if request.batches:
+        answer["batches"] = {str(size): time_batch(policy, size, request) for size in request.batches}
+    return answer
+
+
+def time_batch(policy: StudentPolicy, size: int, request: StudentRequest) -> dict[str, float]:
+    """Throughput of `infer_batch`, `calls` observations in all, but BATCH_CALLS calls at least."""
+    observations = random_observations(size, request.image_size)
+    reset_peak_memory(request.device)
+    calls = max(BATCH_CALLS, request.calls // size)
+    timed = time_calls(lambda _: policy.infer_batch(observations), WARM, calls)
+    return {
+        "inferences_per_second": size * timed["inferences_per_second"],
+        "p50_ms": timed["p50_ms"],
+        **peak_memory(request.device),
+    }
 
 
 def time_teacher(request: TeacherRequest) -> dict[str, float]:
@@ -110,8 +146,19 @@ def random_observations(count: int, size: int) -> list[Observation]:
     ]
 
 
+def reset_peak_memory(device: str) -> None:
+    """Of a GPU. A process's own cannot be."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
 def peak_memory(device: str) -> dict[str, float]:
-    """Most MB that this process has held. Not ru_maxrss, which a child inherits from its parent."""
+    """Most MB that this process has held. Not ru_maxrss, which a child inherits from its parent.
+
+    On a GPU since `reset_peak_memory`: what tensors took, and what torch had reserved for them.
+    """
     import torch
 
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
@@ -119,6 +166,7 @@ def peak_memory(device: str) -> dict[str, float]:
     held = {"peak_memory_mb": int(found[1]) * 1024 / 1e6}
     if torch.device(device).type == "cuda":
         held["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 1e6
+        held["peak_gpu_reserved_mb"] = torch.cuda.max_memory_reserved() / 1e6
     return held
 
 

@@ -137,15 +137,12 @@ def serve(liar: Liar) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             """The job shows its own progress."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, contextlib.ExitStack() as after:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        after.callback(thread.join)
+        after.callback(server.shutdown)  # before that
         yield f"http://127.0.0.1:{server.server_port}/v1"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def _sideways(moved: Displacement) -> np.ndarray:

@@ -8,9 +8,10 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from vlaad_ray.configs import Location, StudyAlphaConfig
+from vlaad_ray.experiments.markdown import markdown_table
 from vlaad_ray.experiments.studies import closed_loop
 from vlaad_ray.experiments.studies.closed_loop import difference, success_cells, success_points
-from vlaad_ray.experiments.studies.pages import markdown_table, span, whole, write
+from vlaad_ray.experiments.studies.pages import span, whole, write
 from vlaad_ray.experiments.studies.workshop import Workshop
 from vlaad_ray.runtime.record import begin
 

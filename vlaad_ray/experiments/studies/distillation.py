@@ -10,9 +10,10 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from vlaad_ray.configs import Location, StudyDistillationConfig, UserError
+from vlaad_ray.experiments.markdown import markdown_table
 from vlaad_ray.experiments.studies import closed_loop
 from vlaad_ray.experiments.studies.closed_loop import Outcomes, difference, success_cells, success_points, window_cell
-from vlaad_ray.experiments.studies.pages import markdown_table, whole, write
+from vlaad_ray.experiments.studies.pages import whole, write
 from vlaad_ray.experiments.studies.workshop import Workshop, check_objective
 from vlaad_ray.runtime.record import begin
 from vlaad_ray.stats import paired_ratio, success_of

@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 
 from vlaad_ray.configs import Location, StudyNoiseConfig
 from vlaad_ray.configs.studies import Gripper
+from vlaad_ray.experiments.markdown import markdown_table
 from vlaad_ray.experiments.studies import closed_loop
 from vlaad_ray.experiments.studies.closed_loop import difference, success_cells, success_points, window_cell
-from vlaad_ray.experiments.studies.pages import markdown_table, span, whole, write
+from vlaad_ray.experiments.studies.pages import span, whole, write
 from vlaad_ray.experiments.studies.workshop import Trained, Workshop, check_objective
 from vlaad_ray.runtime.record import begin
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ from upath import UPath
 
 from vlaad_ray import store
 from vlaad_ray.configs import Location
+from vlaad_ray.experiments.markdown import wrapped
 from vlaad_ray.experiments.studies.workshop import Workshop
 from vlaad_ray.runtime.record import software
 
-COLUMNS = 120
-"""Longest line of a page. A table that would be wider is to be two."""
 PLACES = ("out", "results", "minutes")
 """Settings that say where and how long, and so belong to a machine, not to a result."""
 
@@ -57,19 +55,6 @@ def write(
     return path
 
 
-def wrapped(text: str) -> str:
-    """Paragraphs and lists in lines of at most COLUMNS; headings, tables and pictures as they are."""
-
-    def fill(block: str) -> str:
-        if block.startswith(("#", "|", "!")):
-            return block
-        paragraphs, indent = (block.splitlines(), "  ") if block.startswith("- ") else ([block], "")
-        wrap = textwrap.TextWrapper(COLUMNS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-        return "\n".join(map(wrap.fill, paragraphs))
-
-    return "\n\n".join(fill(block) for block in text.split("\n\n"))
-
-
 def plain_settings(config: Any) -> dict[str, Any]:
     """A study's config as one flat dict: `env.render` and so on; places left out."""
 
@@ -83,11 +68,6 @@ def plain_settings(config: Any) -> dict[str, Any]:
         return flat
 
     return flatten(dataclasses.asdict(config), "")
-
-
-def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def span(values: Sequence[float], scale: float = 1.0, digits: int = 1) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from vlaad_ray.configs import Location, StudyPhasesConfig
-from vlaad_ray.experiments.studies.pages import markdown_table, span, whole, write
+from vlaad_ray.experiments.markdown import markdown_table
+from vlaad_ray.experiments.studies.pages import span, whole, write
 from vlaad_ray.experiments.studies.workshop import Workshop
 from vlaad_ray.runtime.record import begin
 from vlaad_ray.summaries import TrainSummary

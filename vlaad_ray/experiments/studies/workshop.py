@@ -14,6 +14,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from vlaad_ray.configs import (
     EvalConfig,
     Location,
     OpenVlaConfig,
+    ProbeConfig,
     RemoteConfig,
     ServingConfig,
     StudyBudget,
@@ -57,7 +59,7 @@ ONCE_OF_ALL = {
 }
 """Settings that all trainings had before objectives and students had their own: names of students hold them still."""
 
-Piece = CollectConfig | TrainConfig | EvalConfig
+Piece = CollectConfig | TrainConfig | EvalConfig | ProbeConfig
 Trained = tuple[Location, TrainSummary]
 """A student: run directory, summary of its training."""
 AS_IT_SAYS = ActuationConfig(gripper_dwell=0, gripper_memory=0, nudge_after=0)
@@ -93,11 +95,11 @@ class Workshop:
             env=budget.env,
             fleet=budget.fleet,
         )
-        name = _named(f"{suite}-{budget.teacher}-flips{flip_rate:g}", config)
+        name = named(f"{suite}-{budget.teacher}-flips{flip_rate:g}", config)
         config = dataclasses.replace(config, out=budget.out / "data" / name)
         collected = store.read_summary(config.out, CollectSummary)
         if collected is None or collected.episodes.lost:
-            if not self._has_time(config):
+            if not self.has_time(config):
                 return None
             if budget.workers or budget.gpus_per_worker:
                 cluster.connect()
@@ -145,14 +147,14 @@ class Workshop:
         annotated = prepare.find_method(objective).annotated
         labels = "" if not annotated else f"-phases{phases}-{rules_hash()}"
         words = "".join(f"-{name}{value:g}" for name, value in varying.items())
-        name = _named(f"{data.name}-{objective}{labels}{words}-seed{seed}", config)
+        name = named(f"{data.name}-{objective}{labels}{words}-seed{seed}", config)
         annotations = None if not annotated else self.annotations(data, phases)[0]
         return dataclasses.replace(config, out=budget.out / "runs" / name, annotations=annotations)
 
     def train(self, config: TrainConfig) -> Trained | None:
         """One student, with all of the cluster that the budget allows."""
         if not _is_done(config):
-            if not self._has_time(config):
+            if not self.has_time(config):
                 return None
             train.train(config)
         return _read(config)
@@ -191,12 +193,12 @@ class Workshop:
             actuation=AS_IT_SAYS if raw else ActuationConfig(),
         )
         of = f"{suite}-{policy}-flips{flip_rate:g}" if isinstance(policy, str) else policy.name
-        return dataclasses.replace(config, out=budget.out / "evaluations" / _named(of, config))
+        return dataclasses.replace(config, out=budget.out / "evaluations" / named(of, config))
 
     def evaluate(self, config: EvalConfig) -> Location | None:
         """The directory of its outcomes."""
         if not _is_done(config):
-            if not self._has_time(config):
+            if not self.has_time(config):
                 return None
             evaluate.evaluate(config)
         return config.out
@@ -220,24 +222,23 @@ class Workshop:
             return
         task = ray.remote(stage).options(num_cpus=0)  # it only waits for its actors, which have CPUs of their own
         running: dict[ray.ObjectRef[Any], Piece] = {}
-        with cli.progress(stage.__name__, len(missing), every_line=True) as advance:
-            try:
-                for config in missing:
-                    if len(running) == concurrent:
-                        advance(_wait_for_one(running))
-                    if self._has_time(config):
-                        running[task.remote(config)] = config
-                while running:
+        with cli.progress(stage.__name__, len(missing), every_line=True) as advance, ExitStack() as after:
+            after.callback(lambda: [ray.cancel(left) for left in running])
+            for config in missing:
+                if len(running) == concurrent:
                     advance(_wait_for_one(running))
-            finally:
-                for left in running:
-                    ray.cancel(left)
+                if self.has_time(config):
+                    running[task.remote(config)] = config
+            while running:
+                advance(_wait_for_one(running))
 
-    def _has_time(self, piece: Piece) -> bool:
+    def has_time(self, piece: Piece) -> bool:
+        """Whether a piece may still be begun; noted if not."""
         name = f"{piece.out.parent.name}/{piece.out.name}"
         minutes = self.budget.minutes
         if minutes is not None and time.monotonic() - self.began > 60 * minutes:
-            self.not_run.append(name)
+            if name not in self.not_run:
+                self.not_run.append(name)
             return False
         cli.console.rule(name)
         return True
@@ -282,7 +283,7 @@ def check_objective(objective: str) -> None:
     prepare.find_method(objective)
 
 
-def _named(words: str, config: Any) -> str:
+def named(words: str, config: Any) -> str:
     """`words` and a hash of all settings that change what is made."""
     settings = content(config)
     settings.pop("policy", None)  # the words name it

@@ -78,7 +78,8 @@ class Learner(method.Learner):
         image = student.decide(features)
         if self.heads is None or directions is None:
             return Answers(image, full)
-        return Answers(image, full, *self.heads(student.summarise(features), student.embed_text(directions)))
+        said = student.text_vector(student.embed_text(directions))
+        return Answers(image, full, *self.heads(student.summarise(features), said))
 
 
 def learner(settings: Weighted, student: Student, phases: Sequence[str]) -> Learner:

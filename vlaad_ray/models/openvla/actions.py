@@ -69,3 +69,17 @@ def tokens_to_actions(tokens: np.ndarray, vocabulary_end: int, bins: int, statis
     actions = np.where(statistics.mask, (normalised + 1) / 2 * span + statistics.q01, normalised)
     actions[:, -1] = -np.sign(2 * actions[:, -1] - 1)
     return np.clip(actions, -1, 1).astype(np.float32)
+
+
+def actions_to_tokens(actions: np.ndarray, vocabulary_end: int, bins: int, statistics: ActionStatistics) -> np.ndarray:
+    """[..., 7] actions for LIBERO -> [..., 7] int64 token ids: what tokens_to_actions takes for the nearest actions.
+
+    As the authors' ActionTokenizer has it: the bin that a normalised number falls into; the highest one has a bin of
+    its own. The gripper comes with LIBERO's sign (-1 open, +1 closed).
+    """
+    wanted = np.asarray(actions, np.float64).copy()
+    wanted[..., -1] = (1 - wanted[..., -1]) / 2
+    span = np.where(statistics.q99 > statistics.q01, statistics.q99 - statistics.q01, 1)
+    normalised = np.where(statistics.mask, 2 * (wanted - statistics.q01) / span - 1, wanted)
+    places = np.digitize(normalised.clip(-1, 1), np.linspace(-1, 1, bins)) - 1
+    return vocabulary_end - 1 - places

@@ -6,6 +6,9 @@ preprocessor_config.json        means and standard deviations of the pixels, siz
 tokenizer.json                  Llama 2's tokenizer
 model.safetensors.index.json    which file holds which tensor, and the files it names; or one model.safetensors
 
+routing.json                    only of a routed one: which layers run (routing)
+router.safetensors              its router's weights, where no fixed route is named
+
 Other weights beside these are refused: a policy that does without them would act, but otherwise.
 """
 
@@ -25,6 +28,7 @@ from tokenizers import Tokenizer
 from vlaad_ray.configs import UserError
 from vlaad_ray.models.openvla.model import OpenVlaConfig, OpenVlaModel
 from vlaad_ray.models.openvla.preprocess import Normalisation
+from vlaad_ray.models.openvla.routing import Routing, read_routing
 from vlaad_ray.models.openvla.settings import check_sizes, parse_config, parse_normalisation, read_object
 from vlaad_ray.models.tokenizer import read_tokenizer
 
@@ -65,6 +69,8 @@ class OpenVlaCheckpoint:
     statistics_source: Path
     """The file they are from."""
     weights: list[Path]
+    routing: Routing | None = None
+    """Which decoder layers run; None: all."""
 
 
 def read_checkpoint(directory: Path) -> OpenVlaCheckpoint:
@@ -88,7 +94,8 @@ def read_checkpoint(directory: Path) -> OpenVlaCheckpoint:
     config, preprocessor = parse_config(raw, directory / CONFIG), read_object(directory / PREPROCESSOR)
     check_sizes(preprocessor, config.image_size, str(directory / PREPROCESSOR))
     weights = weight_files(directory)
-    check_all_is_read(directory, weights)
+    routing = read_routing(directory, config.language.num_hidden_layers)
+    check_all_is_read(directory, [*weights, *([routing.weights] if routing and routing.weights else [])])
     return OpenVlaCheckpoint(
         directory,
         config,
@@ -99,6 +106,7 @@ def read_checkpoint(directory: Path) -> OpenVlaCheckpoint:
         statistics,
         source,
         weights,
+        routing,
     )
 
 

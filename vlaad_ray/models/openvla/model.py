@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from vlaad_ray.models.openvla.preprocess import Normalisation
 from vlaad_ray.models.openvla.vision import Tower, TowerConfig
 
 
@@ -125,3 +126,19 @@ class Projector(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         hidden = functional.gelu(self.fc2(functional.gelu(self.fc1(features))))
         return self.fc3(hidden)
+
+
+def normalise(images: Tensor, normalisation: Normalisation) -> Tensor:
+    """[B, S, S, 3] uint8 -> [B, 6, S, S] float32: the first tower's channels, then the second's."""
+    pixels = images.permute(0, 3, 1, 2).float() / 255
+    return torch.cat(
+        [
+            (pixels - _channels(mean, pixels)) / _channels(std, pixels)
+            for mean, std in zip(normalisation.means, normalisation.stds, strict=True)
+        ],
+        dim=1,
+    )
+
+
+def _channels(values: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]

@@ -103,7 +103,7 @@ def of_architecture(name: str, source: object) -> Preset:
     known = {preset.architecture: preset for preset in reversed(STUDENTS.values())}
     if name not in known:
         raise UserError(
-            f"{source} names the architecture {name!r}, this vlaad_ray knows {' and '.join(reversed(known))}; name the "
+            f"{source} names the architecture {name!r}, this vlaad_ray knows {', '.join(sorted(known))}; name the "
             "module that adds it (--plugin MODULE), or install the version that wrote it"
         )
     return known[name]

@@ -79,6 +79,11 @@ class Student(nn.Module, ABC):
         self.register_buffer("proprio_mean", torch.zeros(config.proprio_dim))
         self.register_buffer("proprio_std", torch.ones(config.proprio_dim))
 
+    @property
+    def dynamic(self) -> bool:
+        """Which of its parts run depends on what it sees: it can be no single graph."""
+        return False
+
     @classmethod
     def unfilled(cls, config: StudentConfig) -> Student:
         """One whose weights are yet to be loaded."""
@@ -90,19 +95,23 @@ class Student(nn.Module, ABC):
 
     @abstractmethod
     def embed_text(self, tokens: Tensor) -> Tensor:
-        """[B, L] -> [B, D]."""
+        """[B, L] -> [B, D], or the form [B, …] in which the network reads texts; `text_vector` makes [B, D] of it."""
 
     @abstractmethod
     def perceive(self, images: Tensor, proprio: Tensor, instruction: Tensor) -> Tensor:
-        """Everything before the description, for an instruction encoded already ([B, D]) -> [B, …] features."""
+        """Everything before the description, for an instruction encoded already -> [B, …] features."""
 
     @abstractmethod
     def decide(self, features: Tensor, description: Tensor | None = None) -> Tensor:
-        """Features and an encoded second text ([B, D], or none, as at deployment) -> output [B, K, …]."""
+        """Features and an encoded second text (or none, as at deployment) -> output [B, K, …]."""
 
     @abstractmethod
     def decode(self, output: Tensor) -> Decoded:
         """What the output tells the robot to do. Needs no weights."""
+
+    def text_vector(self, encoded: Tensor) -> Tensor:
+        """An encoded text as one vector: -> [B, D]."""
+        return encoded
 
     def trunk(self) -> list[nn.Module]:
         """What `embed_text` and `perceive` run and `decide` doesn't: nearly all of the work. In bf16 on request."""
@@ -125,7 +134,7 @@ class Student(nn.Module, ABC):
         return away <= EXACT, away <= NEAR
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """[B, L] -> [B, D]. A batch repeats few texts, so each distinct one is encoded once."""
+        """[B, L] -> encoded [B, …]. A batch repeats few texts, so each distinct one is encoded once."""
         distinct, inverse = torch.unique(tokens, dim=0, return_inverse=True)
         return self.embed_text(distinct)[inverse]
 

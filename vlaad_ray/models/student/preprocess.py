@@ -11,10 +11,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from vlaad_ray.types import ACTION_DIM, LIBERO
+from vlaad_ray.types import GRIPPER, LIBERO
 
-GRIPPER = ACTION_DIM - 1
-"""LIBERO's; another robot's is its StudentConfig.gripper."""
 SHIFT_PIXELS = 4
 """Random shift in training, at 96 pixels: scaled with the image size."""
 

@@ -1,20 +1,22 @@
-"""A student as a policy in many environments: a copy in every simulator's process, or shared replicas."""
+"""A student as a policy in many environments: a copy in every simulator's process, or shared replicas.
+
+Networks are imported where one is looked at: simulators with another policy start without torch.
+"""
 
 from __future__ import annotations
 
 import functools
 import os
 from dataclasses import dataclass, replace
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from vlaad_ray.configs import ActuationConfig, Location, ServingConfig, UserError, named_settings
 from vlaad_ray.configs.names import Later, Newer
-from vlaad_ray.deploy import loading
-from vlaad_ray.deploy.policy import StudentPolicy, check_execute, fit_images
 from vlaad_ray.deploy.shaping import Shaped, shape
 from vlaad_ray.types import BatchPolicy, LocalPolicy, Policy, SharedPolicy, Trained
+
+if TYPE_CHECKING:
+    from vlaad_ray.deploy.loading import Description
 
 STUDENT_EXECUTES = 2
 """Actions of a student's chunk that are executed by default."""
@@ -33,15 +35,17 @@ class Acting:
 
 
 def student_policy(
-    directory: Location, described: loading.Description, acting: Acting, serving: ServingConfig
+    directory: Location, described: Description, acting: Acting, serving: ServingConfig
 ) -> LocalPolicy | SharedPolicy:
     """A copy in every simulator's process; shared replicas where `serving` asks for some, or on GPUs.
 
     What cannot run is refused here (UserError), before anything starts.
     """
+    from vlaad_ray.deploy import loading, policy
+
     interface = described.interface
     execute = acting.execute or STUDENT_EXECUTES
-    check_execute(execute, interface.chunk)
+    policy.check_execute(execute, interface.chunk)
     if acting.device == "cpu" and serving.gpus_per_replica > 0:
         raise UserError("--gpus-per-replica: a student computes on CPUs unless told otherwise; add --device cuda")
     precision = None if acting.precision == "fp32" else acting.precision
@@ -63,7 +67,7 @@ def student_policy(
         described.name,
         functools.partial(load_copy, directory, precision),
         execute=None,
-        prepare=functools.partial(fit_images, cameras=interface.cameras, size=interface.image_size),
+        prepare=functools.partial(policy.fit_images, cameras=interface.cameras, size=interface.image_size),
         wrap=own,
         **known,
     )
@@ -71,12 +75,18 @@ def student_policy(
 
 def load_student(directory: Location, dtype: Precision | None, own: Any, _: Any = None) -> Policy:
     """In an environment's process: a copy for it alone, whole answers, and around it what is the environment's own."""
+    from vlaad_ray.deploy import loading
+    from vlaad_ray.deploy.policy import StudentPolicy
+
     policy: Policy = own(StudentPolicy(loading.load(directory, "cpu", dtype)))
     return policy
 
 
 def load_copy(directory: Location, dtype: Precision | None, device: str) -> BatchPolicy:
     """In a replica's process: a copy for many environments, whole answers."""
+    from vlaad_ray.deploy import loading
+    from vlaad_ray.deploy.policy import StudentPolicy
+
     return StudentPolicy(loading.load(directory, device, dtype))
 
 
@@ -89,7 +99,11 @@ def shaped(
 
 def check_device(device: Literal["cpu", "cuda"], flag: str = "--device") -> None:
     """Raises UserError where this machine would compute and has no GPU; what a cluster has, its own Ray tells."""
-    if device == "cuda" and "RAY_ADDRESS" not in os.environ and not torch.cuda.is_available():
+    if device == "cpu" or "RAY_ADDRESS" in os.environ:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
         raise UserError(f"{flag} cuda: torch finds no GPU on this machine; leave {flag} out, or submit to a cluster")
 
 

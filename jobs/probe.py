@@ -1,0 +1,6 @@
+"""`vlaad probe` from a checkout: ray job submit --working-dir . -- python jobs/probe.py …"""
+
+from vlaad_ray.main import main
+
+if __name__ == "__main__":
+    main("probe")
