@@ -1,8 +1,8 @@
 """Statistics of features as LeRobot has them: of each episode, and of several from those of each.
 
 Mean, deviation and extremes of several episodes are those of all their frames. Quantiles of several are the episodes'
-quantiles, weighted by their frames, as in LeRobot itself; within an episode they are exact (LeRobot's come from
-histograms of 5,000 bins).
+quantiles, weighted by their frames, as in LeRobot itself; within an episode they are the least value that so many
+frames do not exceed (LeRobot's, of histograms with 5,000 bins, is in the same bin).
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def of_numbers(values: np.ndarray) -> Stats:
         "mean": values.mean(axis=0),
         "std": values.std(axis=0),
         "count": np.array([len(values)]),
-        **dict(zip(QUANTILES, np.quantile(values, list(QUANTILES.values()), axis=0), strict=True)),
+        **dict(
+            zip(QUANTILES, np.quantile(values, list(QUANTILES.values()), axis=0, method="inverted_cdf"), strict=True)
+        ),
     }
 
 
