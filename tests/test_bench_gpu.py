@@ -52,6 +52,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     return out, gpu.bench_gpu(tiny(out, "student-bf16-eager", "teacher", "training-small"))
 
 
+@pytest.mark.slow
 def test_the_command_measures_stores_and_shows(measured):
     out, summary = measured
     names = ["student-bf16-eager", "teacher-openvla", "training-small-bf16"]
@@ -71,6 +72,7 @@ def test_the_command_measures_stores_and_shows(measured):
     assert training["waiting_share"] > 0
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_measured_again_but_what_was_asked_otherwise_is(measured, monkeypatch):
     """A rerun for one missing section would have taken all ten minutes; a tiny run would have passed for a full one."""
     out, summary = measured
@@ -226,6 +228,7 @@ def test_the_page_says_what_the_records_say():
     assert "earlier revisions, as their records say: student-bf16-graphs." in page.page("full", MACHINE, older, [])
 
 
+@pytest.mark.slow
 def test_training_of_the_large_student_takes_the_steps_of_training(tmp_path):
     """A loop of its own would have measured something else: no adapters, say, or another objective."""
     for precision in ("bf16", "fp32"):

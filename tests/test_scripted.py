@@ -27,6 +27,7 @@ def rollout(env: LiberoEnv, state: int, noise: NoiseConfig | None = None) -> Epi
         ("libero_goal", 0, "operating"),  # a drawer
         ("libero_goal", 7, "operating"),  # a knob
         ("libero_goal", 5, "operating"),  # a plate that is pushed
+        ("libero_10", 4, "transporting"),  # two mugs, which a hand that comes in low would tip over
         ("libero_10", 9, "operating"),  # a mug into the microwave, and its door
         ("libero_90", 88, "transporting"),  # a book onto a shelf, through its front, with a level hand
         ("libero_90", 5, "operating"),  # a pudding so close to the open drawer that the hand has no room

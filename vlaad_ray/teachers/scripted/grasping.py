@@ -13,6 +13,8 @@ MAX_WIDTH = 0.075
 """m, widest thing that fits between the open fingers with some play."""
 RIMMED = ("bowl", "plate", "ramekin", "mug")
 """Objects wider than the hand, taken by their rim."""
+TALL = ("mug",)
+"""Of those, as tall as wide: a hand that comes in low from the side tips them over."""
 HANDLED = ("pan",)
 """Objects with a long handle, taken by it: their side is too thick and too round to hold."""
 COMFORTABLE_REACH = 0.74
@@ -27,7 +29,7 @@ RIM_FUNNEL, SIDE_FUNNEL = (0.04, 0.015), (0.012, 0.03)
 """m: over which distance beyond a grasp's slack the way down and the way over mix, and the clearance on the way.
 
 A narrow funnel is a law that a camera cannot see: a hand 8 to 24 mm off a rim was told "up" and "down" about as often,
-and students stood still there. Fingers around a box need it: they would tip it over.
+and students stood still there. Fingers around a box, or in a mug, need it: they would tip it over.
 """
 
 
@@ -53,7 +55,7 @@ def plan_grasps(
     `shift` [3] (to its destination); closing along `preferred` [3] is cheaper. They are weighed so that nearly equal
     states lead to nearly equal grasps.
     """
-    rimmed = has_rim(name)
+    rimmed, tall = has_rim(name), any(kind in name for kind in TALL)
     if takes_handle(name):
         candidates = handle_grasps(scene, name)
     else:
@@ -69,7 +71,7 @@ def plan_grasps(
         if preferred is not None:
             cost += 2 * (1 - abs(float(closing @ preferred)))
         slack = float(np.clip((0.08 - width) / 2 - 0.009, 0.003, 0.01))
-        grasps.append(Grasp(cost, position, rotation, slack, RIM_FUNNEL if rimmed else SIDE_FUNNEL))
+        grasps.append(Grasp(cost, position, rotation, slack, RIM_FUNNEL if rimmed and not tall else SIDE_FUNNEL))
     return sorted(grasps, key=lambda grasp: grasp.cost)
 
 
