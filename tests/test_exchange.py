@@ -324,6 +324,10 @@ BROKEN = {
         r"image2/chunk-000/file-001.mp4 is missing, and episodes lie in it",
     ),
     "no data": (lambda root: (root / "data/chunk-000/file-002.parquet").unlink(), "file-002.parquet is missing"),
+    "half of the tasks": (
+        lambda root: (root / "meta/tasks.parquet").write_bytes((root / "meta/tasks.parquet").read_bytes()[:200]),
+        "tasks.parquet",
+    ),
     "no tasks": (lambda root: (root / "meta/tasks.parquet").unlink(), "tasks.parquet is missing; get the dataset"),
     "no episodes": (
         lambda root: shutil.rmtree(root / "meta/episodes"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from vlaad_ray.configs import ImportDatasetConfig, LeRobotReading, Location, Use
 from vlaad_ray.exchange.lerobot import layout
 from vlaad_ray.exchange.naming import in_order, renamed
 from vlaad_ray.exchange.records import Demonstration, Item, Plan
-from vlaad_ray.files import descendants, local_copy, opened, read_bytes, read_json
+from vlaad_ray.files import descendants, local_copy, opened, read_json
 from vlaad_ray.store.parquet import matrix, reading
 from vlaad_ray.store.video import VideoError, frames
 from vlaad_ray.types import ACTION_DIM, CONTROL_HZ, PROPRIO_DIM, Embodiment
@@ -116,10 +115,11 @@ def _notes(described: Mapping[str, Any], used: set[str | None]) -> list[str]:
 
 def read_tasks(root: Location) -> dict[int, str]:
     """task_index -> instruction. It is pandas' index, or in older datasets a column."""
-    try:
-        table = pandas.read_parquet(io.BytesIO(read_bytes(root / layout.TASKS)))
-    except FileNotFoundError:
-        raise UserError(f"{root / layout.TASKS} is missing; get the dataset again") from None
+    place = root / layout.TASKS
+    if not place.is_file():
+        raise UserError(f"{place} is missing; get the dataset again")
+    with reading(place), opened(place) as file:
+        table = pandas.read_parquet(file)
     texts = table["task"] if "task" in table.columns else table.index
     return {int(number): str(text) for number, text in zip(table["task_index"], texts, strict=True)}
 
